@@ -1,0 +1,6 @@
+"""Task families, and PettingZoo environments stepped in lock step."""
+
+from maicc.envs.batch import BatchEnv, BatchStep
+from maicc.envs.tasks import TaskFamily, families, get_family, register
+
+__all__ = ["BatchEnv", "BatchStep", "TaskFamily", "families", "get_family", "register"]

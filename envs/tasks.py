@@ -1,0 +1,134 @@
+"""A task family: tasks to train on, tasks to be tested on, and how to play them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+import numpy as np
+from pettingzoo import ParallelEnv
+
+from maicc.types import Spec, Task, UserError
+
+ENTRY_POINTS = "maicc.task_families"
+_BUILT_IN = {name: f"maicc.envs.lbf:{name}" for name in ("lbf_7x7", "lbf_8x8", "lbf_9x9")}
+
+# An expert sees the whole environment: it makes data, it is not an agent of ours.
+Expert = Callable[[ParallelEnv, np.random.Generator], Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class TaskFamily:
+    """Tasks that share agents, spaces, a step limit and the bounds of the team return.
+
+    Args:
+        name: The name users type.
+        make: `make(**task.parameters)` gives a fresh PettingZoo `ParallelEnv`.
+        training: Parameters of each training task, by task name.
+        held_out: Parameters of the tasks that are never trained on, by task name.
+        max_steps: An episode has at most this many steps.
+        return_bounds: Lowest and highest possible team return.
+        expert: `expert(env, rng)` gives the best action known for each agent.
+        team_reward: How the agents' rewards make the team's: their sum, their mean, or `shared`
+            where every agent is already paid the team reward.
+        description: One line for `maicc tasks`.
+    """
+
+    name: str
+    make: Callable[..., ParallelEnv]
+    training: Mapping[str, Mapping[str, Any]]
+    held_out: Mapping[str, Mapping[str, Any]]
+    max_steps: int
+    return_bounds: tuple[float, float]
+    expert: Expert
+    team_reward: Literal["sum", "mean", "shared"] = "sum"
+    description: str = field(default="", compare=False)
+
+    @property
+    def training_tasks(self) -> list[Task]:
+        return [Task(self.name, name, p) for name, p in self.training.items()]
+
+    @property
+    def held_out_tasks(self) -> list[Task]:
+        return [Task(self.name, name, p) for name, p in self.held_out.items()]
+
+    def task(self, **parameters: Any) -> Task:
+        """A task of one's own choice."""
+        return Task(self.name, ",".join(f"{k}={v}" for k, v in parameters.items()), parameters)
+
+    def make_env(self, task: Task) -> ParallelEnv:
+        if task.family != self.name:
+            raise UserError(f"task {task.name} belongs to family {task.family}, not to {self.name}")
+        return self.make(**task.parameters)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """Sizes, read off the first training task."""
+        env = self.make_env(self.training_tasks[0])
+        agent = env.possible_agents[0]
+        spec = Spec(
+            family=self.name,
+            n_agents=len(env.possible_agents),
+            observation_size=int(np.prod(observation_box(env, agent).shape)),
+            n_actions=int(env.action_space(agent).n),
+            max_steps=self.max_steps,
+            return_min=float(self.return_bounds[0]),
+            return_max=float(self.return_bounds[1]),
+        )
+        env.close()
+        return spec
+
+    def draw_tasks(self, n: int, seed: int, *, held_out: bool = True) -> list[Task]:
+        """`n` tasks without replacement, in an order fixed by `seed`; around again when they run out."""
+        tasks = self.held_out_tasks if held_out else self.training_tasks
+        order = np.random.default_rng([seed, 20]).permutation(len(tasks))
+        return [tasks[order[i % len(tasks)]] for i in range(n)]
+
+
+def observation_box(env: ParallelEnv, agent: str) -> Any:
+    """The space of the observation proper, also where it comes in a dict beside an action mask."""
+    space = env.observation_space(agent)
+    return space["observation"] if "observation" in getattr(space, "spaces", {}) else space
+
+
+_registered: dict[str, TaskFamily] = {}
+
+
+def register(family: TaskFamily) -> TaskFamily:
+    """Makes a family known by its name in this process."""
+    _registered[family.name] = family
+    return family
+
+
+def _plugins() -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+
+
+def families() -> Sequence[str]:
+    """Names of all families known here: built in, registered, or installed as entry points."""
+    return sorted({*_BUILT_IN, *_registered, *_plugins()})
+
+
+def get_family(name: str) -> TaskFamily:
+    """The family of that name, or the one at `module:attribute`.
+
+    Raises:
+        UserError: there is none, or what is there is no TaskFamily.
+    """
+    if name in _registered:
+        return _registered[name]
+    target = _BUILT_IN.get(name) or _plugins().get(name) or (name if ":" in name else None)
+    if target is None:
+        raise UserError(f"no task family {name!r}; there are: {', '.join(families())}")
+    module, _, attribute = target.partition(":")
+    try:
+        family = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"task family {name!r} can't be loaded from {target}: {error}") from None
+    if not isinstance(family, TaskFamily):
+        raise UserError(f"{target} is a {type(family).__name__}, expected a maicc.envs.TaskFamily")
+    return family

@@ -1,0 +1,228 @@
+"""The commands. Each imports what it needs when it is called, so that help comes at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maicc.types import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+USAGE = """\
+maicc: teams of agents that adapt to tasks they have never seen, by looking up what they remember.
+
+usage: maicc COMMAND [options]        maicc COMMAND --help tells more
+
+  run      everything, in one folder: collect, train, adapt, report; goes on where it stopped
+  collect  make the dataset of a task family, or read one in the authors' layout
+  fit      train one model with the Lightning CLI (--config, --trainer.*, --model.*, --data.*)
+  adapt    let teams of trained models adapt to unseen tasks
+  report   write the report of a run's folder
+  tasks    list the task families, or the tasks of one
+
+First steps:  maicc tasks
+              maicc run lbf_7x7 --out runs/demo
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exit code 2 for what the user can put right, 130 after Ctrl-C."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return
+    if argv[0] == "--version":
+        from maicc import __version__
+
+        print(__version__)
+        return
+    command = COMMANDS.get(argv[0])
+    try:
+        if command is None:
+            raise UserError(f"no command {argv[0]!r}; there are: {', '.join(COMMANDS)}")
+        command(argv[1:])
+    except UserError as error:
+        print(f"maicc: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nmaicc: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parser(command: str, what: str) -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(prog=f"maicc {command}", description=what)
+
+
+def _run(argv: list[str]) -> None:
+    from maicc.config import RunConfig
+
+    what = (
+        "Collect, train, adapt and report, in one folder. NAME is a configuration that comes with "
+        "maicc, a task family, or MODULE:ATTRIBUTE; FILE.yaml is a configuration of your own. "
+        "Finished stages are skipped, an interrupted one goes on where it stopped."
+    )
+    parser = _parser("run", what)
+    parser.usage = "maicc run NAME|FILE.yaml [--out DIR] [--seed N] [--section.key value ...]"
+    parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
+    parser.add_argument("--out", type=str, default=None, help="folder; runs/NAME by default")
+    parser.add_class_arguments(RunConfig)
+    if argv and not argv[0].startswith("-"):
+        argv = [*_configuration(argv[0]), *argv[1:]]
+    elif not any(a in ("-h", "--help") or a.startswith("--config") for a in argv):
+        raise UserError(f"what to run? {parser.usage}")
+    options = parser.parse_args(argv)
+    out = Path(options.pop("out") or f"runs/{options.family.replace(':', '.')}")
+    options.pop("config")
+    config: RunConfig = RunConfig(**parser.instantiate_classes(options).as_dict())
+
+    from maicc.run import run
+
+    run(config, out)
+
+
+def _configuration(name: str) -> list[str]:
+    """A file, a configuration shipped with the package, or the defaults for a task family."""
+    shipped = Path(__file__).parent / "configs" / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).exists():
+            raise UserError(f"{name}: no such file")
+        return [f"--config={name}"]
+    if shipped.exists():
+        return [f"--config={shipped}"]
+    from maicc.envs import get_family
+
+    return [f"--family={get_family(name).name if ':' not in name else name}"]
+
+
+def _collect(argv: list[str]) -> None:
+    from maicc.config import CollectConfig
+
+    parser = _parser("collect", "Make the dataset of a task family.")
+    parser.add_argument("family", type=str, help="task family; `maicc tasks` lists them")
+    parser.add_argument("--out", type=str, default=None, help="file; runs/FAMILY.h5 by default")
+    parser.add_argument("--seed", type=int, default=0, help="every random choice follows from it")
+    parser.add_argument(
+        "--from_reference", "--from-reference", type=str, default=None, metavar="FILE.h5",
+        help="read a dataset in the layout of the authors' code instead of playing",
+    )  # fmt: skip
+    parser.add_class_arguments(CollectConfig)
+    options = parser.parse_args(argv)
+
+    from maicc.collect import check_family, collect
+    from maicc.envs import get_family
+    from maicc.reference import convert_reference
+
+    family = get_family(options.family)
+    out = Path(options.out or f"runs/{family.name}.h5")
+    if out.exists():
+        raise UserError(f"{out} is there already; choose another --out, or remove it")
+    if options.from_reference:
+        convert_reference(Path(options.from_reference), family, out)
+        return
+    check_family(family)
+    config = CollectConfig(options.episodes, options.levels, options.workers)
+    collect(family, out, config, options.seed)
+
+
+def _fit(argv: list[str]) -> None:
+    import lightning as L
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+    from maicc.fitting import MaiccModule
+
+    class CLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
+
+    CLI(
+        MaiccModule,
+        L.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_kwargs={"overwrite": True},
+        args=["fit", *argv],
+        parser_kwargs={"prog": "maicc"},
+    )
+
+
+def _adapt(argv: list[str]) -> None:
+    from maicc.config import AdaptConfig
+
+    parser = _parser("adapt", "Let teams of a run's models adapt to tasks, and write the result.")
+    parser.add_argument("folder", type=str, help="folder of a finished `maicc run`")
+    parser.add_argument("--out", type=str, required=True, help="result file, .json")
+    parser.add_argument("--seed", type=int, default=0, help="every random choice follows from it")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--tasks", type=str, default="held_out", choices=["held_out", "training"], help="which"
+    )
+    parser.add_class_arguments(AdaptConfig)
+    options = parser.parse_args(argv)
+    options = parser.instantiate_classes(options)
+    config = AdaptConfig(options.episodes, options.runs, options.training_runs, options.memory)
+    out, folder = Path(options.out), Path(options.folder)
+    if out.exists():
+        raise UserError(f"{out} is there already; choose another --out, or remove it")
+
+    from maicc.adapt import adapt_folder
+
+    adapt_folder(
+        folder, config, options.seed, out, options.device, held_out=options.tasks == "held_out"
+    )
+
+
+def _report(argv: list[str]) -> None:
+    parser = _parser("report", "Write report.html from what a run left in its folder.")
+    parser.add_argument("folder", type=str, help="folder of a `maicc run`")
+    options = parser.parse_args(argv)
+
+    from maicc.report import write_report
+
+    print(write_report(Path(options.folder)))
+
+
+def _tasks(argv: list[str]) -> None:
+    parser = _parser("tasks", "List the task families, or the tasks of one.")
+    parser.add_argument("family", type=str, nargs="?", help="a family, to list its tasks")
+    options = parser.parse_args(argv)
+
+    from maicc.envs import families, get_family
+
+    if options.family:
+        family = get_family(options.family)
+        for kind, tasks in (
+            ("training", family.training_tasks),
+            ("held out", family.held_out_tasks),
+        ):
+            for task in tasks:
+                print(f"{kind:9} {task.name:16} {dict(task.parameters)}")
+        return
+    head = ("family", "agents", "obs", "actions", "steps", "returns", "training", "held out", "")
+    rows: list[Sequence[Any]] = [head]
+    for name in families():
+        f = get_family(name)
+        s = f.spec
+        rows.append(
+            (name, s.n_agents, s.observation_size, s.n_actions, s.max_steps,
+             f"{s.return_min:g} to {s.return_max:g}", len(f.training), len(f.held_out), f.description)
+        )  # fmt: skip
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(head))]
+    for row in rows:
+        cells = (str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "run": _run,
+    "collect": _collect,
+    "fit": _fit,
+    "adapt": _adapt,
+    "report": _report,
+    "tasks": _tasks,
+}

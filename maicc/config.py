@@ -1,0 +1,221 @@
+"""Every option of the pipeline, with its default. YAML files and the command line fill these in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class CollectConfig:
+    """How the dataset is made.
+
+    Args:
+        episodes: Episodes per training task and level.
+        levels: Mean returns aimed at, as shares of the maximum; one behaviour policy each.
+        workers: Processes; 0 takes every core. The data are the same for any number.
+    """
+
+    episodes: int = 200
+    levels: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
+    workers: int = 0
+
+
+@dataclass
+class OptimiserConfig:
+    """AdamW.
+
+    Args:
+        learning_rate: The highest rate of the schedule.
+        weight_decay: Decoupled weight decay.
+        schedule: `one_cycle` rises and falls over the whole fit, `constant` stays.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+
+
+@dataclass
+class EmbeddingConfig:
+    """Teacher and student (METHOD.md, sections 3 and 4).
+
+    Args:
+        width: Width of the embedding.
+        layers: Transformer layers.
+        heads: Attention heads.
+        dropout: Dropout; above 0 attention on CPU takes a path 3 to 5 times slower.
+        teacher: Distil the student from a centralised teacher; false is MAICC-S.
+        credit: Who predicts individual rewards: a head on the student's own tokens (`local`), or
+            the teacher's head applied to the distilled token (`teacher`, the paper's way).
+        return_to_go: Feed return-to-go tokens as well (an ablation).
+        action_weight: Weight of the action loss.
+        reward_weight: Weight of the reward loss.
+        dynamics_weight: Weight of the dynamics loss.
+        distillation: Distance between student and teacher: mean squared error (the authors' code)
+            or the KL divergence between the softmax of both (the paper).
+        distillation_weight: Weight of the distillation loss.
+    """
+
+    width: int = 64
+    layers: int = 4
+    heads: int = 4
+    dropout: float = 0.0
+    teacher: bool = True
+    credit: Literal["local", "teacher"] = "local"
+    return_to_go: bool = False
+    action_weight: float = 1.0
+    reward_weight: float = 1.0
+    dynamics_weight: float = 1.0
+    distillation: Literal["mse", "kl"] = "mse"
+    distillation_weight: float = 1.0
+
+
+@dataclass
+class DecisionConfig:
+    """The decision transformer (METHOD.md, sections 6 and 12).
+
+    Args:
+        width: Width of the model.
+        layers: Transformer layers.
+        heads: Attention heads.
+        dropout: Dropout; above 0 attention on CPU takes a path 3 to 5 times slower.
+        k: Trajectories in the context; 0 for no context (a control).
+        tokens: `fused`, one token per step, or `four`, the paper's g o a p.
+        context: `independent`, each retrieved trajectory is encoded on its own, or `concatenated`,
+            attention runs causally through all of them (the paper).
+        supervise: Loss on `all` steps of the current trajectory, or on the action that follows the
+            query's prefix (`last`, the authors' code).
+        label_smoothing: Of the cross-entropy.
+    """
+
+    width: int = 64
+    layers: int = 4
+    heads: int = 4
+    dropout: float = 0.0
+    k: int = 3
+    tokens: Literal["fused", "four"] = "fused"
+    context: Literal["independent", "concatenated"] = "independent"
+    supervise: Literal["all", "last"] = "all"
+    label_smoothing: float = 0.1
+
+
+@dataclass
+class RetrievalConfig:
+    """How contexts are found while the decision model is trained (METHOD.md, section 6).
+
+    Args:
+        candidates: Nearest trajectories that are scored.
+        s_max: Candidates at least this similar are near-copies and come second.
+        index: A FAISS index_factory string; `Flat` is exact.
+    """
+
+    candidates: int = 50
+    s_max: float = 0.9
+    index: str = "Flat"
+
+
+@dataclass
+class EmbeddingFit:
+    """Training of the embedding.
+
+    Args:
+        model: Teacher and student.
+        optimiser: AdamW and its schedule.
+        batch_size: Episodes per step, all of one task.
+        steps: Gradient steps.
+    """
+
+    model: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    batch_size: int = 32
+    steps: int = 1000
+
+
+@dataclass
+class DecisionFit:
+    """Training of the decision model.
+
+    Args:
+        model: The decision transformer.
+        optimiser: AdamW and its schedule.
+        retrieval: How training contexts are found.
+        batch_size: Queries per step.
+        steps: Gradient steps.
+    """
+
+    model: DecisionConfig = field(default_factory=DecisionConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    batch_size: int = 96
+    steps: int = 3500
+
+
+@dataclass
+class MemoryConfig:
+    """What the team remembers and looks up at test time (METHOD.md, sections 7 and 12).
+
+    Args:
+        schedule: `evidence` needs no number of episodes: the further the best return is from the
+            maximum, the more is looked up offline; `decay` is the paper's; `fixed` uses `beta`.
+        decay: Lambda of `decay`.
+        beta: Share of offline look-ups under `fixed`: 0 is online only, 1 offline only.
+        toss: The coin between the memories falls at each `step` (the authors' code) or once per
+            `episode` (the paper).
+        candidates: Nearest trajectories that are scored.
+        alpha: Weight of the team return against the predicted individual return.
+        score: `paper`, cos + alpha R + (1 - alpha) R_ind; `code`, the authors': (cos + 1) / 2, and
+            R_ind for online trajectories only; `similarity`, no utility (a control); `random`, no
+            similarity either (a control).
+    """
+
+    schedule: Literal["evidence", "decay", "fixed"] = "evidence"
+    decay: float = 4.605170186
+    beta: float = 0.5
+    toss: Literal["step", "episode"] = "step"
+    candidates: int = 50
+    alpha: float = 1.0
+    score: Literal["paper", "code", "similarity", "random"] = "paper"
+
+
+@dataclass
+class AdaptConfig:
+    """Adaptation on unseen tasks.
+
+    Args:
+        episodes: Adaptation episodes of each run.
+        runs: Runs on held-out tasks, in lock step; tasks repeat when there are fewer.
+        training_runs: Runs on training tasks, for comparison; kept in a file of their own.
+        memory: What is remembered and looked up.
+    """
+
+    episodes: int = 100
+    runs: int = 16
+    training_runs: int = 9
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+
+
+@dataclass
+class RunConfig:
+    """The whole pipeline.
+
+    Args:
+        family: Task family; `maicc tasks` lists them.
+        seed: Every random choice follows from it.
+        device: `auto`, `cpu` or `cuda`.
+        collect: The dataset.
+        embedding: Training of the embedding.
+        decision: Training of the decision model.
+        adapt: Adaptation on unseen tasks.
+    """
+
+    family: str
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    embedding: EmbeddingFit = field(default_factory=EmbeddingFit)
+    decision: DecisionFit = field(default_factory=DecisionFit)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,99 @@
+"""Keys and values of retrieved trajectories, computed once and looked up afterwards."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from maicc.decision import DecisionTransformer
+from maicc.memory import BlendedMemory
+from maicc.types import Retrieval, Trajectories
+
+
+class ContextCache:
+    """Decides on retrieved contexts; with independent contexts, each is encoded once.
+
+    A slot holds one trajectory's keys and values in every layer. When all slots are taken, the
+    cache starts afresh.
+
+    Args:
+        gibibytes: Room for the slots.
+    """
+
+    def __init__(
+        self, decision: DecisionTransformer, memory: BlendedMemory, gibibytes: float = 1.0
+    ) -> None:
+        self.decision, self.memory = decision, memory
+        self.room = int(gibibytes * 2**30)
+        self.clear()
+
+    def clear(self) -> None:
+        self.slot_of: dict[int, int] = {}
+        self.keys: Tensor | None = None  # (slots, layers, heads, tokens, width / heads)
+        self.values: Tensor | None = None
+
+    def decide(self, current: Trajectories, rows: np.ndarray, found: Retrieval) -> Tensor:
+        """Logits (Q, T, A), equal to `decision(current, contexts)`."""
+        if self.decision.config.context == "concatenated":
+            return self.decision(current, self._tensors(self.memory.contexts(rows, found), current))
+        # offline trajectories are shared, online ones are a row's own: one number for each
+        shared = len(self.memory.offline)
+        own = shared + rows[:, None] * 1_000_000 + found.item
+        names = np.where(found.offline[:, None], found.item, own)
+        names = np.where(found.item >= 0, names, -1)
+        missing = self._missing(names)
+        if len(self.slot_of) + len(missing) > self._slots(current):
+            self.clear()
+            missing = self._missing(names)
+        if missing:
+            contexts = self.memory.contexts(rows, found)
+            flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in contexts))
+            at = np.array(list(missing.values()))
+            self._encode(self._tensors(flat.take(at), current), list(missing))
+        slots = np.array([self.slot_of[name] for name in names.reshape(-1).tolist()])
+        index = torch.from_numpy(slots).to(current.actions.device)
+        K = names.shape[1]
+        keys, values = (
+            rearrange(kept[index], "(q k) n h t d -> n q h (k t) d", k=K)
+            for kept in (self.keys, self.values)
+        )
+        visible = rearrange(self.seen[index], "(q k) t -> q (k t)", k=K)
+        return self.decision.decide(current, list(zip(keys, values, strict=True)), visible)
+
+    def _missing(self, names: np.ndarray) -> dict[int, int]:
+        """Trajectories without a slot, and where in the flattened retrieval each stands."""
+        flat = names.reshape(-1).tolist()
+        return {name: i for i, name in enumerate(flat) if name not in self.slot_of}
+
+    def _slots(self, current: Trajectories) -> int:
+        config = self.decision.config
+        T = self.memory.offline.trajectories.actions.shape[1]
+        tokens = T * (1 if config.tokens == "fused" else 4)
+        per_slot = 2 * config.layers * config.width * tokens * 4
+        return max(self.room // per_slot, 2 * current.actions.shape[0] * config.k)
+
+    def _encode(self, contexts: Trajectories, names: list[int]) -> None:
+        kept = self.decision.encode_contexts(contexts)
+        keys = torch.stack([k for k, _ in kept], 1)
+        values = torch.stack([v for _, v in kept], 1)
+        seen = self.decision.visible(contexts.step_mask.unsqueeze(1))
+        start = len(self.slot_of)
+        if self.keys is None or start + len(names) > len(self.keys):
+            grown = max(2 * start, start + len(names), 1024)
+            for name, new in (("keys", keys), ("values", values), ("seen", seen)):
+                room = new.new_zeros((grown, *new.shape[1:]))
+                if start:
+                    room[:start] = getattr(self, name)[:start]
+                setattr(self, name, room)
+        end = start + len(names)
+        self.keys[start:end], self.values[start:end], self.seen[start:end] = keys, values, seen
+        self.slot_of.update({name: start + i for i, name in enumerate(names)})
+
+    @staticmethod
+    def _tensors(arrays: Trajectories, like: Trajectories) -> Trajectories:
+        device = like.actions.device
+        return Trajectories(
+            *(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in arrays)
+        )

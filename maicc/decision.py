@@ -1,0 +1,165 @@
+"""The decision transformer: retrieved trajectories and the current one give the next action.
+
+METHOD.md, section 6 (four tokens per step, contexts concatenated) and section 12 (one fused token
+per step, each context encoded on its own).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maicc.config import DecisionConfig, OptimiserConfig
+from maicc.fitting import MaiccModule
+from maicc.tokens import TokenEncoders, table
+from maicc.transformer import KeyValues, Transformer, causal_mask
+from maicc.types import Spec, Trajectories
+
+
+class DecisionBatch(NamedTuple):
+    """Queries with what was retrieved for them."""
+
+    current: Trajectories  # (Q, T, ...) tensors: whole trajectories, the prefix and what followed
+    contexts: Trajectories  # (Q, K, T, ...)
+    step: Tensor  # (Q,) int64, the step whose prefix was the query
+
+
+class DecisionTransformer(nn.Module):
+    """Predicts an agent's action at each step of its current trajectory.
+
+    With `context: independent` the keys and values of a stored trajectory depend on nothing else:
+    `encode_contexts` makes them once, `decide` uses them.
+    """
+
+    def __init__(self, spec: Spec, config: DecisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoders = TokenEncoders(spec, config.width)
+        self.role = table(2, config.width)  # 0 context, 1 current
+        self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
+        self.head = nn.Linear(config.width, spec.n_actions)
+
+    def forward(self, current: Trajectories, contexts: Trajectories) -> Tensor:
+        """current (Q, T, ...), contexts (Q, K, T', ...) -> logits (Q, T, A)."""
+        K = contexts.actions.shape[1]
+        if self.config.k != K:
+            raise ValueError(
+                f"context has {K} trajectories, the model was trained with {self.config.k}; "
+                f"set decision.model.k={self.config.k}"
+            )
+        if K == 0:
+            return self.decide(current, None, None)
+        if self.config.context == "concatenated":
+            return self._concatenated(current, contexts)
+        flat = Trajectories(*(part.flatten(0, 1) for part in contexts))
+        past = [
+            (self._side_by_side(k, K), self._side_by_side(v, K))
+            for k, v in self.encode_contexts(flat)
+        ]
+        return self.decide(current, past, self.visible(contexts.step_mask))
+
+    def encode_contexts(self, contexts: Trajectories) -> KeyValues:
+        """(B, T, ...) -> keys and values per layer, each (B, heads, tokens, width / heads)."""
+        return self.transformer(self._context_tokens(contexts))[1]
+
+    def visible(self, step_mask: Tensor) -> Tensor:
+        """(Q, K, T) steps that were played -> (Q, K * tokens) tokens that may be seen."""
+        per_step = 1 if self.config.tokens == "fused" else 4
+        return repeat(step_mask, "q k t -> q (k t m)", m=per_step)
+
+    def decide(
+        self, current: Trajectories, past: KeyValues | None, visible: Tensor | None
+    ) -> Tensor:
+        """Logits (Q, T, A) given the contexts' keys and values (Q, heads, P, ...) and (Q, P)."""
+        x = self._current_tokens(current)
+        if past is None:
+            y, _ = self.transformer(x)
+        else:
+            Q, L = x.shape[:2]
+            own = causal_mask(L, device=x.device).expand(Q, L, L)
+            seen = visible.unsqueeze(1).expand(Q, L, -1)
+            y, _ = self.transformer(x, torch.cat([seen, own], 2).unsqueeze(1), past)
+        return self.head(self._read(y))
+
+    def _concatenated(self, current: Trajectories, contexts: Trajectories) -> Tensor:
+        before = rearrange(self._context_tokens(contexts), "q k l d -> q (k l) d")
+        own = self._current_tokens(current)
+        x = torch.cat([before, own], 1)
+        visible = F.pad(self.visible(contexts.step_mask), (0, own.shape[1]), value=True)
+        mask = causal_mask(x.shape[1], device=x.device) & visible[:, None, None]
+        y, _ = self.transformer(x, mask | torch.eye(x.shape[1], dtype=torch.bool, device=x.device))
+        return self.head(self._read(y[:, before.shape[1] :]))
+
+    @staticmethod
+    def _side_by_side(kept: Tensor, K: int) -> Tensor:
+        return rearrange(kept, "(q k) h l d -> q h (k l) d", k=K)
+
+    def _kinds(self, t: Trajectories) -> list[Tensor]:
+        e = self.encoders
+        return [
+            e.encode_return_to_go(t.return_to_go),
+            e.observation(t.observations),
+            e.action(t.actions),
+            e.encode_outcome(t.rewards, t.done, t.completed),
+        ]
+
+    def _context_tokens(self, t: Trajectories) -> Tensor:
+        """(..., T, ...) -> (..., tokens, D)."""
+        step = self.encoders.step.weight[: t.actions.shape[-1]] + self.role.weight[0]
+        if self.config.tokens == "fused":
+            return sum(self._kinds(t)) + step
+        return rearrange(
+            torch.stack(self._kinds(t), -2) + step[:, None], "... t m d -> ... (t m) d"
+        )
+
+    def _current_tokens(self, t: Trajectories) -> Tensor:
+        """(Q, T, ...) -> (Q, tokens, D); a fused token holds the PREVIOUS action and outcome."""
+        step = self.encoders.step.weight[: t.actions.shape[-1]] + self.role.weight[1]
+        g, o, a, p = self._kinds(t)
+        if self.config.tokens == "fused":
+            return g + o + F.pad((a + p)[:, :-1], (0, 0, 1, 0)) + step
+        return rearrange(torch.stack([g, o, a, p], 2) + step[:, None], "q t m d -> q (t m) d")
+
+    def _read(self, y: Tensor) -> Tensor:
+        """Outputs where the action is read: at each step's observation."""
+        return y if self.config.tokens == "fused" else y[:, 1::4]
+
+    def loss(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy over the supervised steps, and the share of them predicted right."""
+        logits = self(batch.current, batch.contexts)
+        mask = batch.current.step_mask
+        if self.config.supervise == "last":
+            mask = mask & (torch.arange(mask.shape[1], device=mask.device) == batch.step[:, None])
+        chosen, actions = logits[mask], batch.current.actions[mask]
+        loss = F.cross_entropy(chosen, actions, label_smoothing=self.config.label_smoothing)
+        return loss, (chosen.argmax(-1) == actions).float().mean()
+
+
+class DecisionModule(MaiccModule):
+    """Trains the decision transformer on retrieved contexts.
+
+    Args:
+        spec: Sizes of the task family; the data module fills it in.
+        model: The decision transformer; `model.k` must be the data module's `k`.
+        optimiser: AdamW and its schedule.
+    """
+
+    kind = "decision"
+
+    def __init__(
+        self,
+        spec: Spec,
+        model: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
+        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(spec, model, optimiser)
+        self.net = DecisionTransformer(spec, model)
+
+    def training_step(self, batch: DecisionBatch, batch_index: int) -> Tensor:
+        loss, accuracy = self.net.loss(batch)
+        self.log_dict({"loss": loss, "accuracy": accuracy}, prog_bar=True)
+        return loss

@@ -1,0 +1,301 @@
+"""Teacher, student and their losses: METHOD.md, sections 3 to 5.
+
+The centralised teacher (CEM) reads the tokens of the whole team. The decentralised student (DEM)
+reads one agent's own tokens and is distilled towards the teacher. Both are causal, so one pass over
+an episode gives the embedding of every prefix.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maicc.config import EmbeddingConfig, OptimiserConfig
+from maicc.fitting import MaiccModule
+from maicc.tokens import TokenEncoders, rank_mask, table, team_kinds
+from maicc.transformer import KeyValues, Transformer, append, causal_mask
+from maicc.types import Spec, Trajectories
+
+
+class TeamBatch(NamedTuple):
+    """Whole episodes as tensors."""
+
+    observations: Tensor  # (B, T+1, N, O)
+    actions: Tensor  # (B, T, N) int64
+    rewards: Tensor  # (B, T) of the team
+    done: Tensor  # (B, T)
+    completed: Tensor  # (B, T)
+    return_to_go: Tensor  # (B, T)
+    step_mask: Tensor  # (B, T) bool
+
+    def slices(self) -> Trajectories:
+        """Each agent's own slice, agents fastest: leading dimension B * N."""
+        n = self.actions.shape[2]
+
+        def each_agent(team: Tensor) -> Tensor:
+            return repeat(team, "b t -> (b n) t", n=n)
+
+        return Trajectories(
+            observations=rearrange(self.observations[:, :-1], "b t n o -> (b n) t o"),
+            actions=rearrange(self.actions, "b t n -> (b n) t"),
+            rewards=each_agent(self.rewards),
+            done=each_agent(self.done),
+            completed=each_agent(self.completed),
+            return_to_go=each_agent(self.return_to_go),
+            step_mask=each_agent(self.step_mask),
+        )
+
+
+class Embeddings(NamedTuple):
+    """Outputs at the observation, action and outcome tokens."""
+
+    observation: Tensor  # teacher (B, T, N, D); student (B, T, D)
+    action: Tensor  # like observation
+    outcome: Tensor  # (B, T, D)
+
+
+class Keys(NamedTuple):
+    """What a memory needs of a trajectory."""
+
+    vectors: Tensor  # (B, T, D) unit norm; the key of the prefix that ends with observation t
+    individual_reward: Tensor  # (B, T) predicted reward of this agent at step t
+
+
+class EmbeddingLosses(NamedTuple):
+    """Means over real steps; None where the model has no such loss."""
+
+    action: Tensor
+    reward: Tensor
+    dynamics: Tensor
+    distillation: Tensor | None
+    credit: Tensor | None
+
+
+class Teacher(nn.Module):
+    """Centralised: sees observations and actions of all agents (METHOD.md, section 3)."""
+
+    def __init__(self, spec: Spec, config: EmbeddingConfig) -> None:
+        super().__init__()
+        self.kinds = team_kinds(spec.n_agents, config.return_to_go)
+        self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
+        # which observation and which action are one agent's
+        self.agent = table(spec.n_agents, config.width)
+        mask = rank_mask(self.kinds, spec.max_steps)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, encoders: TokenEncoders, batch: TeamBatch) -> Embeddings:
+        T, N = batch.actions.shape[1:]
+        o = encoders.observation(batch.observations[:, :T]) + self.agent.weight
+        a = encoders.action(batch.actions) + self.agent.weight
+        p = encoders.encode_outcome(batch.rewards, batch.done, batch.completed).unsqueeze(2)
+        tokens = [rearrange([o, a], "two b t n d -> b t (n two) d"), p]
+        if len(self.kinds) > 2 * N + 1:
+            tokens.insert(0, encoders.encode_return_to_go(batch.return_to_go).unsqueeze(2))
+        x = torch.cat(tokens, 2) + encoders.step.weight[:T, None]
+        z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"), self.mask)
+        z = rearrange(z, "b (t m) d -> b t m d", t=T)[:, :, -(2 * N + 1) :]
+        return Embeddings(z[:, :, 0:-1:2], z[:, :, 1:-1:2], z[:, :, -1])
+
+
+class Student(nn.Module):
+    """Decentralised: sees one agent's own tokens, causally (METHOD.md, section 4)."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        super().__init__()
+        self.return_to_go = config.return_to_go
+        self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
+
+    def forward(self, encoders: TokenEncoders, slices: Trajectories) -> Embeddings:
+        x = self.tokens(encoders, slices)
+        B, T, m, _ = x.shape
+        z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"))
+        z = rearrange(z, "b (t m) d -> b t m d", t=T)
+        return Embeddings(z[:, :, -3], z[:, :, -2], z[:, :, -1])
+
+    def tokens(self, encoders: TokenEncoders, slices: Trajectories) -> Tensor:
+        """(B, T, m, D): [g] o a p of each step."""
+        kinds = [
+            encoders.observation(slices.observations),
+            encoders.action(slices.actions),
+            encoders.encode_outcome(slices.rewards, slices.done, slices.completed),
+        ]
+        if self.return_to_go:
+            kinds.insert(0, encoders.encode_return_to_go(slices.return_to_go))
+        T = slices.actions.shape[1]
+        return torch.stack(kinds, 2) + encoders.step.weight[:T, None]
+
+
+class Embedding(nn.Module):
+    """Encoders and heads shared by teacher and student, and both of them."""
+
+    def __init__(self, spec: Spec, config: EmbeddingConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.config = config
+        self.encoders = TokenEncoders(spec, width)
+        self.student = Student(config)
+        self.teacher = Teacher(spec, config) if config.teacher else None
+        self.action_head = nn.Linear(width, spec.n_actions)
+        self.reward_head = nn.Linear(width, 1)
+        self.dynamics_head = nn.Sequential(
+            nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 2 * spec.observation_size)
+        )
+        self.credit_head = nn.Linear(width, 1) if config.credit == "local" else None
+
+    def losses(self, batch: TeamBatch) -> EmbeddingLosses:
+        """METHOD.md, sections 3 and 4, and section 12 for local credit."""
+        N = batch.actions.shape[2]
+        student = self.student(self.encoders, batch.slices())
+        student = Embeddings(*(rearrange(z, "(b n) t d -> b t n d", n=N) for z in student))
+        distillation = credit = None
+        if self.teacher is not None:
+            predicting = self.teacher(self.encoders, batch)
+            targets = (*predicting[:2], predicting.outcome.unsqueeze(2).expand_as(student.outcome))
+            distances = [
+                self._distance(s, t.detach()) for s, t in zip(student, targets, strict=True)
+            ]
+            distillation = sum(masked_mean(d.mean(2), batch.step_mask) for d in distances)
+        else:
+            predicting = student
+        if self.credit_head is not None:
+            team = self.credit_head(student.action).squeeze(-1).sum(2)  # (B, T)
+            credit = masked_mean((batch.rewards - team) ** 2, batch.step_mask)
+        return EmbeddingLosses(*self._predictions(batch, predicting), distillation, credit)
+
+    def total(self, losses: EmbeddingLosses) -> Tensor:
+        c = self.config
+        total = (
+            c.action_weight * losses.action
+            + c.reward_weight * losses.reward
+            + c.dynamics_weight * losses.dynamics
+        )
+        if losses.distillation is not None:
+            total = total + c.distillation_weight * losses.distillation
+        if losses.credit is not None:
+            total = total + losses.credit
+        return total
+
+    def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.config.distillation == "mse":
+            return F.mse_loss(student, teacher, reduction="none").mean(-1)
+        return F.kl_div(
+            student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True
+        ).sum(-1)
+
+    def _predictions(self, batch: TeamBatch, z: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
+        """Action, reward and dynamics losses, from the teacher's or (MAICC-S) the student's z."""
+        T, N = batch.actions.shape[1:]
+        real = batch.step_mask
+        logits = rearrange(self.action_head(z.observation), "b t n a -> b a t n")
+        action = F.cross_entropy(logits, batch.actions, reduction="none").mean(2)
+
+        predicted = self.reward_head(z.action).squeeze(-1)  # (B, T, N)
+        if self.teacher is not None:
+            reward = (batch.rewards - predicted.sum(2)) ** 2
+        else:  # without the team's view each agent regresses the whole team reward
+            reward = ((batch.rewards.unsqueeze(2) - predicted) ** 2).mean(2)
+
+        outcome = z.outcome if z.outcome.ndim == 4 else repeat(z.outcome, "b t d -> b t n d", n=N)
+        here = self.encoders.observation(batch.observations[:, :T])
+        mean, log_variance = self.dynamics_head(torch.cat([outcome, here], -1)).chunk(2, -1)
+        log_variance = log_variance.clamp(-2.0, 0.0)
+        error = (batch.observations[:, 1:] - mean) ** 2
+        dynamics = 0.5 * (log_variance + error / log_variance.exp()).mean((-1, -2))
+        return tuple(masked_mean(loss, real) for loss in (action, reward, dynamics))
+
+    def individual_reward(self, z_action: Tensor) -> Tensor:
+        """(..., D) student's action outputs -> (...,) predicted reward of that agent."""
+        head = self.credit_head if self.credit_head is not None else self.reward_head
+        return head(z_action).squeeze(-1)
+
+    @torch.no_grad()
+    def keys(self, slices: Trajectories) -> Keys:
+        """Keys of every prefix of the slices (B, T, ...), by one pass in evaluation mode."""
+        was_training = self.training
+        self.eval()
+        z = self.student(self.encoders, slices)
+        self.train(was_training)
+        before = F.pad((z.action + z.outcome)[:, :-1], (0, 0, 1, 0))  # (B, T, D), 0 at step 0
+        real = slices.step_mask
+        return Keys(
+            F.normalize(z.observation + before, dim=-1),
+            self.individual_reward(z.action) * real,
+        )
+
+
+class RunningPrefix:
+    """The student's view of trajectories under way, extended step by step.
+
+    Gives the same vectors as `Embedding.keys` on the finished trajectories.
+    """
+
+    def __init__(self, embedding: Embedding) -> None:
+        self.embedding = embedding
+        self.past: KeyValues | None = None
+        self.step = 0
+
+    @torch.no_grad()
+    def query(self, observations: Tensor, return_to_go: Tensor) -> Tensor:
+        """The prefix that ends with `observations` (B, O), return-to-go (B,): (B, D) unit norm."""
+        e = self.embedding.encoders
+        tokens = [e.observation(observations)]
+        if self.embedding.student.return_to_go:
+            tokens.insert(0, e.encode_return_to_go(return_to_go))
+        z = self._extend(torch.stack(tokens, 1))[:, -1]
+        return F.normalize(z + self._before if self.step else z, dim=-1)
+
+    @torch.no_grad()
+    def advance(self, actions: Tensor, rewards: Tensor, done: Tensor, completed: Tensor) -> Tensor:
+        """The step's action and outcome, (B,) each: (B,) predicted individual reward."""
+        e = self.embedding.encoders
+        tokens = [e.action(actions), e.encode_outcome(rewards, done, completed)]
+        z = self._extend(torch.stack(tokens, 1))
+        self._before = z.sum(1)
+        self.step += 1
+        return self.embedding.individual_reward(z[:, 0])
+
+    def _extend(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.embedding.encoders.step.weight[self.step]
+        past = self.past[0][0].shape[2] if self.past else 0
+        mask = causal_mask(tokens.shape[1], past, tokens.device)
+        z, own = self.embedding.student.transformer(tokens, mask, self.past)
+        self.past = append(self.past, own)
+        return z
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask` (of the same shape) is True."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+class EmbeddingModule(MaiccModule):
+    """Trains teacher and student together.
+
+    Args:
+        spec: Sizes of the task family; the data module fills it in.
+        model: Teacher and student.
+        optimiser: AdamW and its schedule.
+    """
+
+    kind = "embedding"
+
+    def __init__(
+        self,
+        spec: Spec,
+        model: EmbeddingConfig = EmbeddingConfig(),  # noqa: B008 - never changed
+        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(spec, model, optimiser)
+        self.net = Embedding(spec, model)
+
+    def training_step(self, batch: TeamBatch, batch_index: int) -> Tensor:
+        losses = self.net.losses(batch)
+        shown = {name: loss for name, loss in losses._asdict().items() if loss is not None}
+        self.log_dict(shown, prog_bar=True)
+        total = self.net.total(losses)
+        self.log("loss", total)
+        return total

@@ -1,0 +1,202 @@
+"""What both trained models share: the optimiser, checkpoints, and fits that can be interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader, IterableDataset
+from tqdm import tqdm
+
+from maicc.config import OptimiserConfig
+from maicc.types import Spec, UserError
+
+
+class MaiccModule(L.LightningModule):
+    """A network `net` built from a `Spec` and a configuration, both kept in its checkpoints."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, spec: Spec, model: Any, optimiser: OptimiserConfig) -> None:
+        super().__init__()
+        self.spec, self.model, self.optimiser = spec, model, optimiser
+
+    def configure_optimizers(self) -> Any:
+        o = self.optimiser
+        adam = torch.optim.AdamW(self.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
+        if o.schedule == "constant":
+            return adam
+        steps = self.trainer.max_steps
+        if steps < 1:
+            raise UserError("schedule one_cycle needs the length of the fit: set trainer.max_steps")
+        cycle = torch.optim.lr_scheduler.OneCycleLR(adam, o.learning_rate, total_steps=steps + 1)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        # dropout depends on the step alone, so that a resumed fit equals an unbroken one
+        torch.manual_seed(1_000_003 * self.global_rank + self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["maicc"] = {
+            "kind": self.kind,
+            "spec": asdict(self.spec),
+            "model": asdict(self.model),
+        }
+
+
+def load_module(
+    path: str | Path, module: type[MaiccModule], config: type, spec: Spec | None = None
+) -> MaiccModule:
+    """The module kept in a checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: no such file, not one of ours, of another model, or (given `spec`) of another
+            family or size.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; train it with `maicc fit` or `maicc run`")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: not a readable checkpoint ({first}); train it again") from None
+    header = checkpoint.get("maicc", {}) if isinstance(checkpoint, dict) else {}
+    if header.get("kind") != module.kind:
+        raise UserError(
+            f"{path}: holds {header.get('kind', 'no model of maicc')}, expected {module.kind}"
+        )
+    found = Spec(**header["spec"])
+    if spec is not None and found != spec:
+        raise UserError(f"{path}: trained for {found}, expected {spec}; train one for this family")
+    loaded = module(found, config(**header["model"]))
+    loaded.load_state_dict(checkpoint["state_dict"])
+    return loaded.eval().requires_grad_(False)
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """SHA-256 of names and values of the parameters."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Initial weights follow from `seed`; the global generator is as before afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+class _Batches(IterableDataset):
+    def __init__(self, make: Callable[[int], Iterator[Any]], data: L.LightningDataModule) -> None:
+        self.make, self.data = make, data
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.make(self.data.trainer.global_step)
+
+
+def endless_loader(make: Callable[[int], Iterator[Any]], data: L.LightningDataModule) -> DataLoader:
+    """Whole batches from `make(first_step)`; a resumed fit starts at its step."""
+    return DataLoader(_Batches(make, data), batch_size=None)
+
+
+class Resumable(Callback):
+    """Keeps `path` as the state to go on from: every `every_n_steps`, and on Ctrl-C.
+
+    Ctrl-C waits for the running step, so that nothing else is lost; a second one stops at once.
+    """
+
+    def __init__(self, path: str | Path, every_n_steps: int = 200) -> None:
+        self.path, self.every_n_steps, self.interrupted = Path(path), every_n_steps, False
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._before = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.interrupted:
+            trainer.should_stop = True
+        if self.interrupted or trainer.global_step % self.every_n_steps == 0:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
+class Progress(Callback):
+    """One bar over the whole fit, with the latest losses."""
+
+    def __init__(self, label: str, every_n_steps: int = 10) -> None:
+        self.label, self.every_n_steps = label, every_n_steps
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.bar = tqdm(
+            desc=self.label, unit="step", total=trainer.max_steps, initial=trainer.global_step
+        )
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            losses = trainer.progress_bar_metrics
+            self.bar.set_postfix({k: f"{v:.3f}" for k, v in losses.items()}, refresh=False)
+            self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.bar.update(trainer.global_step - self.bar.n)
+        self.bar.close()
+
+
+def fit(
+    module: MaiccModule,
+    data: L.LightningDataModule,
+    path: Path,
+    steps: int,
+    device: str,
+    label: str,
+) -> None:
+    """Trains for `steps` and leaves the checkpoint at `path`; goes on from an interrupted fit.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the state has been kept.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = path.with_name(f"{path.stem}.part.ckpt")
+    resumable = Resumable(kept)
+    trainer = L.Trainer(
+        accelerator={"cuda": "gpu"}.get(device, device),
+        devices=1,
+        max_steps=steps,
+        gradient_clip_val=1.0,
+        callbacks=[resumable, Progress(label)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    if kept.exists():
+        load_module(kept, type(module), type(module.model), module.spec)
+    trainer.fit(module, data, ckpt_path=kept if kept.exists() else None, weights_only=True)
+    if resumable.interrupted and trainer.global_step < steps:
+        raise KeyboardInterrupt
+    trainer.save_checkpoint(path, weights_only=False)
+    kept.unlink(missing_ok=True)

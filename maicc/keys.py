@@ -1,0 +1,98 @@
+"""The offline memory's keys: made once per checkpoint and dataset, kept in a file named by both."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from maicc.dataset import EpisodeFile, trajectories
+from maicc.embedding import Embedding
+from maicc.files import whole_file
+from maicc.fitting import weights_hash
+from maicc.memory import KeyIndex, OfflineMemory
+from maicc.returns import normalised
+from maicc.types import Spec, Trajectories, UserError
+
+_SCHEMA = 1
+_BATCH = 512  # trajectories per forward pass
+
+
+class OfflineKeys(NamedTuple):
+    """Trajectory m is agent m % N of episode m // N."""
+
+    vectors: np.ndarray  # (M, T, D) float32, unit norm
+    individual_return: np.ndarray  # (M,) predicted
+    index: KeyIndex
+
+
+def content_hash(embedding: Embedding, dataset: EpisodeFile, factory: str) -> str:
+    """What the keys follow from."""
+    text = f"{_SCHEMA} {weights_hash(embedding)} {dataset.fingerprint} {factory}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def flat_trajectories(dataset: EpisodeFile) -> Trajectories:
+    """All slices of a dataset, (M, T, ...), in the order of `OfflineKeys`."""
+    slices = trajectories(dataset.read(), dataset.spec.return_max)
+    return Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in slices))
+
+
+def offline_keys(
+    embedding: Embedding,
+    dataset: EpisodeFile,
+    folder: str | Path,
+    factory: str = "Flat",
+    device: str = "cpu",
+) -> OfflineKeys:
+    """Reads the keys of a dataset from `folder`, or makes them and leaves them there."""
+    content = content_hash(embedding, dataset, factory)
+    path = Path(folder) / f"keys-{content[:16]}.h5"
+    if path.exists():
+        return _read(path, content)
+    slices = flat_trajectories(dataset)
+    embedding = embedding.to(device)
+    vectors, rewards = [], []
+    with tqdm(desc="keys", unit="trajectory", total=len(slices.actions)) as bar:
+        for start in range(0, len(slices.actions), _BATCH):
+            batch = slices.take(slice(start, start + _BATCH))
+            keys = embedding.keys(Trajectories(*(torch.from_numpy(x).to(device) for x in batch)))
+            vectors.append(keys.vectors.cpu().numpy())
+            rewards.append(keys.individual_reward.sum(1).cpu().numpy())
+            bar.update(len(batch.actions))
+    all_vectors = np.concatenate(vectors)
+    index = KeyIndex.build(all_vectors, slices.step_mask, factory)
+    result = OfflineKeys(all_vectors, np.concatenate(rewards), index)
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["content"] = content
+        file["vectors"] = result.vectors
+        file["individual_return"] = result.individual_return
+        index.save(file.create_group("index"))
+    return result
+
+
+def _read(path: Path, content: str) -> OfflineKeys:
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs["content"] != content:
+                raise UserError(f"{path}: holds the keys of another model or dataset; remove it")
+            index = KeyIndex.load(file["index"])
+            return OfflineKeys(file["vectors"][:], file["individual_return"][:], index)
+    except (OSError, KeyError) as error:
+        raise UserError(f"{path}: damaged ({error}); remove it and it is made again") from None
+
+
+def offline_memory(keys: OfflineKeys, slices: Trajectories, spec: Spec) -> OfflineMemory:
+    """The dataset as the team's offline memory."""
+    scale = (spec.return_min, spec.return_max)
+    return OfflineMemory(
+        keys.index,
+        slices,
+        normalised(slices.return_to_go[:, 0], *scale),
+        normalised(keys.individual_return * spec.n_agents, *scale),
+    )

@@ -1,0 +1,106 @@
+"""Gathers what a run left in its folder and writes report.html. Imports neither torch nor lightning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jinja2 import Environment, PackageLoader
+
+from maicc.dataset import EpisodeFile
+from maicc.files import read_json, write_text
+from maicc.report.figures import adaptation_curve, key_map, return_histogram
+from maicc.types import EpisodeBatch, UserError
+
+_POINTS = 1500  # keys in the map
+
+
+def write_report(folder: Path) -> Path:
+    """Writes `folder`/report.html from whatever stages are finished, and returns its path.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: no config.json, so this is no folder of `maicc run`")
+    config = read_json(folder / "config.json")
+    sections: list[dict[str, str]] = []
+    dataset = EpisodeFile(folder / "episodes.h5")
+    results = {
+        label: read_json(folder / "adapt" / name)
+        for label, name in (("held-out tasks", "result.json"), ("training tasks", "training.json"))
+        if (folder / "adapt" / name).exists()
+    }
+    if results:
+        curves = {label: _returns(result) for label, result in results.items()}
+        sections.append(
+            {
+                "title": "Adaptation",
+                "text": "Mean team return of each adaptation episode, parameters frozen; the band "
+                "is the 95 % confidence interval over runs.",
+                "figure": adaptation_curve(curves, dataset.spec.return_max),
+            }
+        )
+    if dataset.path.exists():
+        episodes = dataset.read()
+        returns = episodes.rewards.sum(1)
+        figure = return_histogram(returns, episodes.behaviour, dataset.behaviours)
+        sections.append(
+            {
+                "title": "Dataset",
+                "text": f"Returns of the {len(dataset)} offline episodes of {len(dataset.tasks)} "
+                "tasks, by level of the behaviour policy.",
+                "figure": figure,
+            }
+        )
+        keys = sorted(folder.glob("keys-*.h5"), key=lambda path: path.stat().st_mtime)
+        if keys:
+            points, task = _map(keys[-1], episodes, dataset.spec.n_agents)
+            sections.append(
+                {
+                    "title": "Keys",
+                    "text": "The last key of single agents in the best offline episodes, laid out "
+                    "by t-SNE and coloured by task. Apart means told apart.",
+                    "figure": key_map(points, task, [t.name for t in dataset.tasks]),
+                }
+            )
+    stages = read_json(folder / "stages.json") if (folder / "stages.json").exists() else {}
+    page = Environment(loader=PackageLoader("maicc.report", ""), autoescape=True).get_template(
+        "page.html"
+    )
+    html = page.render(
+        family=config["family"],
+        seed=config["seed"],
+        summaries={label: result["summary"] for label, result in results.items()},
+        runs={label: len(result["runs"]) for label, result in results.items()},
+        sections=sections,
+        stages=stages,
+        config=json.dumps(config, indent=2),
+    )
+    path = folder / "report.html"
+    write_text(path, html)
+    return path
+
+
+def _returns(result: dict[str, Any]) -> np.ndarray:
+    return np.array([run["returns"] for run in result["runs"]])
+
+
+def _map(path: Path, episodes: EpisodeBatch, n_agents: int) -> tuple[np.ndarray, np.ndarray]:
+    """t-SNE of the last keys of a sample of the best episodes: (P, 2), and their tasks (P,)."""
+    from sklearn.manifold import TSNE
+
+    returns = episodes.rewards.sum(1)
+    best = np.flatnonzero(returns >= np.quantile(returns, 0.75))
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.choice(best, min(_POINTS, len(best)), replace=False))
+    agent = rng.integers(n_agents, size=len(chosen))
+    with h5py.File(path, "r") as file:
+        vectors = file["vectors"][:][chosen * n_agents + agent, episodes.length[chosen] - 1]
+    points = TSNE(
+        perplexity=min(30, (len(chosen) - 1) / 3), init="pca", random_state=0
+    ).fit_transform(vectors)
+    return points, episodes.task[chosen]

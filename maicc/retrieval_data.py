@@ -1,0 +1,125 @@
+"""Batches for the decision model: trajectories, and what their prefixes retrieve.
+
+Queries and keys are both made in evaluation mode, so a query is the stored key of its own prefix.
+Its own episode is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+
+from maicc.collect import collect
+from maicc.config import CollectConfig, EmbeddingConfig, RetrievalConfig
+from maicc.dataset import EpisodeFile
+from maicc.decision import DecisionBatch
+from maicc.embedding import EmbeddingModule
+from maicc.envs import get_family
+from maicc.fitting import endless_loader, load_module
+from maicc.keys import flat_trajectories, offline_keys
+from maicc.memory.utility import top_k, training_utility
+from maicc.types import Trajectories, UserError
+
+_CHUNK = 64  # batches whose neighbours are found together
+
+
+class RetrievalData(L.LightningDataModule):
+    """Batches of queries with their contexts.
+
+    Args:
+        family: Task family; `maicc tasks` lists them.
+        path: The dataset.
+        embedding: Checkpoint of a trained embedding; the keys are kept beside it.
+        k: Trajectories per context; the decision model's `k`.
+        batch_size: Queries per batch.
+        seed: Seed of the batches.
+        retrieval: How contexts are found.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        path: str = "runs/episodes.h5",
+        embedding: str = "runs/embedding.ckpt",
+        k: int = 3,
+        batch_size: int = 96,
+        seed: int = 0,
+        retrieval: RetrievalConfig = RetrievalConfig(),  # noqa: B008 - never changed
+    ) -> None:
+        super().__init__()
+        self.family, self.path, self.embedding = get_family(family), Path(path), Path(embedding)
+        self.k, self.batch_size, self.seed, self.retrieval = k, batch_size, seed, retrieval
+        self.spec = self.family.spec
+
+    def prepare_data(self) -> None:
+        if not self.path.exists():
+            collect(self.family, self.path, CollectConfig(), self.seed)
+        self._keys()
+
+    def _keys(self):
+        dataset = EpisodeFile(self.path)
+        dataset.require(self.spec)
+        module = load_module(self.embedding, EmbeddingModule, EmbeddingConfig, self.spec)
+        return offline_keys(module.net, dataset, self.embedding.parent, self.retrieval.index)
+
+    def setup(self, stage: str) -> None:
+        self.keys = self._keys()
+        slices = flat_trajectories(EpisodeFile(self.path))
+        if self.k > self.retrieval.candidates or self.k >= len(slices.actions):
+            raise UserError(
+                f"k={self.k} trajectories can't be chosen from {self.retrieval.candidates} "
+                f"candidates among {len(slices.actions)} trajectories; lower k"
+            )
+        self.team_return = slices.return_to_go[:, 0]
+        self.length = slices.step_mask.sum(1)
+        self.slices = Trajectories(*(torch.from_numpy(part) for part in slices))
+
+    def neighbours(
+        self, item: np.ndarray, step: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Contexts (Q, K) of the prefixes of trajectories `item` (Q,) that end at `step` (Q,).
+
+        In random order; -1 where too few trajectories reached the step.
+        """
+        N, n = self.spec.n_agents, self.retrieval.candidates + self.spec.n_agents
+        chosen = np.full((len(item), self.k), -1)
+        tie = rng.random(len(item))
+        for t in np.unique(step):
+            mine = np.flatnonzero(step == t)
+            queries = self.keys.vectors[item[mine], t]
+            found, similarity = self.keys.index.search(int(t), queries, n, tie[mine])
+            found = np.where(found // N == item[mine, None] // N, -1, found)
+            own_return = self.team_return[item[mine]]
+            score = training_utility(
+                similarity, self.team_return[found], own_return, self.retrieval.s_max
+            )
+            best = top_k(score, found, self.k)
+            chosen[mine] = np.take_along_axis(found, best, 1)
+        return rng.permuted(chosen, axis=1)
+
+    def batches(self, step: int) -> Iterator[DecisionBatch]:
+        while True:
+            chunk, skip = divmod(step, _CHUNK)
+            rng = np.random.default_rng([self.seed, 31, self.trainer.global_rank, chunk])
+            item = rng.integers(len(self.length), size=_CHUNK * self.batch_size)
+            at = (rng.random(len(item)) * self.length[item]).astype(np.int64)
+            context = self.neighbours(item, at, rng)
+            for i in range(skip, _CHUNK):
+                part = slice(i * self.batch_size, (i + 1) * self.batch_size)
+                yield self._batch(item[part], context[part], at[part])
+                step += 1
+
+    def _batch(self, item: np.ndarray, context: np.ndarray, at: np.ndarray) -> DecisionBatch:
+        found = torch.from_numpy(context)
+        contexts = self.slices.take(found)
+        contexts = contexts._replace(step_mask=contexts.step_mask & (found >= 0).unsqueeze(-1))
+        return DecisionBatch(
+            self.slices.take(torch.from_numpy(item)), contexts, torch.from_numpy(at)
+        )
+
+    def train_dataloader(self):
+        return endless_loader(self.batches, self)

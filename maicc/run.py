@@ -1,0 +1,166 @@
+"""The whole pipeline in one folder: collect, embedding, keys, decision, adapt, report.
+
+A stage is finished when its file is there; files are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from maicc.collect import check_family, collect
+from maicc.config import DecisionFit, RunConfig
+from maicc.envs import TaskFamily, get_family
+from maicc.files import read_json, write_json
+from maicc.memory.index import import_faiss
+from maicc.types import UserError
+
+
+def run(config: RunConfig, out: Path) -> None:
+    """Runs what is not finished yet in `out`.
+
+    Raises:
+        UserError: the configuration is wrong, or `out` was made with another one.
+        KeyboardInterrupt: Ctrl-C; the same call goes on where it stopped.
+    """
+    family = get_family(config.family)
+    check(config, family)
+    _same_configuration(config, out / "config.json")
+
+    stages = Stages(out / "stages.json")
+    episodes, embedding, decision = (
+        out / name for name in ("episodes.h5", "embedding.ckpt", "decision.ckpt")
+    )
+    stages.run("collect", episodes, lambda: collect(family, episodes, config.collect, config.seed))
+    stages.run("embedding", embedding, lambda: fit_embedding(config, episodes, embedding))
+    stages.run("decision", decision, lambda: fit_decision(config, episodes, embedding, decision))
+    stages.run("adapt", out / "adapt" / "result.json", lambda: _adapt(config, out, stages, True))
+    if config.adapt.training_runs:
+        training = out / "adapt" / "training.json"
+        stages.run("adapt (training tasks)", training, lambda: _adapt(config, out, stages, False))
+    stages.run("report", out / "report.html", lambda: _report(out))
+
+
+def check(config: RunConfig, family: TaskFamily) -> None:
+    """Refuses, before any long work, what can't work."""
+    import_faiss()
+    check_family(family)
+    for name, model in (("embedding", config.embedding.model), ("decision", config.decision.model)):
+        if model.width < 1 or model.heads < 1 or model.width % model.heads:
+            raise UserError(
+                f"{name}.model.width={model.width} must be a multiple of heads={model.heads}"
+            )
+    for name, fit in (("embedding", config.embedding), ("decision", config.decision)):
+        if fit.steps < 1 or fit.batch_size < 1:
+            raise UserError(f"{name}.steps and {name}.batch_size must be at least 1")
+    k = config.decision.model.k
+    c = config.collect
+    stored = len(family.training) * c.episodes * len(c.levels) * family.spec.n_agents
+    for name, most in (
+        ("decision.retrieval.candidates", config.decision.retrieval.candidates),
+        ("adapt.memory.candidates", config.adapt.memory.candidates),
+        ("the number of stored trajectories", stored - family.spec.n_agents),
+    ):
+        if not 0 <= k <= most:
+            raise UserError(f"decision.model.k={k} must be between 0 and {name}, {most}")
+    if config.adapt.episodes < 1 or config.adapt.runs < 1:
+        raise UserError("adapt.episodes and adapt.runs must be at least 1")
+
+
+def _same_configuration(config: RunConfig, path: Path) -> None:
+    wanted = _flat(config.to_json())
+    if not path.exists():
+        write_json(path, config.to_json())
+        return
+    found = _flat(read_json(path))
+    differ = [
+        f"{key} {found.get(key)} -> {wanted.get(key)}"
+        for key in sorted({*found, *wanted})
+        if found.get(key) != wanted.get(key)
+    ]
+    if differ:
+        raise UserError(
+            f"{path.parent} was made with another configuration ({'; '.join(differ[:4])}); "
+            "choose another --out, or remove the folder"
+        )
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, part in value.items():
+        if isinstance(part, dict):
+            flat.update(_flat(part, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = part
+    return flat
+
+
+class Stages:
+    """Runs stages that are not finished, and keeps the seconds each has taken, restarts included."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
+
+    def run(self, name: str, result: Path, work: Callable[[], object]) -> None:
+        if result.exists():
+            print(f"{name}: {result} is there")
+            return
+        start = time.monotonic()
+        try:
+            work()
+        finally:
+            taken = time.monotonic() - start
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + taken, 2)
+            write_json(self.path, self.seconds)
+
+
+def fit_embedding(config: RunConfig, episodes: Path, path: Path) -> None:
+    from maicc.embedding import EmbeddingModule
+    from maicc.episode_data import EpisodeData
+    from maicc.fitting import fit, seeded
+
+    c = config.embedding
+    data = EpisodeData(config.family, str(episodes), c.batch_size, config.seed)
+    with seeded(config.seed):
+        module = EmbeddingModule(data.spec, c.model, c.optimiser)
+    fit(module, data, path, c.steps, config.device, "embedding")
+
+
+def fit_decision(config: RunConfig, episodes: Path, embedding: Path, path: Path) -> None:
+    from maicc.decision import DecisionModule
+    from maicc.fitting import fit, seeded
+    from maicc.retrieval_data import RetrievalData
+
+    c: DecisionFit = config.decision
+    data = RetrievalData(
+        config.family, str(episodes), str(embedding), c.model.k, c.batch_size, config.seed,
+        c.retrieval,
+    )  # fmt: skip
+    with seeded(config.seed):
+        module = DecisionModule(data.spec, c.model, c.optimiser)
+    fit(module, data, path, c.steps, config.device, "decision")
+
+
+def _adapt(config: RunConfig, out: Path, stages: Stages, held_out: bool) -> None:
+    from maicc.adapt import adapt_folder
+
+    adapt_folder(
+        out,
+        config.adapt,
+        config.seed,
+        out / "adapt" / ("result.json" if held_out else "training.json"),
+        config.device,
+        held_out=held_out,
+        index=config.decision.retrieval.index,
+        seconds=stages.seconds,
+    )
+
+
+def _report(out: Path) -> None:
+    from maicc.report import write_report
+
+    write_report(out)
+    print(f"{out / 'report.html'}: written")

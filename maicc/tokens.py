@@ -1,0 +1,65 @@
+"""Kinds of tokens, their order inside a step, and who may look at whom."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from maicc.types import Spec
+
+RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME = range(4)  # the order inside a step
+
+
+class TokenEncoders(nn.Module):
+    """One encoder per kind of token, and the embedding of the step number.
+
+    METHOD.md, section 2: observations by an MLP [64, 64] with ReLU, actions by a table, outcome
+    and return-to-go by a linear layer.
+    """
+
+    def __init__(self, spec: Spec, width: int) -> None:
+        super().__init__()
+        self.observation = nn.Sequential(
+            nn.Linear(spec.observation_size, 64), nn.ReLU(),
+            nn.Linear(64, 64), nn.ReLU(),
+            nn.Linear(64, width),
+        )  # fmt: skip
+        self.action = table(spec.n_actions, width)
+        self.outcome = nn.Linear(3, width)
+        self.return_to_go = nn.Linear(1, width)
+        self.step = table(spec.max_steps, width)
+
+    def encode_outcome(self, rewards: Tensor, done: Tensor, completed: Tensor) -> Tensor:
+        """(...,) each -> (..., D)."""
+        return self.outcome(torch.stack([rewards, done, completed], -1))
+
+    def encode_return_to_go(self, return_to_go: Tensor) -> Tensor:
+        """(...,) -> (..., D)."""
+        return self.return_to_go(return_to_go.unsqueeze(-1))
+
+
+def table(entries: int, width: int) -> nn.Embedding:
+    """An embedding table on the scale of the other encoders' outputs.
+
+    Much smaller, and attention takes thousands of steps to find out which step a token belongs to.
+    """
+    embedding = nn.Embedding(entries, width)
+    nn.init.normal_(embedding.weight, std=0.5)
+    return embedding
+
+
+def team_kinds(n_agents: int, with_return_to_go: bool) -> list[int]:
+    """Kinds of one step's tokens in the teacher's order: [g] o_1 a_1 ... o_n a_n p."""
+    head = [RETURN_TO_GO] if with_return_to_go else []
+    return [*head, *[OBSERVATION, ACTION] * n_agents, OUTCOME]
+
+
+def rank_mask(kinds: list[int], steps: int, device: torch.device | None = None) -> Tensor:
+    """(L, L) boolean, L = steps * len(kinds): token q may look at token k when rank(k) <= rank(q).
+
+    rank = 4 * step + kind (METHOD.md, section 3): causal over steps, and inside a step an
+    observation sees all observations but no action, an action sees all of both.
+    """
+    step = torch.arange(steps, device=device).repeat_interleave(len(kinds))
+    rank = 4 * step + torch.tensor(kinds, device=device).repeat(steps)
+    return rank[None, :] <= rank[:, None]

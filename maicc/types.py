@@ -1,0 +1,102 @@
+"""The types that rooms hand to one another. No logic, and no import of torch.
+
+Dimensions: B batch, T steps, N agents, O observation, A actions, E episodes, Q queries,
+K retrieved trajectories, D embedding width, M trajectories (one agent's slice of one episode).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class UserError(ValueError):
+    """Something the user can put right. Commands print its text, without a traceback, and exit 2."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a family, in plain JSON, so that it can be stored and rebuilt."""
+
+    family: str
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"family": self.family, "name": self.name, "parameters": dict(self.parameters)}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a model must know of a task family: sizes and the bounds of the team return."""
+
+    family: str
+    n_agents: int
+    observation_size: int
+    n_actions: int
+    max_steps: int
+    return_min: float
+    return_max: float
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The policy that produced an episode. `target` and `reached` are shares of the maximum return."""
+
+    name: str
+    random_rate: float
+    target: float
+    reached: float
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """Whole episodes, padded to the longest one allowed. NumPy arrays."""
+
+    observations: Any  # (B, T+1, N, O) float32; the last one follows the last action
+    actions: Any  # (B, T, N) int64
+    action_mask: Any  # (B, T+1, N, A) bool
+    rewards: Any  # (B, T) float32, of the team
+    individual_rewards: Any  # (B, T, N) float32 as the environment paid them; never shown to agents
+    length: Any  # (B,) int64, number of steps played
+    terminated: Any  # (B,) bool
+    truncated: Any  # (B,) bool, stopped by the time limit
+    task: Any  # (B,) int64, index into the file's tasks
+    behaviour: Any  # (B,) int64, index into the file's behaviours
+    seed: Any  # (B,) int64, the seed of the environment's reset
+
+
+class Trajectories(NamedTuple):
+    """Slices of single agents; the leading dimensions vary. NumPy arrays or torch tensors.
+
+    A stored slice is a context candidate; a running one is the current trajectory.
+    """
+
+    observations: Any  # (..., T, O) float32
+    actions: Any  # (..., T) int64
+    rewards: Any  # (..., T) float32, of the team
+    done: Any  # (..., T) float32, 1 at the step that ended the episode
+    completed: Any  # (..., T) float32, 1 once the return is within 0.1 of the family's maximum
+    return_to_go: Any  # (..., T) float32
+    step_mask: Any  # (..., T) bool, True at steps that were played
+
+    def take(self, index: Any) -> Trajectories:
+        """The slices at `index`, by the first dimension."""
+        return Trajectories(*(part[index] for part in self))
+
+
+class Candidates(NamedTuple):
+    """What a memory offers for each query, most similar first. NumPy arrays."""
+
+    item: Any  # (Q, C) int64, number of the trajectory in its memory; -1 where there is none
+    similarity: Any  # (Q, C) float32, cosine
+
+
+class Retrieval(NamedTuple):
+    """What each query was given. NumPy arrays."""
+
+    item: Any  # (Q, K) int64, number of the trajectory in its memory
+    offline: Any  # (Q,) bool, the memory that was asked
+    similarity: Any  # (Q, K) float32
+    score: Any  # (Q, K) float32

@@ -1,0 +1,232 @@
+"""Offline memory (the dataset), online memory (each agent's own) and the blend of both."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from maicc.memory.index import KeyIndex
+from maicc.memory.utility import hybrid_utility, top_k
+from maicc.types import Candidates, Retrieval, Trajectories
+
+
+class OfflineMemory:
+    """Trajectories of the dataset, shared by all agents and never changed.
+
+    Args:
+        index: Keys of the trajectories, per step.
+        trajectories: (M, T, ...).
+        team_return: (M,) in [0, 1] on the family's scale.
+        individual_return: (M,) predicted, times the number of agents, on the same scale.
+    """
+
+    def __init__(
+        self,
+        index: KeyIndex,
+        trajectories: Trajectories,
+        team_return: np.ndarray,
+        individual_return: np.ndarray,
+    ) -> None:
+        self.index, self.trajectories = index, trajectories
+        self.team_return, self.individual_return = team_return, individual_return
+
+    def __len__(self) -> int:
+        return len(self.team_return)
+
+
+class OnlineMemory:
+    """What each agent of each run has lived through itself. Row r is one agent; rows never mix.
+
+    Search is exact: a row holds as many trajectories as it played episodes.
+    """
+
+    def __init__(self, rows: int, steps: int, width: int, observation_size: int) -> None:
+        self.count = np.zeros(rows, np.int64)
+        self._steps, self._width, self._observation_size = steps, width, observation_size
+        self._allocate(rows, 0)
+
+    def _allocate(self, rows: int, room: int) -> None:
+        T, shape = self._steps, (rows, room)
+        self.keys = np.zeros((*shape, T, self._width), np.float32)
+        self.trajectories = Trajectories(
+            observations=np.zeros((*shape, T, self._observation_size), np.float32),
+            actions=np.zeros((*shape, T), np.int64),
+            rewards=np.zeros((*shape, T), np.float32),
+            done=np.zeros((*shape, T), np.float32),
+            completed=np.zeros((*shape, T), np.float32),
+            return_to_go=np.zeros((*shape, T), np.float32),
+            step_mask=np.zeros((*shape, T), bool),
+        )
+        self.team_return = np.zeros(shape, np.float32)
+        self.individual_return = np.zeros(shape, np.float32)
+        self.order = np.zeros(shape)  # random rank of each trajectory, for ties
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        own = ("keys", "team_return", "individual_return", "order")
+        return {**{name: getattr(self, name) for name in own}, **self.trajectories._asdict()}
+
+    def store(
+        self,
+        rows: np.ndarray,
+        keys: np.ndarray,
+        trajectories: Trajectories,
+        team_return: np.ndarray,
+        individual_return: np.ndarray,
+        order: np.ndarray,
+    ) -> None:
+        """One more trajectory for each of `rows`: keys (r, T, D), trajectories (r, T, ...)."""
+        room = self.keys.shape[1]
+        if self.count[rows].max() >= room:
+            old = self._arrays()
+            self._allocate(len(self.count), max(16, 2 * room))
+            for name, array in self._arrays().items():
+                array[:, :room] = old[name]
+        at = (rows, self.count[rows])
+        self.keys[at] = keys
+        for mine, new in zip(self.trajectories, trajectories, strict=True):
+            mine[at] = new
+        self.team_return[at] = team_return
+        self.individual_return[at] = individual_return
+        self.order[at] = order
+        self.count[rows] += 1  # last: until then the trajectory is not there
+
+    def search(
+        self, rows: np.ndarray, step: int, queries: np.ndarray, n: int, tie: np.ndarray
+    ) -> Candidates:
+        """Like `KeyIndex.search`, query q among the trajectories of `rows[q]` only."""
+        used = int(self.count.max(initial=0))
+        similarity = np.einsum("rcd,rd->rc", self.keys[rows, :used, step], queries)
+        played = self.trajectories.step_mask[rows, :used, step]
+        rank = (self.order[rows, :used] + tie[:, None]) % 1.0
+        near = np.where(played, np.round(similarity, 4), -2.0)
+        best = np.lexsort((rank, -near))[:, :n]
+        found = np.take_along_axis(played, best, 1)
+        pad = ((0, 0), (0, n - best.shape[1]))
+        return Candidates(
+            np.pad(np.where(found, best, -1), pad, constant_values=-1),
+            np.pad(np.take_along_axis(similarity, best, 1), pad, constant_values=-1.0),
+        )
+
+    def draw(self, rows: np.ndarray, step: int, draws: np.ndarray) -> np.ndarray:
+        """Like `KeyIndex.draw`, without repetition; -1 where too few trajectories reached `step`."""
+        used = int(self.count.max(initial=0))
+        played = self.trajectories.step_mask[rows, :used, step]
+        rank = np.where(played, (self.order[rows, :used] * 997 + draws[:, :1] * 991) % 1.0, 2.0)
+        chosen = np.argsort(rank, axis=1)[:, : draws.shape[1]]
+        chosen = np.where(np.take_along_axis(played, chosen, 1), chosen, -1)
+        return np.pad(chosen, ((0, 0), (0, draws.shape[1] - chosen.shape[1])), constant_values=-1)
+
+    def state(self, episodes: int) -> dict[str, np.ndarray]:
+        """The first so many trajectories of each row, as plain arrays."""
+        kept = {name: array[:, :episodes] for name, array in self._arrays().items()}
+        return {"count": np.minimum(self.count, episodes), **kept}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        self.count = state["count"].copy()
+        self._allocate(len(self.count), state["keys"].shape[1])
+        for name, array in self._arrays().items():
+            array[:] = state[name]
+
+
+class BlendedMemory:
+    """Asks the offline or the online memory, as told for each query, and scores what it offers.
+
+    Args:
+        k: Trajectories per query.
+        candidates: Nearest trajectories that are scored.
+        alpha, score: See `hybrid_utility`; score `random` draws without looking at keys.
+    """
+
+    def __init__(
+        self,
+        offline: OfflineMemory,
+        online: OnlineMemory,
+        k: int,
+        candidates: int,
+        alpha: float,
+        score: Literal["paper", "code", "similarity", "random"],
+    ) -> None:
+        self.offline, self.online = offline, online
+        self.k, self.candidates, self.alpha, self.score = k, candidates, alpha, score
+
+    def retrieve(
+        self,
+        rows: np.ndarray,
+        step: int,
+        queries: np.ndarray,
+        ask_offline: np.ndarray,
+        tie: np.ndarray,
+        draws: np.ndarray,
+    ) -> Retrieval:
+        """
+        Where fewer than k of an agent's own trajectories reached `step`, the offline memory is
+        asked.
+
+        Args:
+            rows: (Q,) the agent that asks.
+            queries: (Q, D) unit norm.
+            ask_offline: (Q,) bool.
+            tie: (Q,) in [0, 1), for ties.
+            draws: (Q, K) in [0, 1), for score `random`.
+        """
+        used = int(self.online.count.max(initial=0))
+        reached = self.online.trajectories.step_mask[rows, :used, step].sum(1)
+        offline = ask_offline | (reached < self.k)
+        shape = (len(rows), self.k)
+        result = Retrieval(
+            np.full(shape, -1), offline, np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        )
+        for source in (True, False):
+            mine = np.flatnonzero(offline == source)
+            if len(mine):
+                self._from(source, mine, rows, step, queries, tie, draws, result)
+        return result
+
+    def _from(
+        self,
+        offline: bool,
+        mine: np.ndarray,
+        rows: np.ndarray,
+        step: int,
+        queries: np.ndarray,
+        tie: np.ndarray,
+        draws: np.ndarray,
+        result: Retrieval,
+    ) -> None:
+        """Fills in the `result` of the queries `mine` from one of the memories."""
+        if self.score == "random":
+            result.item[mine] = (
+                self.offline.index.draw(step, draws[mine])
+                if offline
+                else self.online.draw(rows[mine], step, draws[mine])
+            )
+            return
+        if offline:
+            found = self.offline.index.search(step, queries[mine], self.candidates, tie[mine])
+            team = self.offline.team_return[found.item]
+            individual = self.offline.individual_return[found.item]
+        else:
+            found = self.online.search(rows[mine], step, queries[mine], self.candidates, tie[mine])
+            team = np.take_along_axis(self.online.team_return[rows[mine]], found.item, 1)
+            individual = np.take_along_axis(
+                self.online.individual_return[rows[mine]], found.item, 1
+            )
+        score = hybrid_utility(found.similarity, team, individual, self.alpha, self.score, offline)
+        best = top_k(score, found.item, self.k)
+        result.item[mine] = np.take_along_axis(found.item, best, 1)
+        result.similarity[mine] = np.take_along_axis(found.similarity, best, 1)
+        result.score[mine] = np.take_along_axis(score, best, 1)
+
+    def contexts(self, rows: np.ndarray, retrieval: Retrieval) -> Trajectories:
+        """The retrieved trajectories (Q, K, T, ...); an absent one has no step that was played."""
+        offline, item = retrieval.offline, retrieval.item
+        parts = []
+        for stored, own in zip(self.offline.trajectories, self.online.trajectories, strict=True):
+            part = np.empty((*item.shape, *stored.shape[1:]), stored.dtype)
+            part[offline] = stored[item[offline]]
+            if not offline.all():
+                part[~offline] = own[rows[~offline, None], item[~offline]]
+            parts.append(part)
+        found = Trajectories(*parts)
+        return found._replace(step_mask=found.step_mask & (item >= 0)[..., None])

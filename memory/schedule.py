@@ -1,0 +1,35 @@
+"""When to look things up offline and when to explore: METHOD.md, sections 7 and 12."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Mixture(NamedTuple):
+    """Probabilities for each run, (R,)."""
+
+    offline: np.ndarray  # of retrieving from the offline memory
+    sample: np.ndarray  # of sampling the action instead of taking the best
+
+
+def decay(episode: int, episodes: int, rate: float, runs: int) -> Mixture:
+    """The paper's: beta_t = exp(-rate t / T); sampling with 0.001^(t / T), the authors' code."""
+    done = episode / episodes
+    return Mixture(np.full(runs, np.exp(-rate * done)), np.full(runs, 0.001**done))
+
+
+def fixed(beta: float, episode: int, episodes: int, runs: int) -> Mixture:
+    """A share that never changes: 0 is online only, 1 offline only."""
+    return Mixture(np.full(runs, beta), np.full(runs, 0.001 ** (episode / episodes)))
+
+
+def evidence(best_return: np.ndarray) -> Mixture:
+    """Needs no number of episodes: what is missing to the maximum says how much to explore.
+
+    Args:
+        best_return: (R,) best team return of each run so far, on the family's scale [0, 1].
+    """
+    gap = np.clip(1.0 - best_return, 0.0, 1.0)
+    return Mixture(np.maximum(gap, 0.02), np.maximum(gap / 2, 0.01))

@@ -1,0 +1,47 @@
+"""One tiny run of the whole pipeline, shared by the tests that need trained files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# The models are tiny: more threads only wait for one another, above all on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest  # noqa: E402
+
+from maicc.config import (  # noqa: E402
+    AdaptConfig,
+    CollectConfig,
+    DecisionConfig,
+    DecisionFit,
+    EmbeddingConfig,
+    EmbeddingFit,
+    RunConfig,
+)
+
+
+def tiny_config(**changes) -> RunConfig:
+    small = {"width": 16, "layers": 2, "heads": 2}
+    config = RunConfig(
+        family="lbf_7x7",
+        seed=3,
+        device="cpu",
+        collect=CollectConfig(episodes=3, levels=[0.0, 1.0], workers=1),
+        embedding=EmbeddingFit(model=EmbeddingConfig(**small), batch_size=4, steps=6),
+        decision=DecisionFit(model=DecisionConfig(**small), batch_size=8, steps=6),
+        adapt=AdaptConfig(episodes=3, runs=2, training_runs=2),
+    )
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return config
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run with `tiny_config`."""
+    from maicc.run import run
+
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    run(tiny_config(), folder)
+    return folder

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maicc import collect as module
+from maicc.collect import calibrate, collect, play, share_of_maximum
+from maicc.config import CollectConfig
+from maicc.dataset import EpisodeFile
+from maicc.envs import get_family
+from maicc.types import UserError
+
+FAMILY = get_family("lbf_7x7")
+SMALL = CollectConfig(episodes=4, levels=[0.5, 1.0], workers=1)
+
+
+def test_the_same_data_for_any_number_of_workers(tmp_path):
+    collect(FAMILY, tmp_path / "one.h5", SMALL, seed=0)
+    two = CollectConfig(SMALL.episodes, SMALL.levels, workers=2)
+    collect(FAMILY, tmp_path / "two.h5", two, seed=0)
+    one, two = EpisodeFile(tmp_path / "one.h5"), EpisodeFile(tmp_path / "two.h5")
+    assert one.fingerprint == two.fingerprint
+    assert len(one) == 9 * 2 * 4
+    collect(FAMILY, tmp_path / "other.h5", SMALL, seed=1)
+    assert EpisodeFile(tmp_path / "other.h5").fingerprint != one.fingerprint
+
+
+def test_an_interrupted_collection_goes_on(tmp_path, monkeypatch):
+    collect(FAMILY, tmp_path / "whole.h5", SMALL, seed=0)
+    played = []
+    real = module._play_unit
+
+    def third_fails(*args, **kwargs):
+        if len(played) == 2:
+            raise KeyboardInterrupt
+        played.append(args[-1])
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(module, "_play_unit", third_fails)
+    with pytest.raises(KeyboardInterrupt):
+        collect(FAMILY, tmp_path / "broken.h5", SMALL, seed=0)
+    assert not (tmp_path / "broken.h5").exists()
+
+    def not_again(*args, **kwargs):
+        assert args[-1] not in played
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(module, "_play_unit", not_again)
+    collect(FAMILY, tmp_path / "broken.h5", SMALL, seed=0)
+    whole = EpisodeFile(tmp_path / "whole.h5")
+    assert EpisodeFile(tmp_path / "broken.h5").fingerprint == whole.fingerprint
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.h5", "whole.h5"]
+
+
+def test_calibration_reaches_the_level_aimed_at():
+    rate = calibrate(FAMILY, 0.5, seed=0, progress=lambda n: None)
+    tasks = FAMILY.training_tasks
+    reached = np.mean([
+        share_of_maximum(play(FAMILY, task, rate, [(9, i, e) for e in range(40)]), FAMILY)
+        for i, task in enumerate(tasks)
+    ])  # fmt: skip
+    assert reached == pytest.approx(0.5, abs=0.08)
+    assert calibrate(FAMILY, 1.0, seed=0, progress=lambda n: None) == 0.0
+    assert calibrate(FAMILY, 0.0, seed=0, progress=lambda n: None) == 1.0
+
+
+def test_episodes_obey_their_masks_and_lengths():
+    episodes = play(FAMILY, FAMILY.training_tasks[2], 0.7, [(4, e) for e in range(20)])
+    for e in range(20):
+        for t in range(episodes.length[e]):
+            for i in range(3):
+                assert episodes.action_mask[e, t, i, episodes.actions[e, t, i]]
+    assert (episodes.rewards.sum(1) == pytest.approx(episodes.individual_rewards.sum((1, 2))))
+    assert (episodes.terminated ^ episodes.truncated).all()
+    assert (episodes.terminated == (episodes.rewards.sum(1) > 1.9)).all()
+
+
+@pytest.mark.parametrize(
+    "config", [CollectConfig(episodes=0), CollectConfig(levels=[]), CollectConfig(levels=[1.5])]
+)
+def test_refused_settings(tmp_path, config):
+    with pytest.raises(UserError, match=r"collect\."):
+        collect(FAMILY, tmp_path / "x.h5", config, seed=0)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import dataclasses
+
+import h5py
+import numpy as np
+import pytest
+
+from maicc.collect import play
+from maicc.dataset import FIELDS, EpisodeFile, concatenate, trajectories, write_episodes
+from maicc.envs import get_family
+from maicc.types import Behaviour, UserError
+
+FAMILY = get_family("lbf_7x7")
+LEVELS = [Behaviour("expert", 0.3, 0.75, 0.7)]
+
+
+@pytest.fixture
+def episodes():
+    tasks = FAMILY.training_tasks
+    parts = [play(FAMILY, tasks[t], 0.3, [(0, t, e) for e in range(3)]) for t in (0, 1)]
+    parts[1].task[:] = 1
+    return concatenate(parts)
+
+
+@pytest.fixture
+def path(tmp_path, episodes):
+    path = tmp_path / "episodes.h5"
+    write_episodes(path, episodes, FAMILY.spec, FAMILY.training_tasks, LEVELS)
+    return path
+
+
+def test_what_is_written_is_read(path, episodes):
+    file = EpisodeFile(path)
+    assert file.spec == FAMILY.spec
+    assert file.tasks == FAMILY.training_tasks
+    assert file.behaviours == LEVELS
+    assert len(file) == 6
+    again = file.read()
+    for name in FIELDS:
+        assert np.array_equal(getattr(again, name), getattr(episodes, name)), name
+    assert np.array_equal(file.read([1, 4]).rewards, episodes.rewards[[1, 4]])
+
+
+def test_slices(episodes):
+    slices = trajectories(episodes, 2.0)
+    e, agent = 2, 1
+    length = episodes.length[e]
+    assert slices.step_mask[e, agent].sum() == length
+    assert np.flatnonzero(slices.done[e, agent]).tolist() == [length - 1]
+    assert slices.return_to_go[e, agent, 0] == pytest.approx(episodes.rewards[e].sum())
+    assert np.array_equal(slices.observations[e, agent], episodes.observations[e, :15, agent])
+    assert np.array_equal(slices.actions[e, agent], episodes.actions[e, :, agent])
+
+
+def test_the_fingerprint_follows_the_content(tmp_path, episodes):
+    prints = []
+    for i, change in enumerate((0.0, 0.0, 1.0)):
+        changed = dataclasses.replace(episodes, observations=episodes.observations + change)
+        path = tmp_path / f"{i}.h5"
+        write_episodes(path, changed, FAMILY.spec, FAMILY.training_tasks, LEVELS)
+        prints.append(EpisodeFile(path).fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_refused_dataset_leaves_nothing_behind(tmp_path, episodes):
+    episodes.rewards[4, 2] = np.nan
+    with pytest.raises(UserError, match="field rewards, episode 4: a value is NaN"):
+        write_episodes(
+            tmp_path / "x.h5", episodes, FAMILY.spec, FAMILY.training_tasks, LEVELS
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def damage(path, name, change):
+    with h5py.File(path, "r+") as file:
+        values = change(file[name][:])
+        del file[name]
+        file[name] = values
+
+
+def put(index, value):
+    def change(values):
+        values[index] = value
+        return values
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("observations", put((3, 2, 1, 0), np.nan), "field observations, episode 3: a value is NaN"),
+        ("actions", put((5, 0, 0), 6), "field actions, episode 5: an action is outside 0 to 5"),
+        ("length", put(2, 16), "field length, episode 2: length outside 1 to 15"),
+        ("task", put(1, 9), "field task, episode 1: unknown task"),
+        ("rewards", lambda v: v[:, :-1], r"field rewards has shape \(6, 14\), expected \(6, 15\)"),
+    ],
+)
+def test_damaged_fields(path, name, change, message):
+    damage(path, name, change)
+    with pytest.raises(UserError, match=message) as error:
+        EpisodeFile(path).read()
+    assert str(path) in str(error.value)
+
+
+def test_missing_field(path):
+    with h5py.File(path, "r+") as file:
+        del file["rewards"]
+    with pytest.raises(UserError, match="field rewards is missing"):
+        EpisodeFile(path).read()
+
+
+def test_truncated_file(path):
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match="perhaps cut short"):
+        EpisodeFile(path).read()
+
+
+def test_unknown_schema(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["schema"] = 7
+    with pytest.raises(UserError, match="schema 7, this version reads schema 1"):
+        EpisodeFile(path).read()
+
+
+def test_missing_file_and_foreign_file(tmp_path):
+    with pytest.raises(UserError, match="maicc collect"):
+        EpisodeFile(tmp_path / "none.h5").read()
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["length"] = [1]
+    with pytest.raises(UserError, match="not a maicc dataset"):
+        EpisodeFile(tmp_path / "foreign.h5").read()
+
+
+def test_dataset_of_another_family(path):
+    with pytest.raises(UserError, match="family lbf_7x7 instead of lbf_9x9"):
+        EpisodeFile(path).require(get_family("lbf_9x9").spec)

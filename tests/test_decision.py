@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from maicc.collect import play
+from maicc.config import DecisionConfig
+from maicc.decision import DecisionBatch, DecisionTransformer
+from maicc.envs import get_family
+from maicc.episode_data import team_batch
+from maicc.types import Trajectories
+
+FAMILY = get_family("lbf_7x7")
+FORMS = list(itertools.product(["fused", "four"], ["independent", "concatenated"]))
+
+
+@pytest.fixture(scope="module")
+def slices() -> Trajectories:
+    episodes = play(FAMILY, FAMILY.training_tasks[4], 0.3, [(1, e) for e in range(6)])
+    return team_batch(episodes, 2.0).slices()
+
+
+def make(**changes) -> DecisionTransformer:
+    torch.manual_seed(0)
+    small = DecisionConfig(width=16, layers=2, heads=2)
+    return DecisionTransformer(FAMILY.spec, dataclasses.replace(small, **changes)).eval()
+
+
+def contexts_of(slices: Trajectories, index) -> Trajectories:
+    return slices.take(torch.as_tensor(index))
+
+
+@pytest.mark.parametrize(("tokens", "context"), FORMS)
+def test_an_action_follows_from_what_came_before_it(slices, tokens, context):
+    """Changing a step's own action and outcome, or anything later, leaves its logits equal."""
+    model, t = make(tokens=tokens, context=context), 5
+    current = slices.take(slice(0, 2))
+    contexts = contexts_of(slices, [[4, 5, 6], [7, 8, 9]])
+    later = current._replace(
+        actions=current.actions.clone(),
+        rewards=current.rewards.clone(),
+        observations=current.observations.clone(),
+    )
+    later.actions[:, t:] = (later.actions[:, t:] + 1) % 6
+    later.rewards[:, t:] += 1
+    later.observations[:, t + 1 :] += 1
+    before, after = model(current, contexts), model(later, contexts)
+    assert torch.allclose(before[:, : t + 1], after[:, : t + 1], atol=1e-6)
+    assert not torch.allclose(before[:, t + 1], after[:, t + 1])
+
+
+@pytest.mark.parametrize(("tokens", "context"), FORMS)
+def test_padding_of_a_context_is_never_seen(slices, tokens, context):
+    model = make(tokens=tokens, context=context)
+    current, contexts = slices.take(slice(0, 2)), contexts_of(slices, [[4, 5, 6], [7, 8, 9]])
+    contexts = contexts._replace(step_mask=contexts.step_mask.clone())
+    contexts.step_mask[:, 1, 6:] = False
+    changed = contexts._replace(observations=contexts.observations.clone())
+    changed.observations[:, 1, 6:] += 3
+    assert torch.allclose(model(current, contexts), model(current, changed), atol=1e-6)
+    changed.observations[:, 1, 5] += 3
+    assert not torch.allclose(model(current, contexts), model(current, changed))
+
+
+@pytest.mark.parametrize(("tokens", "context"), FORMS)
+def test_the_order_of_contexts_matters_only_when_concatenated(slices, tokens, context):
+    model, current = make(tokens=tokens, context=context), slices.take(slice(0, 1))
+    a = model(current, contexts_of(slices, [[4, 8, 12]]))
+    b = model(current, contexts_of(slices, [[12, 4, 8]]))
+    assert torch.allclose(a, b, atol=1e-5) == (context == "independent")
+
+
+@pytest.mark.parametrize("tokens", ["fused", "four"])
+def test_kept_keys_and_values_give_the_same_decision(slices, tokens):
+    """Encoded once and in another batch, as the team does it."""
+    model = make(tokens=tokens)
+    current, index = slices.take(slice(0, 2)), torch.tensor([[4, 5, 6], [7, 4, 9]])
+    direct = model(current, slices.take(index))
+    kept = model.encode_contexts(slices)  # all, once
+    past = [
+        tuple(part[index].permute(0, 2, 1, 3, 4).flatten(2, 3) for part in layer) for layer in kept
+    ]
+    visible = model.visible(slices.step_mask[index])
+    assert torch.allclose(model.decide(current, past, visible), direct, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", ["fused", "four"])
+def test_a_prefix_decides_as_the_whole_trajectory_does(slices, tokens):
+    model = make(tokens=tokens)
+    contexts, current = contexts_of(slices, [[4, 5, 6]]), slices.take(slice(0, 1))
+    whole = model(current, contexts)
+    prefix = Trajectories(*(part[:, :7] for part in current))
+    assert torch.allclose(model(prefix, contexts)[:, -1], whole[:, 6], atol=1e-5)
+
+
+def test_loss_is_cross_entropy_over_the_supervised_steps(slices):
+    current, contexts = slices.take(slice(0, 2)), contexts_of(slices, [[4, 5, 6], [7, 8, 9]])
+    batch = DecisionBatch(current, contexts, torch.tensor([2, 4]))
+    model = make(label_smoothing=0.0)
+    log_p = model(current, contexts).log_softmax(-1)
+    picked = log_p.gather(-1, current.actions.unsqueeze(-1)).squeeze(-1)
+    every = -picked[current.step_mask].mean()
+    last = -(picked[0, 2] + picked[1, 4]) / 2
+    assert torch.allclose(model.loss(batch)[0], every, atol=1e-6)
+    assert torch.allclose(make(label_smoothing=0.0, supervise="last").loss(batch)[0], last, atol=1e-6)
+    smooth = F.cross_entropy(
+        model(current, contexts)[current.step_mask],
+        current.actions[current.step_mask],
+        label_smoothing=0.1,
+    )
+    assert torch.allclose(make().loss(batch)[0], smooth)
+
+
+def test_no_context(slices):
+    model, current = make(k=0), slices.take(slice(0, 2))
+    none = contexts_of(slices, torch.zeros(2, 0, dtype=torch.long))
+    assert model(current, none).shape == (2, 15, 6)
+
+
+def test_a_wrong_number_of_contexts(slices):
+    with pytest.raises(ValueError, match=r"context has 2 .* trained with 3; set decision\.model\.k=3"):
+        make()(slices.take(slice(0, 1)), contexts_of(slices, [[1, 2]]))
+
+
+@pytest.mark.parametrize(("tokens", "context"), FORMS)
+def test_it_learns_to_copy_its_context(slices, tokens, context):
+    """Actions drawn at random are in the context and nowhere else."""
+    torch.manual_seed(0)
+    model = make(tokens=tokens, context=context, k=1, label_smoothing=0.0).train()
+    adam = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(300):
+        same = slices._replace(actions=torch.randint(6, slices.actions.shape))
+        contexts = Trajectories(*(part.unsqueeze(1) for part in same))
+        loss, right = model.loss(DecisionBatch(same, contexts, torch.zeros(18, dtype=torch.long)))
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    assert right > 0.9

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from maicc.collect import play
+from maicc.config import EmbeddingConfig
+from maicc.embedding import Embedding, RunningPrefix, TeamBatch, masked_mean
+from maicc.envs import get_family
+from maicc.episode_data import team_batch
+from maicc.types import Trajectories
+
+FAMILY = get_family("lbf_7x7")
+SMALL = EmbeddingConfig(width=16, layers=2, heads=2)
+
+
+@pytest.fixture(scope="module")
+def batch() -> TeamBatch:
+    episodes = play(FAMILY, FAMILY.training_tasks[4], 0.3, [(1, e) for e in range(6)])
+    return team_batch(episodes, 2.0)
+
+
+def make(**changes) -> Embedding:
+    torch.manual_seed(0)
+    return Embedding(FAMILY.spec, dataclasses.replace(SMALL, **changes)).eval()
+
+
+@pytest.mark.parametrize("g", [False, True])
+def test_one_pass_gives_the_key_of_every_prefix(batch, g):
+    model, slices = make(return_to_go=g), batch.slices()
+    keys = model.keys(slices)
+    for t in (0, 1, 6, 14):
+        prefix = Trajectories(
+            slices.observations[:, : t + 1], *(part[:, : t + 1] for part in slices[1:])
+        )
+        alone = model.keys(prefix).vectors[:, -1]
+        assert torch.allclose(alone, keys.vectors[:, t], atol=1e-5)
+
+
+def test_a_key_knows_nothing_of_what_follows_its_observation(batch):
+    model, slices, t = make(), batch.slices(), 5
+    later = slices._replace(
+        observations=slices.observations.clone(),
+        actions=slices.actions.clone(),
+        rewards=slices.rewards.clone(),
+    )
+    later.observations[:, t + 1 :] += 1
+    later.actions[:, t:] = (later.actions[:, t:] + 1) % 6
+    later.rewards[:, t:] += 1
+    before, after = model.keys(slices).vectors, model.keys(later).vectors
+    assert torch.equal(before[:, : t + 1], after[:, : t + 1])
+    assert not torch.allclose(before[:, t + 1], after[:, t + 1])
+
+
+def test_keys_are_sums_of_unit_norm(batch):
+    model, slices = make(), batch.slices()
+    z = model.student(model.encoders, slices)
+    keys = model.keys(slices).vectors
+    assert torch.allclose(keys.norm(dim=-1), torch.ones(keys.shape[:2]), atol=1e-5)
+    expected = F.normalize(z.observation[:, 3] + z.action[:, 2] + z.outcome[:, 2], dim=-1)
+    assert torch.allclose(keys[:, 3], expected, atol=1e-6)
+    assert torch.allclose(keys[:, 0], F.normalize(z.observation[:, 0], dim=-1), atol=1e-6)
+
+
+@pytest.mark.parametrize("g", [False, True])
+def test_the_running_prefix_gives_the_same_keys_and_credit(batch, g):
+    model, slices = make(return_to_go=g), batch.slices()
+    keys, running = model.keys(slices), RunningPrefix(model)
+    real = slices.step_mask
+    for t in range(15):
+        query = running.query(slices.observations[:, t], slices.return_to_go[:, t])
+        credit = running.advance(
+            slices.actions[:, t], slices.rewards[:, t], slices.done[:, t], slices.completed[:, t]
+        )
+        assert torch.allclose(query[real[:, t]], keys.vectors[:, t][real[:, t]], atol=1e-5)
+        assert torch.allclose(credit * real[:, t], keys.individual_reward[:, t], atol=1e-5)
+
+
+def test_the_student_sees_its_own_agent_only_and_the_teacher_sees_all(batch):
+    model = make()
+    changed = batch._replace(observations=batch.observations.clone())
+    changed.observations[:, :, 2] += 1  # agent 2 sees something else
+    student = [model.student(model.encoders, b.slices()).observation for b in (batch, changed)]
+    own = torch.arange(len(student[0])) % 3 == 2
+    assert torch.equal(student[0][~own], student[1][~own])
+    assert not torch.allclose(student[0][own], student[1][own])
+    teacher = [model.teacher(model.encoders, b).observation for b in (batch, changed)]
+    assert not torch.allclose(teacher[0][:, :, 0], teacher[1][:, :, 0])
+
+
+def test_the_teacher_is_causal_and_hides_actions_from_observations(batch):
+    model = make()
+    changed = batch._replace(actions=batch.actions.clone())
+    changed.actions[:, 4, 1] = (changed.actions[:, 4, 1] + 1) % 6
+    a, b = model.teacher(model.encoders, batch), model.teacher(model.encoders, changed)
+    assert torch.equal(a.observation[:, :5], b.observation[:, :5])
+    assert torch.equal(a.action[:, :4], b.action[:, :4])
+    assert not torch.allclose(a.action[:, 4, 0], b.action[:, 4, 0])  # a teammate's action
+    assert not torch.allclose(a.outcome[:, 4], b.outcome[:, 4])
+
+
+def test_losses_against_a_second_way_of_computing_them(batch):
+    model = make()
+    losses = model.losses(batch)
+    z = model.teacher(model.encoders, batch)
+    action, reward, dynamics = [], [], []
+    for b in range(len(batch.actions)):
+        for t in range(int(batch.step_mask[b].sum())):
+            log_p = model.action_head(z.observation[b, t]).log_softmax(-1)
+            action.append(np.mean([-log_p[j, batch.actions[b, t, j]].item() for j in range(3)]))
+            total = sum(model.reward_head(z.action[b, t, j]).item() for j in range(3))
+            reward.append((batch.rewards[b, t].item() - total) ** 2)
+            nll = []
+            for j in range(3):
+                here = model.encoders.observation(batch.observations[b, t, j])
+                out = model.dynamics_head(torch.cat([z.outcome[b, t], here]))
+                mean, log_var = out[:8], out[8:].clamp(-2, 0)
+                normal = torch.distributions.Normal(mean, (log_var / 2).exp())
+                nll.append(-normal.log_prob(batch.observations[b, t + 1, j]).mean().item())
+            dynamics.append(np.mean(nll) - 0.5 * np.log(2 * np.pi))  # up to a constant
+    assert losses.action.item() == pytest.approx(np.mean(action), rel=1e-4)
+    assert losses.reward.item() == pytest.approx(np.mean(reward), rel=1e-4)
+    assert losses.dynamics.item() == pytest.approx(np.mean(dynamics), rel=1e-4)
+
+
+def test_distillation_moves_the_student_only(batch):
+    model = make(action_weight=0, reward_weight=0, dynamics_weight=0, credit="teacher")
+    model.total(model.losses(batch)).backward()
+    grown = lambda part: any(p.grad is not None and p.grad.any() for p in part.parameters())  # noqa: E731
+    assert grown(model.student)
+    assert not grown(model.teacher)
+
+
+@pytest.mark.parametrize("distillation", ["mse", "kl"])
+def test_distillation_is_zero_for_equals(distillation):
+    model = make(distillation=distillation)
+    z = torch.randn(2, 5, 16)
+    assert model._distance(z, z).abs().max() < 1e-6
+    assert (model._distance(z, z + torch.randn_like(z)) > 0).all()
+
+
+def test_maicc_s_has_no_teacher_and_regresses_the_whole_reward(batch):
+    model = make(teacher=False)
+    losses = model.losses(batch)
+    assert model.teacher is None
+    assert losses.distillation is None
+    z = model.student(model.encoders, batch.slices()).action.unflatten(0, (-1, 3))
+    each = model.reward_head(z).squeeze(-1)  # (B, N, T)
+    expected = masked_mean(((batch.rewards[:, None] - each) ** 2).mean(1), batch.step_mask)
+    assert losses.reward.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_local_credit_is_the_students_and_sums_to_the_team_reward(batch):
+    model = make(credit="local")
+    z = model.student(model.encoders, batch.slices())
+    credit = model.individual_reward(z.action).unflatten(0, (-1, 3)).sum(1)
+    expected = masked_mean((batch.rewards - credit) ** 2, batch.step_mask)
+    assert model.losses(batch).credit.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert make(credit="teacher").losses(batch).credit is None
+
+
+def test_queries_are_made_in_evaluation_mode(batch):
+    model = make(dropout=0.5)
+    model.train()
+    first, second = (model.keys(batch.slices()).vectors for _ in range(2))
+    assert torch.equal(first, second)
+    assert model.training

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from tests.conftest import tiny_config
+
+from maicc.config import DecisionConfig, EmbeddingConfig
+from maicc.decision import DecisionModule
+from maicc.embedding import EmbeddingModule
+from maicc.envs import get_family
+from maicc.episode_data import EpisodeData
+from maicc.fitting import Resumable, fit, load_module, seeded, weights_hash
+from maicc.run import fit_embedding
+from maicc.types import UserError
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_an_interrupted_fit_equals_an_unbroken_one(tiny_run, tmp_path, monkeypatch, dropout):
+    config = tiny_config()
+    config.embedding.model.dropout = dropout
+    config.embedding.steps = 9
+    episodes = tiny_run / "episodes.h5"
+    fit_embedding(config, episodes, tmp_path / "whole.ckpt")
+
+    real = Resumable.on_train_batch_end
+
+    def ctrl_c(self, trainer, *rest):
+        self.interrupted = trainer.global_step in (2, 5)
+        real(self, trainer, *rest)
+
+    monkeypatch.setattr(Resumable, "on_train_batch_end", ctrl_c)
+    path = tmp_path / "broken.ckpt"
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fit_embedding(config, episodes, path)
+        assert not path.exists()
+    fit_embedding(config, episodes, path)
+    assert [p.name for p in tmp_path.glob("*.part.ckpt")] == []
+    nets = [load_module(p, EmbeddingModule, EmbeddingConfig) for p in (path, tmp_path / "whole.ckpt")]
+    assert weights_hash(nets[0]) == weights_hash(nets[1])
+
+
+def test_the_seed_gives_the_weights():
+    spec, hashes = get_family("lbf_7x7").spec, []
+    state = torch.get_rng_state()
+    for seed in (1, 1, 2):
+        with seeded(seed):
+            hashes.append(weights_hash(DecisionModule(spec)))
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_one_cycle_needs_the_length_of_the_fit(tiny_run, tmp_path):
+    data = EpisodeData("lbf_7x7", str(tiny_run / "episodes.h5"))
+    with pytest.raises(UserError, match=r"set trainer\.max_steps"):
+        fit(EmbeddingModule(data.spec), data, tmp_path / "x.ckpt", -1, "cpu", "x")
+
+
+def test_refused_checkpoints(tiny_run, tmp_path):
+    def load(path, **kwargs):
+        return load_module(path, EmbeddingModule, EmbeddingConfig, **kwargs)
+
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load(tmp_path / "none.ckpt")
+    with pytest.raises(UserError, match="holds decision, expected embedding"):
+        load(tiny_run / "decision.ckpt")
+    with pytest.raises(UserError, match="train one for this family"):
+        load(tiny_run / "embedding.ckpt", spec=get_family("lbf_9x9").spec)
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes((tiny_run / "embedding.ckpt").read_bytes()[:5000])
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        load(cut)
+
+
+def test_no_pickle_is_ever_loaded(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "went off"), "w"))
+
+    for save in (
+        lambda path: torch.save({"maicc": Bomb()}, path),
+        lambda path: path.write_bytes(pickle.dumps(Bomb())),
+    ):
+        save(tmp_path / "bomb.ckpt")
+        with pytest.raises(UserError, match="not a readable checkpoint"):
+            load_module(tmp_path / "bomb.ckpt", DecisionModule, DecisionConfig)
+    assert not (tmp_path / "went off").exists()

@@ -1,0 +1,107 @@
+"""FAISS equals brute force, ties are shared out fairly, and what is saved is what is loaded."""
+
+from __future__ import annotations
+
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maicc.memory import KeyIndex
+from maicc.types import UserError
+
+
+def unit(rng, *shape):
+    x = rng.normal(size=shape).astype(np.float32)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    m=st.integers(1, 60), n=st.integers(1, 20), q=st.integers(1, 30), seed=st.integers(0, 10**6)
+)
+def test_equals_brute_force(m, n, q, seed):
+    rng = np.random.default_rng(seed)
+    vectors, played = unit(rng, m, 3, 8), rng.random((m, 3)) < 0.8
+    index = KeyIndex.build(vectors, played)
+    queries = unit(rng, q, 8)
+    for t in range(3):
+        found = index.search(t, queries, n, rng.random(q))
+        similarity = np.where(played[:, t], queries @ vectors[:, t].T, -np.inf)
+        order = np.argsort(-similarity, axis=1)[:, :n]
+        there = min(n, played[:, t].sum())
+        assert np.array_equal(found.item[:, :there], order[:, :there])
+        best = np.take_along_axis(similarity, order, 1)[:, :there]
+        assert np.allclose(found.similarity[:, :there], best, atol=1e-6)
+        assert (found.item[:, there:] == -1).all()
+
+
+def test_trajectories_that_share_a_key_are_taken_in_turn():
+    rng = np.random.default_rng(0)
+    shared, other = unit(rng, 8), unit(rng, 8)
+    vectors = np.stack([shared] * 10 + [other] * 2)[:, None]
+    index = KeyIndex.build(vectors, np.ones((12, 1), bool))
+    assert index.steps[0].index.ntotal == 2  # one entry per distinct key
+    counts = np.zeros(12)
+    for tie in rng.random(400):
+        item = index.search(0, shared[None], 3, np.array([tie])).item[0]
+        assert len(set(item)) == 3
+        counts[item] += 1
+    assert counts[10:].sum() == 0
+    assert (counts[:10] > 60).all()  # 120 each on average
+    everything = index.search(0, shared[None], 12, np.array([0.5])).item[0]
+    assert sorted(everything) == list(range(12))
+
+
+def test_only_played_steps_have_keys():
+    rng = np.random.default_rng(0)
+    played = np.array([[True, True], [True, False]])
+    index = KeyIndex.build(unit(rng, 2, 2, 4), played)
+    assert index.search(1, unit(rng, 5, 4), 2, np.zeros(5)).item.tolist() == [[0, -1]] * 5
+    assert index.draw(1, np.array([[0.1, 0.9]])).tolist() == [[0, 0]]
+
+
+def test_a_step_that_nobody_reached():
+    index = KeyIndex.build(np.zeros((2, 1, 4), np.float32), np.zeros((2, 1), bool))
+    assert index.search(0, np.ones((1, 4), np.float32), 2, np.zeros(1)).item.tolist() == [[-1, -1]]
+
+
+def test_saved_and_loaded(tmp_path):
+    rng = np.random.default_rng(1)
+    index = KeyIndex.build(unit(rng, 40, 2, 8), np.ones((40, 2), bool))
+    with h5py.File(tmp_path / "keys.h5", "w") as file:
+        index.save(file.create_group("index"))
+    with h5py.File(tmp_path / "keys.h5") as file:
+        again = KeyIndex.load(file["index"])
+    queries, tie = unit(rng, 6, 8), rng.random(6)
+    for a, b in zip(index.search(1, queries, 7, tie), again.search(1, queries, 7, tie), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_recall_of_an_approximate_index_is_measured():
+    rng = np.random.default_rng(2)
+    centres = unit(rng, 20, 16)
+    near = centres[rng.integers(20, size=3000)] + 0.2 * rng.normal(size=(3000, 16))
+    near = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)[:, None]
+    played = np.ones((3000, 1), bool)
+    exact = KeyIndex.build(near, played)
+    rough = KeyIndex.build(near, played, "IVF32,Flat;nprobe=8")
+    queries, tie = near[:100, 0], np.zeros(100)
+    a, b = (i.search(0, queries, 50, tie).item for i in (exact, rough))
+    recall = np.mean([len(set(x) & set(y)) / 50 for x, y in zip(a, b, strict=True)])
+    assert recall > 0.9
+    assert recall < 1.0 or rough.steps[0].index.nprobe == 8
+
+
+def test_a_wrong_factory_string():
+    with pytest.raises(UserError, match="index 'Nonsense' can't be built over 5 keys"):
+        KeyIndex.build(unit(np.random.default_rng(0), 5, 1, 8), np.ones((5, 1), bool), "Nonsense")
+
+
+def test_missing_faiss_names_the_extras(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match=r"maicc\[cpu\].*maicc\[gpu\]"):
+        KeyIndex.build(np.ones((1, 1, 4), np.float32), np.ones((1, 1), bool))

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maicc.memory import BlendedMemory, KeyIndex, OfflineMemory, OnlineMemory
+from maicc.types import Trajectories
+
+T, D, O = 3, 8, 2  # noqa: E741
+
+
+def unit(rng, *shape):
+    x = rng.normal(size=shape).astype(np.float32)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def slices(*lead, length=T, fill=0.0):
+    step = np.zeros((*lead, T), np.float32)
+    mask = np.broadcast_to(np.arange(T) < length, (*lead, T)).copy()
+    return Trajectories(
+        np.full((*lead, T, O), fill, np.float32), step.astype(np.int64), step, step, step, step, mask
+    )
+
+
+def online_with(rng, rows=2, episodes=5):
+    memory, keys = OnlineMemory(rows, T, D, O), []
+    for e in range(episodes):
+        keys.append(unit(rng, rows, T, D))
+        memory.store(
+            np.arange(rows),
+            keys[-1],
+            slices(rows, fill=e),
+            np.full(rows, e / 10),
+            np.zeros(rows),
+            rng.random(rows),
+        )
+    return memory, np.stack(keys, 1)  # (rows, episodes, T, D)
+
+
+def test_online_search_is_exact_and_stays_in_its_row():
+    rng = np.random.default_rng(0)
+    memory, keys = online_with(rng)
+    queries = unit(rng, 2, D)
+    found = memory.search(np.array([0, 1]), 1, queries, 7, np.zeros(2))
+    for row in range(2):
+        similarity = keys[row, :, 1] @ queries[row]
+        order = np.argsort(-similarity)
+        assert found.item[row].tolist() == [*order.tolist(), -1, -1]
+        assert np.allclose(found.similarity[row, :5], similarity[order], atol=1e-6)
+
+
+def test_online_memory_grows_and_keeps_what_it_has():
+    memory, keys = online_with(np.random.default_rng(0), episodes=40)
+    assert memory.count.tolist() == [40, 40]
+    assert np.array_equal(memory.keys[:, :40], keys)
+    assert memory.trajectories.observations[1, 39, 0, 0] == 39
+
+
+def test_equal_keys_online_are_taken_in_turn():
+    rng = np.random.default_rng(0)
+    memory, key = OnlineMemory(1, T, D, O), unit(rng, 1, T, D)
+    for _ in range(6):
+        memory.store(np.array([0]), key, slices(1), np.zeros(1), np.zeros(1), rng.random(1))
+    first = [memory.search(np.array([0]), 0, key[:, 0], 1, np.array([t])).item[0, 0]
+             for t in rng.random(200)]  # fmt: skip
+    assert set(first) == set(range(6))
+
+
+def test_state_is_everything():
+    rng = np.random.default_rng(0)
+    memory, _ = online_with(rng)
+    again = OnlineMemory(2, T, D, O)
+    again.load_state(memory.state(5))
+    queries, rows, tie = unit(rng, 2, D), np.arange(2), rng.random(2)
+    a, b = (m.search(rows, 2, queries, 5, tie) for m in (memory, again))
+    assert np.array_equal(a.item, b.item)
+    earlier = OnlineMemory(2, T, D, O)
+    earlier.load_state(memory.state(3))
+    assert earlier.count.tolist() == [3, 3]
+
+
+@pytest.fixture
+def blended():
+    rng = np.random.default_rng(0)
+    vectors = unit(rng, 30, T, D)
+    played = np.ones((30, T), bool)
+    stored = slices(30, fill=-1.0)
+    offline = OfflineMemory(
+        KeyIndex.build(vectors, played), stored, np.linspace(0, 1, 30), np.zeros(30)
+    )
+    online, _ = online_with(rng)
+    return BlendedMemory(offline, online, 2, 10, 1.0, "paper")
+
+
+def ask(memory, offline, step=1, rng=None):
+    rng = rng or np.random.default_rng(5)
+    queries, Q = unit(rng, 2, D), 2
+    return memory.retrieve(
+        np.arange(2), step, queries, np.array(offline), rng.random(Q), rng.random((Q, memory.k))
+    ), queries
+
+
+def test_each_query_is_answered_by_the_memory_it_asked(blended):
+    found, _ = ask(blended, [True, False])
+    assert found.offline.tolist() == [True, False]
+    contexts = blended.contexts(np.arange(2), found)
+    assert (contexts.observations[0] == -1).all()
+    assert (contexts.observations[1, :, 0, 0] == found.item[1]).all()
+
+
+def test_score_is_similarity_and_return(blended):
+    found, queries = ask(blended, [True, True])
+    memory = blended.offline
+    all_found = memory.index.search(1, queries, 10, np.zeros(2))
+    score = all_found.similarity + memory.team_return[all_found.item]
+    order = np.argsort(-score, axis=1)[:, :2]
+    assert np.array_equal(found.item, np.take_along_axis(all_found.item, order, 1))
+    assert np.allclose(found.score, np.take_along_axis(score, order, 1))
+
+
+def test_with_too_little_of_its_own_an_agent_asks_offline(blended):
+    blended.online = OnlineMemory(2, T, D, O)
+    assert ask(blended, [False, False])[0].offline.all()
+    rng = np.random.default_rng(1)
+    for length in (T, 1):  # two episodes, but only one of them reached step 1
+        blended.online.store(
+            np.arange(2), unit(rng, 2, T, D), slices(2, length=length), np.zeros(2), np.zeros(2),
+            rng.random(2),
+        )  # fmt: skip
+    assert not ask(blended, [False, False], step=0)[0].offline.any()
+    assert ask(blended, [False, False], step=1)[0].offline.all()
+
+
+def test_random_control_ignores_similarity(blended):
+    blended.score = "random"
+    rng = np.random.default_rng(0)
+    seen = {True: set(), False: set()}
+    for _ in range(200):
+        found, _ = ask(blended, [True, False], rng=rng)
+        seen[True] |= set(found.item[0].tolist())
+        seen[False] |= set(found.item[1].tolist())
+        assert len(set(found.item[1].tolist())) == 2
+    assert seen[True] == set(range(30))
+    assert seen[False] == set(range(5))

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from maicc.dataset import EpisodeFile
+from maicc.retrieval_data import RetrievalData
+from maicc.types import UserError
+
+
+@pytest.fixture
+def data(tiny_run):
+    data = RetrievalData(
+        "lbf_7x7", str(tiny_run / "episodes.h5"), str(tiny_run / "embedding.ckpt"), batch_size=8
+    )
+    data.setup("fit")
+    data.trainer = SimpleNamespace(global_rank=0)
+    return data
+
+
+def test_neighbours_by_brute_force(data):
+    """Nearest 50 outside the own episode, then the stated order of preference."""
+    vectors, mask = data.keys.vectors, data.slices.step_mask.numpy()
+    rng = np.random.default_rng(0)
+    item = rng.integers(len(vectors), size=20)
+    step = (rng.random(20) * data.length[item]).astype(int)
+    found = data.neighbours(item, step, rng)
+    for q in range(20):
+        assert (found[q] // 3 != item[q] // 3).all()
+        similarity = vectors[:, step[q]] @ vectors[item[q], step[q]]
+        similarity[~mask[:, step[q]]] = -np.inf
+        similarity[item[q] // 3 * 3 : item[q] // 3 * 3 + 3] = -np.inf
+        nearest = np.argsort(-similarity)[:53]
+        no_better = data.team_return <= data.team_return[item[q]]
+        score = (similarity + 1) / 2 + no_better + (no_better & (similarity < 0.9))
+        least = np.sort(score[nearest])[-3]
+        assert (score[found[q]] >= least - 2e-3).all()
+
+
+def test_a_resumed_fit_sees_the_same_batches(data):
+    whole = data.batches(0)
+    batches = [next(whole) for _ in range(70)]
+    for start in (1, 63, 64, 69):
+        again = next(data.batches(start))
+        for a, b in zip(again.contexts, batches[start].contexts, strict=True):
+            assert torch.equal(a, b)
+        assert torch.equal(again.current.actions, batches[start].current.actions)
+
+
+def test_processes_see_different_batches(data):
+    first = next(data.batches(0))
+    data.trainer = SimpleNamespace(global_rank=1)
+    assert not torch.equal(first.step, next(data.batches(0)).step)
+
+
+def test_queries_end_inside_their_trajectory(data):
+    batch = next(data.batches(0))
+    assert batch.current.step_mask.gather(1, batch.step[:, None]).all()
+
+
+def test_k_larger_than_the_memory(tiny_run):
+    data = RetrievalData(
+        "lbf_7x7", str(tiny_run / "episodes.h5"), str(tiny_run / "embedding.ckpt"), k=60
+    )
+    with pytest.raises(UserError, match="k=60 trajectories can't be chosen from 50 candidates"):
+        data.setup("fit")
+
+
+def test_keys_are_kept_by_content(tiny_run, tmp_path):
+    """Another checkpoint or dataset never reads keys that are not its own."""
+    from maicc.config import EmbeddingConfig
+    from maicc.embedding import EmbeddingModule
+    from maicc.fitting import load_module
+    from maicc.keys import content_hash, offline_keys
+
+    dataset = EpisodeFile(tiny_run / "episodes.h5")
+    net = load_module(tiny_run / "embedding.ckpt", EmbeddingModule, EmbeddingConfig).net
+    first = content_hash(net, dataset, "Flat")
+    assert (tiny_run / f"keys-{first[:16]}.h5").exists()
+    assert content_hash(net, dataset, "HNSW32") != first
+    keys = offline_keys(net, dataset, tiny_run)
+    made = offline_keys(net, dataset, tmp_path)
+    assert np.array_equal(keys.vectors, made.vectors)
+    with torch.no_grad():
+        net.encoders.outcome.bias += 1
+    assert content_hash(net, dataset, "Flat") != first

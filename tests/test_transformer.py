@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from maicc.transformer import Transformer, append, causal_mask
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Transformer(width=16, layers=2, heads=4).eval()
+
+
+def test_the_future_changes_nothing_before_it(model):
+    x = torch.randn(2, 7, 16)
+    changed = x.clone()
+    changed[:, 4:] += torch.randn(2, 3, 16)
+    before, _ = model(x)
+    after, _ = model(changed)
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def test_no_mask_is_the_causal_mask(model):
+    x = torch.randn(2, 7, 16)
+    assert torch.allclose(model(x)[0], model(x, causal_mask(7))[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("cuts", [[3], [1, 2, 6]])
+def test_kept_keys_and_values_give_the_same(model, cuts):
+    x = torch.randn(2, 7, 16)
+    whole, _ = model(x)
+    past, parts = None, []
+    for start, end in zip([0, *cuts], [*cuts, 7], strict=True):
+        y, own = model(x[:, start:end], causal_mask(end - start, start), past)
+        past = append(past, own)
+        parts.append(y)
+    assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-5)
+
+
+def test_causal_mask():
+    assert causal_mask(2, 1).tolist() == [[True, True, False], [True, True, True]]
+
+
+def test_a_past_needs_a_mask(model):
+    _, past = model(torch.randn(1, 2, 16))
+    with pytest.raises(ValueError, match="causal_mask"):
+        model(torch.randn(1, 2, 16), None, past)
+
+
+def test_width_must_fit_heads():
+    with pytest.raises(ValueError, match="multiple of heads"):
+        Transformer(10, 1, 4)
