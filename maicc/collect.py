@@ -67,7 +67,7 @@ def play(
     episodes.action_mask[at, episodes.length] = now.action_mask
     episodes.terminated[:] = now.terminated
     episodes.truncated[:] = now.truncated
-    assert A == now.action_mask.shape[-1]
+    assert now.action_mask.shape[-1] == A
     return episodes
 
 
@@ -141,6 +141,15 @@ def calibrate(
     return (low + high) / 2
 
 
+def check_settings(config: CollectConfig) -> None:
+    """Raises UserError for a level outside [0, 1], or no episodes asked for."""
+    if config.episodes < 1 or not config.levels:
+        raise UserError("collect.episodes must be at least 1 and collect.levels must not be empty")
+    for level in config.levels:
+        if not 0 <= level <= 1:
+            raise UserError(f"collect.levels has {level}, expected shares of the maximum in [0, 1]")
+
+
 def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: int) -> None:
     """Writes the dataset of `family` to `path`.
 
@@ -150,11 +159,7 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     Raises:
         UserError: a level outside [0, 1], or no episodes asked for.
     """
-    if config.episodes < 1 or not config.levels:
-        raise UserError("collect.episodes must be at least 1 and collect.levels must not be empty")
-    for level in config.levels:
-        if not 0 <= level <= 1:
-            raise UserError(f"collect.levels has {level}, expected shares of the maximum in [0, 1]")
+    check_settings(config)
     path = Path(path)
     plan = json.dumps([family.name, config.episodes, config.levels, seed])
     parts = path.with_name(f"{path.name}.{hashlib.sha256(plan.encode()).hexdigest()[:8]}.parts")

@@ -167,6 +167,8 @@ class MemoryConfig:
         score: `paper`, cos + alpha R + (1 - alpha) R_ind; `code`, the authors': (cos + 1) / 2, and
             R_ind for online trajectories only; `similarity`, no utility (a control); `random`, no
             similarity either (a control).
+        margin: A trajectory that scores more than this below the best one makes room for the better
+            ones, which are shown again; `.inf` shows the k best whatever they are (the paper).
     """
 
     schedule: Literal["evidence", "decay", "fixed"] = "evidence"
@@ -176,6 +178,7 @@ class MemoryConfig:
     candidates: int = 50
     alpha: float = 1.0
     score: Literal["paper", "code", "similarity", "random"] = "paper"
+    margin: float = 0.3
 
 
 @dataclass

@@ -43,7 +43,7 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
         "actions": (E, T + 1, s.n_agents, 1),
         "avail_actions": (E, T + 1, s.n_agents, s.n_actions),
         "obs": (E, T + 1, s.n_agents, s.observation_size),
-        **{name: (E, T + 1, 1) for name in ("reward", "terminated", "filled")},
+        **dict.fromkeys(("reward", "terminated", "filled"), (E, T + 1, 1)),
     }
     for name, shape in expected.items():
         if arrays[name].shape != shape:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maicc.collect import check_family, collect
+from maicc.collect import check_family, check_settings, collect
 from maicc.config import DecisionFit, RunConfig
 from maicc.envs import TaskFamily, get_family
 from maicc.files import read_json, write_json
@@ -46,6 +46,7 @@ def run(config: RunConfig, out: Path) -> None:
 def check(config: RunConfig, family: TaskFamily) -> None:
     """Refuses, before any long work, what can't work."""
     import_faiss()
+    check_settings(config.collect)
     check_family(family)
     for name, model in (("embedding", config.embedding.model), ("decision", config.decision.model)):
         if model.width < 1 or model.heads < 1 or model.width % model.heads:

@@ -75,7 +75,7 @@ class Team:
         rows = self.R * self.N
         online = OnlineMemory(rows, spec.max_steps, embedding.config.width, spec.observation_size)
         self.memory = BlendedMemory(
-            offline, online, k, memory.candidates, memory.alpha, memory.score
+            offline, online, k, memory.candidates, memory.alpha, memory.score, memory.margin
         )
         self.cache = ContextCache(self.decision, self.memory)
         self.offline_share = 0.0  # of the running episode's look-ups

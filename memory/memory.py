@@ -136,6 +136,7 @@ class BlendedMemory:
         k: Trajectories per query.
         candidates: Nearest trajectories that are scored.
         alpha, score: See `hybrid_utility`; score `random` draws without looking at keys.
+        margin: See `top_k`.
     """
 
     def __init__(
@@ -146,9 +147,11 @@ class BlendedMemory:
         candidates: int,
         alpha: float,
         score: Literal["paper", "code", "similarity", "random"],
+        margin: float = np.inf,
     ) -> None:
         self.offline, self.online = offline, online
-        self.k, self.candidates, self.alpha, self.score = k, candidates, alpha, score
+        self.k, self.candidates, self.alpha = k, candidates, alpha
+        self.score, self.margin = score, margin
 
     def retrieve(
         self,
@@ -213,7 +216,7 @@ class BlendedMemory:
                 self.online.individual_return[rows[mine]], found.item, 1
             )
         score = hybrid_utility(found.similarity, team, individual, self.alpha, self.score, offline)
-        best = top_k(score, found.item, self.k)
+        best = top_k(score, found.item, self.k, self.margin)
         result.item[mine] = np.take_along_axis(found.item, best, 1)
         result.similarity[mine] = np.take_along_axis(found.similarity, best, 1)
         result.score[mine] = np.take_along_axis(score, best, 1)

@@ -51,6 +51,16 @@ def training_utility(
     return (similarity + 1) / 2 + no_better + (no_better & (similarity < s_max))
 
 
-def top_k(score: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
-    """(Q, C) -> (Q, K) positions of the highest scores; item -1 comes last; ties in given order."""
-    return np.argsort(np.where(item >= 0, -score, np.inf), axis=1, kind="stable")[:, :k]
+def top_k(score: np.ndarray, item: np.ndarray, k: int, margin: float = np.inf) -> np.ndarray:
+    """The candidates to show, as positions: (Q, C) -> (Q, K), ties in the given order.
+
+    They are those with the highest scores. One that scores more than `margin` below the best makes
+    room for the better ones, which are shown again: a single success is not diluted by failures.
+    Item -1 comes last.
+    """
+    best = np.argsort(np.where(item >= 0, -score, np.inf), axis=1, kind="stable")[:, :k]
+    if margin == np.inf:
+        return best
+    scores = np.take_along_axis(np.where(item >= 0, score, -np.inf), best, 1)
+    good = np.maximum((scores >= scores[:, :1] - margin).sum(1, keepdims=True), 1)
+    return np.take_along_axis(best, np.arange(best.shape[1]) % good, 1)

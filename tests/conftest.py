@@ -8,9 +8,9 @@ from pathlib import Path
 # The models are tiny: more threads only wait for one another, above all on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import pytest  # noqa: E402
+import pytest
 
-from maicc.config import (  # noqa: E402
+from maicc.config import (
     AdaptConfig,
     CollectConfig,
     DecisionConfig,

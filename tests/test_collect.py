@@ -70,7 +70,7 @@ def test_episodes_obey_their_masks_and_lengths():
         for t in range(episodes.length[e]):
             for i in range(3):
                 assert episodes.action_mask[e, t, i, episodes.actions[e, t, i]]
-    assert (episodes.rewards.sum(1) == pytest.approx(episodes.individual_rewards.sum((1, 2))))
+    assert episodes.rewards.sum(1) == pytest.approx(episodes.individual_rewards.sum((1, 2)))
     assert (episodes.terminated ^ episodes.truncated).all()
     assert (episodes.terminated == (episodes.rewards.sum(1) > 1.9)).all()
 

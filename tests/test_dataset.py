@@ -66,9 +66,7 @@ def test_the_fingerprint_follows_the_content(tmp_path, episodes):
 def test_a_refused_dataset_leaves_nothing_behind(tmp_path, episodes):
     episodes.rewards[4, 2] = np.nan
     with pytest.raises(UserError, match="field rewards, episode 4: a value is NaN"):
-        write_episodes(
-            tmp_path / "x.h5", episodes, FAMILY.spec, FAMILY.training_tasks, LEVELS
-        )
+        write_episodes(tmp_path / "x.h5", episodes, FAMILY.spec, FAMILY.training_tasks, LEVELS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -90,7 +88,11 @@ def put(index, value):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("observations", put((3, 2, 1, 0), np.nan), "field observations, episode 3: a value is NaN"),
+        (
+            "observations",
+            put((3, 2, 1, 0), np.nan),
+            "field observations, episode 3: a value is NaN",
+        ),
         ("actions", put((5, 0, 0), 6), "field actions, episode 5: an action is outside 0 to 5"),
         ("length", put(2, 16), "field length, episode 2: length outside 1 to 15"),
         ("task", put(1, 9), "field task, episode 1: unknown task"),

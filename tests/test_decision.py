@@ -27,7 +27,11 @@ def slices() -> Trajectories:
 def make(**changes) -> DecisionTransformer:
     torch.manual_seed(0)
     small = DecisionConfig(width=16, layers=2, heads=2)
-    return DecisionTransformer(FAMILY.spec, dataclasses.replace(small, **changes)).eval()
+    model = DecisionTransformer(FAMILY.spec, dataclasses.replace(small, **changes)).eval()
+    for block in model.transformer.blocks:  # so that what is looked at matters before training
+        torch.nn.init.normal_(block.attention.qkv.weight, std=0.3)
+        torch.nn.init.normal_(block.attention.project.weight, std=0.3)
+    return model
 
 
 def contexts_of(slices: Trajectories, index) -> Trajectories:
@@ -106,7 +110,9 @@ def test_loss_is_cross_entropy_over_the_supervised_steps(slices):
     every = -picked[current.step_mask].mean()
     last = -(picked[0, 2] + picked[1, 4]) / 2
     assert torch.allclose(model.loss(batch)[0], every, atol=1e-6)
-    assert torch.allclose(make(label_smoothing=0.0, supervise="last").loss(batch)[0], last, atol=1e-6)
+    assert torch.allclose(
+        make(label_smoothing=0.0, supervise="last").loss(batch)[0], last, atol=1e-6
+    )
     smooth = F.cross_entropy(
         model(current, contexts)[current.step_mask],
         current.actions[current.step_mask],
@@ -122,7 +128,9 @@ def test_no_context(slices):
 
 
 def test_a_wrong_number_of_contexts(slices):
-    with pytest.raises(ValueError, match=r"context has 2 .* trained with 3; set decision\.model\.k=3"):
+    with pytest.raises(
+        ValueError, match=r"context has 2 .* trained with 3; set decision\.model\.k=3"
+    ):
         make()(slices.take(slice(0, 1)), contexts_of(slices, [[1, 2]]))
 
 

@@ -4,7 +4,6 @@ import pickle
 
 import pytest
 import torch
-from tests.conftest import tiny_config
 
 from maicc.config import DecisionConfig, EmbeddingConfig
 from maicc.decision import DecisionModule
@@ -14,6 +13,7 @@ from maicc.episode_data import EpisodeData
 from maicc.fitting import Resumable, fit, load_module, seeded, weights_hash
 from maicc.run import fit_embedding
 from maicc.types import UserError
+from tests.conftest import tiny_config
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -38,7 +38,9 @@ def test_an_interrupted_fit_equals_an_unbroken_one(tiny_run, tmp_path, monkeypat
         assert not path.exists()
     fit_embedding(config, episodes, path)
     assert [p.name for p in tmp_path.glob("*.part.ckpt")] == []
-    nets = [load_module(p, EmbeddingModule, EmbeddingConfig) for p in (path, tmp_path / "whole.ckpt")]
+    nets = [
+        load_module(p, EmbeddingModule, EmbeddingConfig) for p in (path, tmp_path / "whole.ckpt")
+    ]
     assert weights_hash(nets[0]) == weights_hash(nets[1])
 
 

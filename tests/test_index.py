@@ -20,9 +20,7 @@ def unit(rng, *shape):
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    m=st.integers(1, 60), n=st.integers(1, 20), q=st.integers(1, 30), seed=st.integers(0, 10**6)
-)
+@given(m=st.integers(1, 60), n=st.integers(1, 20), q=st.integers(1, 30), seed=st.integers(0, 10**6))
 def test_equals_brute_force(m, n, q, seed):
     rng = np.random.default_rng(seed)
     vectors, played = unit(rng, m, 3, 8), rng.random((m, 3)) < 0.8
@@ -77,7 +75,9 @@ def test_saved_and_loaded(tmp_path):
     with h5py.File(tmp_path / "keys.h5") as file:
         again = KeyIndex.load(file["index"])
     queries, tie = unit(rng, 6, 8), rng.random(6)
-    for a, b in zip(index.search(1, queries, 7, tie), again.search(1, queries, 7, tie), strict=True):
+    for a, b in zip(
+        index.search(1, queries, 7, tie), again.search(1, queries, 7, tie), strict=True
+    ):
         assert np.array_equal(a, b)
 
 

@@ -18,7 +18,13 @@ def slices(*lead, length=T, fill=0.0):
     step = np.zeros((*lead, T), np.float32)
     mask = np.broadcast_to(np.arange(T) < length, (*lead, T)).copy()
     return Trajectories(
-        np.full((*lead, T, O), fill, np.float32), step.astype(np.int64), step, step, step, step, mask
+        np.full((*lead, T, O), fill, np.float32),
+        step.astype(np.int64),
+        step,
+        step,
+        step,
+        step,
+        mask,
     )
 
 

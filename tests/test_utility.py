@@ -43,8 +43,21 @@ def test_top_k_leaves_absent_candidates_for_last():
     assert top_k(score, item, 3).tolist() == [[2, 1, 0]]
 
 
+def test_a_single_success_is_not_diluted():
+    item = np.arange(4)[None]
+    score = np.array([[1.2, 2.0, 1.3, 1.9]])
+    assert top_k(score, item, 3).tolist() == [[1, 3, 2]]
+    assert top_k(score, item, 3, margin=0.3).tolist() == [[1, 3, 1]]
+    assert top_k(score, item, 3, margin=0.0).tolist() == [[1, 1, 1]]
+    assert top_k(score, np.array([[0, -1, 2, -1]]), 3, margin=0.3).tolist() == [[2, 0, 2]]
+    assert top_k(score, np.full((1, 4), -1), 3, margin=0.3).shape == (1, 3)
+
+
 def test_decay():
-    first, last = schedule.decay(0, 200, -np.log(0.01), 2), schedule.decay(200, 200, -np.log(0.01), 2)
+    first, last = (
+        schedule.decay(0, 200, -np.log(0.01), 2),
+        schedule.decay(200, 200, -np.log(0.01), 2),
+    )
     assert first.offline.tolist() == [1, 1]
     assert first.sample.tolist() == [1, 1]
     assert np.allclose(last.offline, 0.01)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maicc import adapt as module
+from maicc.adapt import adapt
+from maicc.config import AdaptConfig, MemoryConfig
+from maicc.envs import get_family
+from maicc.stats import mean_ci95, summary
+from maicc.team import TrainedModels
+from maicc.types import UserError
+
+FAMILY = get_family("lbf_7x7")
+
+
+@pytest.fixture(scope="module")
+def models(tiny_run) -> TrainedModels:
+    return TrainedModels(tiny_run, FAMILY.spec, "cpu")
+
+
+@pytest.mark.parametrize("schedule", ["evidence", "decay"])
+def test_an_interrupted_adaptation_equals_an_unbroken_one(models, tmp_path, monkeypatch, schedule):
+    config = AdaptConfig(episodes=7, memory=MemoryConfig(schedule=schedule))
+    tasks = FAMILY.draw_tasks(2, 0)
+    whole = adapt(models, FAMILY, tasks, config, seed=0)
+
+    real, kept = module.play_episode, tmp_path / "kept.npz"
+    for stop_at in (2, 5):
+
+        def ctrl_c(team, env, seeds, stop_at=stop_at):
+            if team.episode == stop_at:
+                now = env.reset(seeds)
+                team.act(now.observations, now.action_mask)  # in the middle of an episode
+                raise KeyboardInterrupt
+            return real(team, env, seeds)
+
+        monkeypatch.setattr(module, "play_episode", ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(models, FAMILY, tasks, config, 0, kept)
+    monkeypatch.setattr(module, "play_episode", real)
+    assert adapt(models, FAMILY, tasks, config, 0, kept) == whole
+
+
+def test_killed_between_storing_and_noting(models, tmp_path, monkeypatch):
+    """An episode that is in the memory but not yet among the returns is played again."""
+    config, tasks, kept = AdaptConfig(episodes=4), FAMILY.draw_tasks(2, 0), tmp_path / "kept.npz"
+    whole = adapt(models, FAMILY, tasks, config, seed=0)
+    real = module.play_episode
+
+    def ctrl_c(team, env, seeds):
+        result = real(team, env, seeds)
+        if team.episode == 3:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(module, "play_episode", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        adapt(models, FAMILY, tasks, config, 0, kept)
+    monkeypatch.setattr(module, "play_episode", real)
+    assert adapt(models, FAMILY, tasks, config, 0, kept) == whole
+
+
+def test_result(models):
+    tasks = [FAMILY.held_out_tasks[0], FAMILY.training_tasks[0]]
+    result = adapt(models, FAMILY, tasks, AdaptConfig(episodes=3), seed=4)
+    assert (result["schema"], result["family"], result["episodes"]) == (1, "lbf_7x7", 3)
+    assert [run["held_out"] for run in result["runs"]] == [True, False]
+    assert [run["seed"] for run in result["runs"]] == [4000, 4001]
+    assert result["runs"][0]["task"] == tasks[0].to_json()
+    returns = np.array([run["returns"] for run in result["runs"]])
+    assert returns.shape == (2, 3)
+    assert result["summary"] == pytest.approx(summary(returns), abs=1e-5)
+
+
+def test_refused(models):
+    for config, tasks in ((AdaptConfig(episodes=0), FAMILY.draw_tasks(1, 0)), (AdaptConfig(), [])):
+        with pytest.raises(UserError, match="must be at least 1"):
+            adapt(models, FAMILY, tasks, config, seed=0)
+
+
+def test_mean_and_interval():
+    mean, half = mean_ci95(np.array([1.0, 2.0, 3.0, 4.0]))
+    assert mean == 2.5
+    assert half == pytest.approx(1.96 * np.sqrt(5 / 3) / 2)
+    assert mean_ci95(np.array([7.0])) == (7.0, 0.0)
+
+
+def test_summary():
+    returns = np.stack([np.arange(20.0), np.arange(20.0) + 2])
+    assert summary(returns) == pytest.approx(
+        {"first3": 2.0, "first10": 5.5, "last10": 15.5, "last": 20.0, "ci95": 1.96}
+    )

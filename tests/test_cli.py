@@ -1,0 +1,219 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from maicc.cli import main
+from tests.conftest import tiny_config
+
+TINY = [
+    "--collect.episodes=3", "--collect.levels=[0.0,1.0]", "--collect.workers=1", "--device=cpu",
+    "--embedding.batch_size=4", "--decision.batch_size=8",
+    *(f"--{m}.model.{k}={v}" for m in ("embedding", "decision")
+      for k, v in (("width", 16), ("layers", 2), ("heads", 2))),
+    "--adapt.runs=2", "--adapt.training_runs=2",
+]  # fmt: skip
+
+
+def maicc(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, "-m", "maicc.cli", *arguments], capture_output=True, text=True, cwd=cwd
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def refused(capsys, *arguments: str) -> str:
+    """What a refused command says; it must leave with exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+def test_help_names_every_command(capsys):
+    main(["--help"])
+    said = capsys.readouterr().out
+    for command in ("run", "collect", "fit", "adapt", "report", "tasks"):
+        assert f"\n  {command} " in said
+
+
+def test_tasks(capsys):
+    main(["tasks"])
+    listed = capsys.readouterr().out
+    assert "lbf_7x7" in listed
+    assert "lbf_9x9" in listed
+    main(["tasks", "lbf_7x7"])
+    assert capsys.readouterr().out.count("held out") == 16
+
+
+def test_a_finished_run_has_everything(tiny_run):
+    result = json.loads((tiny_run / "adapt" / "result.json").read_text())
+    assert all(run["held_out"] for run in result["runs"])
+    assert {"collect", "embedding", "decision"} <= set(result["seconds"])
+    training = json.loads((tiny_run / "adapt" / "training.json").read_text())
+    assert not any(run["held_out"] for run in training["runs"])
+    page = (tiny_run / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert "http" not in page.replace("http://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "")  # self-contained
+
+
+def test_a_second_call_skips_what_is_finished(tiny_run, capsys):
+    from maicc.run import run
+
+    before = {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*") if p.is_file()}
+    run(tiny_config(), tiny_run)
+    assert capsys.readouterr().out.count("is there") == 6
+    assert before == {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*") if p.is_file()}
+
+
+def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
+    from maicc.run import run
+    from maicc.types import UserError
+
+    with pytest.raises(UserError, match=r"adapt\.episodes 3 -> 4.*choose another --out"):
+        changed = tiny_config()
+        changed.adapt.episodes = 4
+        run(changed, tiny_run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dance"], "no command 'dance'"),
+        (["run"], "what to run?"),
+        (["run", "chess"], "no task family 'chess'"),
+        (["run", "none.yaml"], "no such file"),
+        (["run", "lbf_7x7", "--nonsense=1"], "nonsense"),
+        (["run", "lbf_7x7", "--decision.model.k=many"], "decision.model.k"),
+        (["run", "lbf_7x7", "--decision.model.k=80"], "decision.model.k=80 must be between 0 and"),
+        (["run", "lbf_7x7", "--embedding.model.heads=7"], "must be a multiple of heads=7"),
+        (["run", "lbf_7x7", "--adapt.episodes=0"], "adapt.episodes"),
+        (["run", "lbf_7x7", "--collect.levels=[2.0]"], "collect.levels has 2.0"),
+        (["collect", "chess"], "no task family 'chess'"),
+        (["report", "nowhere"], "no config.json"),
+        (["adapt", "nowhere", "--out=x.json"], "nowhere/episodes.h5: no such dataset"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line_or_two(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, *arguments)
+    assert message in said
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_unknown_key_in_a_file(capsys, tmp_path):
+    (tmp_path / "mine.yaml").write_text("family: lbf_7x7\ncollect: {episode: 3}\n")
+    assert "episode" in refused(capsys, "run", str(tmp_path / "mine.yaml"))
+
+
+def test_a_result_is_not_overwritten(capsys, tiny_run, tmp_path):
+    out = tmp_path / "x.json"
+    out.write_text("mine")
+    assert "is there already" in refused(capsys, "adapt", str(tiny_run), f"--out={out}")
+    assert "is there already" in refused(capsys, "collect", "lbf_7x7", f"--out={out}")
+    assert out.read_text() == "mine"
+
+
+def test_each_stage_alone(tiny_run, tmp_path, capsys):
+    out = tmp_path / "again.json"
+    main(
+        [
+            "adapt",
+            str(tiny_run),
+            f"--out={out}",
+            "--episodes=3",
+            "--runs=2",
+            "--seed=3",
+            "--device=cpu",
+        ]
+    )
+    run = json.loads((tiny_run / "adapt" / "result.json").read_text())
+    assert json.loads(out.read_text())["runs"] == run["runs"]
+    episodes = tmp_path / "episodes.h5"
+    main(["collect", "lbf_7x7", f"--out={episodes}", "--episodes=3", "--levels=[0.0,1.0]",
+          "--workers=1", "--seed=3"])  # fmt: skip
+    from maicc.dataset import EpisodeFile
+
+    assert EpisodeFile(episodes).fingerprint == EpisodeFile(tiny_run / "episodes.h5").fingerprint
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
+def test_an_interrupted_run_equals_an_unbroken_one(kind, tmp_path):
+    """Interrupted once in each stage, at moments that are not chosen."""
+    arguments = ["run", "lbf_7x7", *TINY, "--embedding.steps=40", "--decision.steps=40",
+                 "--adapt.episodes=30"]  # fmt: skip
+    maicc(*arguments, "--out=whole", cwd=tmp_path)
+    broken = tmp_path / "broken"
+    stages = [  # what shows that a stage is under way: its sign is there, its result is not
+        ("config.json", "episodes.h5"),
+        ("episodes.h5", "embedding.ckpt"),
+        ("embedding.ckpt", "decision.ckpt"),
+        ("decision.ckpt", "adapt/result.json"),
+        ("adapt/result.json", "adapt/training.json"),
+    ]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    for i, (sign, result) in enumerate(stages):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "maicc.cli", *arguments, "--out=broken"], cwd=tmp_path,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment,
+        )  # fmt: skip
+        while not (broken / sign).exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.15 * i)
+        process.send_signal(kind)
+        _, said = process.communicate(timeout=120)
+        if kind == signal.SIGINT and not (broken / result).exists():
+            assert process.returncode == 130, said.decode()
+            assert b"Traceback" not in said
+    maicc(*arguments, "--out=broken", cwd=tmp_path)
+    for name in ("result", "training"):
+        whole, again = (
+            json.loads((tmp_path / d / "adapt" / f"{name}.json").read_text())
+            for d in ("whole", "broken")
+        )
+        assert {k: v for k, v in again.items() if k != "seconds"} == {
+            k: v for k, v in whole.items() if k != "seconds"
+        }
+    assert not list(broken.rglob("*.part*"))
+
+
+def test_fit_is_a_lightning_cli(tiny_run, tmp_path):
+    configs = Path(__file__).parent.parent / "configs"
+    common = ["--trainer.max_steps=3", "--trainer.accelerator=cpu", "--trainer.logger=false",
+              f"--data.init_args.path={tiny_run / 'episodes.h5'}"]  # fmt: skip
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp_fork"]
+    maicc("fit", "--config", str(configs / "embedding.yaml"), *common, *ddp,
+          "--trainer.default_root_dir=embedding", cwd=tmp_path)  # fmt: skip
+    checkpoint = next((tmp_path / "embedding").rglob("*.ckpt"))
+    maicc("fit", "--config", str(configs / "decision.yaml"), *common,
+          f"--data.init_args.embedding={checkpoint}", "--trainer.default_root_dir=decision",
+          cwd=tmp_path)  # fmt: skip
+    done = next((tmp_path / "decision").rglob("*.ckpt"))
+    more = [a.replace("=3", "=5") for a in common]
+    maicc("fit", "--config", str(configs / "decision.yaml"), *more, f"--ckpt_path={done}",
+          f"--data.init_args.embedding={checkpoint}", "--trainer.default_root_dir=decision",
+          cwd=tmp_path)  # fmt: skip
+    assert any("step=5" in p.name for p in (tmp_path / "decision").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("name", ["lbf_7x7", "lbf_9x9"])
+def test_shipped_configurations_parse(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["run", name, "--print_config"])
+    assert not stop.value.code
+    assert yaml.safe_load(capsys.readouterr().out)["family"] == name
