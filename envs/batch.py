@@ -155,8 +155,8 @@ def _sizes(env: ParallelEnv, agent: str) -> tuple[tuple[int, ...], int]:
     box, action = observation_box(env, agent), env.action_space(agent)
     if not isinstance(box, spaces.Box) or len(box.shape) != 1:
         raise UserError(
-            f"{_name(env)}: {agent} has observation space {box}; supported are Box vectors, also in "
-            "a dict under 'observation'; flatten others with a wrapper"
+            f"{_name(env)}: {agent} has observation space {box}; supported are Box vectors, also "
+            "in a dict under 'observation'; flatten others with a wrapper"
         )
     if not isinstance(action, spaces.Discrete) or action.start != 0:
         raise UserError(

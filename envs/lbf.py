@@ -6,30 +6,17 @@ time it stands beside the food, and 1/3 again when all three load together, whic
 
 from __future__ import annotations
 
-from functools import lru_cache
-from itertools import permutations
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from lbforaging.foraging.environment import Action, ForagingEnv
+from lbforaging.foraging.environment import ForagingEnv
 from pettingzoo import ParallelEnv
 
+from maicc.envs.lbf_policies import Cell, Explorer, distance, expert
 from maicc.envs.tasks import TaskFamily
 
-Cell = tuple[int, int]
 N_AGENTS = 3
-NONE, LOAD = Action.NONE.value, Action.LOAD.value
-MOVES: dict[int, Cell] = {
-    Action.NORTH.value: (-1, 0),
-    Action.SOUTH.value: (1, 0),
-    Action.WEST.value: (0, -1),
-    Action.EAST.value: (0, 1),
-}
-
-
-def _distance(a: Cell, b: Cell) -> int:
-    return abs(a[0] - b[0]) + abs(a[1] - b[1])
 
 
 class _Game(ForagingEnv):
@@ -126,7 +113,7 @@ class Foraging(ParallelEnv):
         observations, loaded, *_ = self.game.step([int(actions[agent]) for agent in agents])
         rewards = [float(reward) for reward in loaded]
         for i, position in enumerate(self.positions):
-            if not self._reached[i] and _distance(position, self.food) == 1:
+            if not self._reached[i] and distance(position, self.food) == 1:
                 self._reached[i] = True
                 rewards[i] += 1 / N_AGENTS
         # Upstream reports the time limit as game over too; the food being gone tells them apart.
@@ -152,70 +139,6 @@ class Foraging(ParallelEnv):
         return infos
 
 
-def expert(env: Foraging, rng: np.random.Generator) -> dict[str, int]:
-    """Each agent takes a shortest way to a cell beside the food that is its own, and loads there.
-
-    Ways and cells that are equally good are drawn at random. An agent loads while it waits: with
-    sight 1 it cannot see whether the others have arrived.
-    """
-    positions = env.positions
-    actions = [LOAD if _distance(p, env.food) == 1 else NONE for p in positions]
-    taken = {p for p in positions if _distance(p, env.food) == 1}
-    choices = _best_targets(env.size, env.food, positions)
-    for i, target in choices[int(rng.integers(len(choices)))]:
-        ways, (row, col) = _ways(env.size, env.food, target), positions[i]
-        nearer = [
-            (a, cell)
-            for a, cell in ((a, (row + dr, col + dc)) for a, (dr, dc) in MOVES.items())
-            if cell not in taken and ways.get(cell, np.inf) < ways[row, col]
-        ]
-        cell = (row, col)
-        if nearer:
-            actions[i], cell = nearer[int(rng.integers(len(nearer)))]
-        taken.add(cell)
-    return dict(zip(env.possible_agents, actions, strict=True))
-
-
-@lru_cache(maxsize=1 << 18)
-def _best_targets(
-    size: int, food: Cell, positions: tuple[Cell, ...]
-) -> list[tuple[tuple[int, Cell], ...]]:
-    """Free cells beside the food for the agents on their way: (agent, cell), the best choices.
-
-    The best have the shortest longest way, then the fewest steps in all.
-    """
-    walkers = [i for i, p in enumerate(positions) if _distance(p, food) != 1]
-    beside = [(food[0] + dr, food[1] + dc) for dr, dc in MOVES.values()]
-    free = [cell for cell in beside if cell not in positions]
-
-    def cost(targets: tuple[Cell, ...]) -> tuple[int, int]:
-        ways = [
-            _ways(size, food, cell)[positions[i]] for i, cell in zip(walkers, targets, strict=True)
-        ]
-        return max(ways, default=0), sum(ways)
-
-    costs = {targets: cost(targets) for targets in permutations(free, len(walkers))}
-    least = min(costs.values())
-    return [tuple(zip(walkers, t, strict=True)) for t, c in costs.items() if c == least]
-
-
-@lru_cache(maxsize=1 << 12)
-def _ways(size: int, food: Cell, goal: Cell) -> dict[Cell, int]:
-    """Steps from every cell to `goal`, around the food (breadth-first search)."""
-    ways, frontier = {goal: 0}, [goal]
-    while frontier:
-        following = []
-        for row, col in frontier:
-            for dr, dc in MOVES.values():
-                cell = (row + dr, col + dc)
-                inside = 0 <= cell[0] < size and 0 <= cell[1] < size
-                if inside and cell != food and cell not in ways:
-                    ways[cell] = ways[row, col] + 1
-                    following.append(cell)
-        frontier = following
-    return ways
-
-
 def _family(size: int, max_steps: int) -> TaskFamily:
     def parameters(cell: Cell) -> dict[str, Any]:
         return {"size": size, "food": list(cell), "max_steps": max_steps}
@@ -223,14 +146,16 @@ def _family(size: int, max_steps: int) -> TaskFamily:
     lines = (1, (size - 1) // 2, size - 2)
     interior = [(row, col) for row in range(1, size - 1) for col in range(1, size - 1)]
     training = [(row, col) for row in lines for col in lines]
+    unseen = [cell for cell in interior if cell not in training]
     return TaskFamily(
         name=f"lbf_{size}x{size}",
         make=lambda size, food, max_steps: Foraging(size, tuple(food), max_steps),
         training={f"food_{r}_{c}": parameters((r, c)) for r, c in training},
-        held_out={f"food_{r}_{c}": parameters((r, c)) for r, c in interior if (r, c) not in training},
+        held_out={f"food_{r}_{c}": parameters((r, c)) for r, c in unseen},
         max_steps=max_steps,
         return_bounds=(0.0, 2.0),
         expert=expert,
+        explorer=lambda: Explorer(size),
         description=f"level-based foraging, {size}x{size} board, food at an unknown cell",
     )  # fmt: skip
 

@@ -33,6 +33,9 @@ class TaskFamily:
         max_steps: An episode has at most this many steps.
         return_bounds: Lowest and highest possible team return.
         expert: `expert(env, rng)` gives the best action known for each agent.
+        explorer: `explorer()` gives one agent's scripted policy that explores on its own
+            observations alone (`act(observation, action_mask, rng)` and `end_episode()`); a
+            yardstick, where the family has one.
         team_reward: How the agents' rewards make the team's: their sum, their mean, or `shared`
             where every agent is already paid the team reward.
         description: One line for `maicc tasks`.
@@ -45,6 +48,7 @@ class TaskFamily:
     max_steps: int
     return_bounds: tuple[float, float]
     expert: Expert
+    explorer: Callable[[], Any] | None = None
     team_reward: Literal["sum", "mean", "shared"] = "sum"
     description: str = field(default="", compare=False)
 
@@ -83,7 +87,7 @@ class TaskFamily:
         return spec
 
     def draw_tasks(self, n: int, seed: int, *, held_out: bool = True) -> list[Task]:
-        """`n` tasks without replacement, in an order fixed by `seed`; around again when they run out."""
+        """`n` tasks in an order fixed by `seed`; none repeats before all have had their turn."""
         tasks = self.held_out_tasks if held_out else self.training_tasks
         order = np.random.default_rng([seed, 20]).permutation(len(tasks))
         return [tasks[order[i % len(tasks)]] for i in range(n)]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from maicc.config import AdaptConfig
 from maicc.dataset import EpisodeFile
 from maicc.envs import BatchEnv, TaskFamily, get_family
-from maicc.files import whole_file, write_json
+from maicc.files import ModelFiles, whole_file, write_json
 from maicc.stats import summary
 from maicc.team import Team, TrainedModels
 from maicc.types import Task, UserError
@@ -127,8 +127,9 @@ def adapt_folder(
 
     Interrupted, the same call goes on where it stopped.
     """
-    family = get_family(EpisodeFile(folder / "episodes.h5").spec.family)
-    models = TrainedModels(folder, family.spec, device, index)
+    files = ModelFiles.in_folder(folder)
+    family = get_family(EpisodeFile(files.episodes).spec.family)
+    models = TrainedModels(files, family.spec, device, index)
     n = config.runs if held_out else config.training_runs
     tasks = family.draw_tasks(n, seed, held_out=held_out)
     kept = out.with_suffix(".part.npz")

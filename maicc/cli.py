@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 from maicc.types import UserError
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, Namespace
 
 USAGE = """\
 maicc: teams of agents that adapt to tasks they have never seen, by looking up what they remember.
 
 usage: maicc COMMAND [options]        maicc COMMAND --help tells more
 
-  run      everything, in one folder: collect, train, adapt, report; goes on where it stopped
-  collect  make the dataset of a task family, or read one in the authors' layout
-  fit      train one model with the Lightning CLI (--config, --trainer.*, --model.*, --data.*)
-  adapt    let teams of trained models adapt to unseen tasks
-  report   write the report of a run's folder
-  tasks    list the task families, or the tasks of one
+  run        everything, in one folder: collect, train, adapt, report; goes on where it stopped
+  collect    make the dataset of a task family, or read one in the authors' layout
+  fit        train one model with the Lightning CLI (--config, --trainer.*, --model.*, --data.*)
+  adapt      let teams of trained models adapt to unseen tasks
+  benchmark  variants and seeds on the same frozen tasks, in one table
+  report     write the report of a run's folder
+  tasks      list the task families, or the tasks of one
 
 First steps:  maicc tasks
               maicc run lbf_7x7 --out runs/demo
@@ -72,18 +73,24 @@ def _run(argv: list[str]) -> None:
     parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
     parser.add_argument("--out", type=str, default=None, help="folder; runs/NAME by default")
     parser.add_class_arguments(RunConfig)
-    if argv and not argv[0].startswith("-"):
-        argv = [*_configuration(argv[0]), *argv[1:]]
-    elif not any(a in ("-h", "--help") or a.startswith("--config") for a in argv):
-        raise UserError(f"what to run? {parser.usage}")
-    options = parser.parse_args(argv)
+    options = _options(parser, argv)
     out = Path(options.pop("out") or f"runs/{options.family.replace(':', '.')}")
-    options.pop("config")
     config: RunConfig = RunConfig(**parser.instantiate_classes(options).as_dict())
 
     from maicc.run import run
 
     run(config, out)
+
+
+def _options(parser: ArgumentParser, argv: list[str]) -> Namespace:
+    """Parses `NAME|FILE.yaml --key value ...`."""
+    if argv and not argv[0].startswith("-"):
+        argv = [*_configuration(argv[0]), *argv[1:]]
+    elif not any(a in ("-h", "--help") or a.startswith("--config") for a in argv):
+        raise UserError(f"what to run? {parser.usage}")
+    options = parser.parse_args(argv)
+    options.pop("config")
+    return options
 
 
 def _configuration(name: str) -> list[str]:
@@ -131,17 +138,19 @@ def _collect(argv: list[str]) -> None:
 
 
 def _fit(argv: list[str]) -> None:
+    import warnings
+
     import lightning as L
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-
-    from maicc.fitting import MaiccModule
 
     class CLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
 
+    # it is called on purpose with arguments of its own
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     CLI(
-        MaiccModule,
+        L.LightningModule,
         L.LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
@@ -177,6 +186,65 @@ def _adapt(argv: list[str]) -> None:
     )
 
 
+def _benchmark(argv: list[str]) -> None:
+    import yaml
+
+    from maicc.config import RunConfig
+
+    what = (
+        "Train one model per seed, adapt each on the same frozen tasks in every variant, and write "
+        "the table. Finished units are never repeated. NAME or FILE.yaml as in `maicc run`."
+    )
+    parser = _parser("benchmark", what)
+    parser.usage = (
+        "maicc benchmark NAME|FILE.yaml [--seeds N] [--tasks N] [--variants A,B] [--out DIR] "
+        "[--section.key value ...]"
+    )
+    parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
+    parser.add_argument("--out", type=str, default=None, help="folder; runs/benchmark-NAME")
+    parser.add_argument("--seeds", type=int, default=5, help="models, from --seed on")
+    parser.add_argument("--tasks", type=int, default=10, help="frozen tasks, shared by all units")
+    parser.add_argument(
+        "--draw", type=str, default="held_out", choices=["held_out", "all"],
+        help="draw held-out tasks, or among all tasks, training ones too, as the paper does",
+    )  # fmt: skip
+    parser.add_argument("--episodes", type=int, default=None, help="of every variant")
+    parser.add_argument("--variants", type=str, default="default", help="names, or `every`")
+    parser.add_argument(
+        "--variants_file", type=str, default=None,
+        help="YAML: variant name, then the options it sets; configs/variants.yaml by default",
+    )  # fmt: skip
+    parser.add_class_arguments(RunConfig)
+    options = _options(parser, argv)
+    own = {
+        key: options.pop(key)
+        for key in ("out", "seeds", "tasks", "draw", "episodes", "variants", "variants_file")
+    }
+    config: RunConfig = RunConfig(**parser.instantiate_classes(options).as_dict())
+    if own["episodes"] is not None:
+        config.adapt.episodes = own["episodes"]
+    if own["seeds"] < 1 or own["tasks"] < 1:
+        raise UserError("--seeds and --tasks must be at least 1")
+    path = Path(own["variants_file"] or Path(__file__).parent / "configs" / "variants.yaml")
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    known = yaml.safe_load(path.read_text(encoding="utf-8"))
+    wanted = list(known) if own["variants"] == "every" else own["variants"].split(",")
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"no variant {name!r}; {path.name} has: {', '.join(known)}")
+
+    from maicc.benchmark import benchmark, markdown
+
+    out = Path(own["out"] or f"runs/benchmark-{config.family.replace(':', '.')}")
+    table = benchmark(
+        config, {name: known[name] or {} for name in wanted},
+        seeds=own["seeds"], tasks=own["tasks"], out=out, draw=own["draw"],
+    )  # fmt: skip
+    print(markdown(table))
+    print(out / "report.html")
+
+
 def _report(argv: list[str]) -> None:
     parser = _parser("report", "Write report.html from what a run left in its folder.")
     parser.add_argument("folder", type=str, help="folder of a `maicc run`")
@@ -210,7 +278,8 @@ def _tasks(argv: list[str]) -> None:
         s = f.spec
         rows.append(
             (name, s.n_agents, s.observation_size, s.n_actions, s.max_steps,
-             f"{s.return_min:g} to {s.return_max:g}", len(f.training), len(f.held_out), f.description)
+             f"{s.return_min:g} to {s.return_max:g}", len(f.training), len(f.held_out),
+             f.description)
         )  # fmt: skip
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(head))]
     for row in rows:
@@ -223,6 +292,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "collect": _collect,
     "fit": _fit,
     "adapt": _adapt,
+    "benchmark": _benchmark,
     "report": _report,
     "tasks": _tasks,
 }

@@ -1,7 +1,7 @@
 """The dataset file: whole episodes of several tasks and behaviours, in HDF5.
 
-Schema 1. Root attributes: `schema` (1), `spec`, `tasks`, `behaviours` (JSON), `fingerprint` (SHA-256
-of everything else). Datasets, E episodes padded with zeros to T steps:
+Schema 1. Root attributes: `schema` (1), `spec`, `tasks`, `behaviours` (JSON), `fingerprint`
+(SHA-256 of everything else). Datasets, E episodes padded with zeros to T steps:
 
     observations        (E, T+1, N, O)  float32   the last one follows the last action
     actions             (E, T, N)       int16

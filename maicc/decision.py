@@ -17,7 +17,7 @@ from maicc.config import DecisionConfig, OptimiserConfig
 from maicc.fitting import MaiccModule
 from maicc.tokens import TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer, causal_mask
-from maicc.types import Spec, Trajectories
+from maicc.types import Spec, Trajectories, UserError
 
 
 class DecisionBatch(NamedTuple):
@@ -144,7 +144,7 @@ class DecisionModule(MaiccModule):
 
     Args:
         spec: Sizes of the task family; the data module fills it in.
-        model: The decision transformer; `model.k` must be the data module's `k`.
+        network: The decision transformer; `network.k` must be the data module's `k`.
         optimiser: AdamW and its schedule.
     """
 
@@ -152,12 +152,20 @@ class DecisionModule(MaiccModule):
 
     def __init__(
         self,
-        spec: Spec,
-        model: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
+        spec: Spec | None = None,
+        network: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
         optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
     ) -> None:
-        super().__init__(spec, model, optimiser)
-        self.net = DecisionTransformer(spec, model)
+        super().__init__(spec, network, optimiser)
+        self.net = DecisionTransformer(self.spec, network)
+
+    def on_fit_start(self) -> None:
+        k = getattr(self.trainer.datamodule, "k", self.network.k)
+        if k != self.network.k:
+            raise UserError(
+                f"the data module retrieves k={k} trajectories, the model takes {self.network.k}; "
+                "set data.init_args.k and model.init_args.network.k alike"
+            )
 
     def training_step(self, batch: DecisionBatch, batch_index: int) -> Tensor:
         loss, accuracy = self.net.loss(batch)

@@ -111,9 +111,8 @@ class Student(nn.Module):
 
     def forward(self, encoders: TokenEncoders, slices: Trajectories) -> Embeddings:
         x = self.tokens(encoders, slices)
-        B, T, m, _ = x.shape
         z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"))
-        z = rearrange(z, "b (t m) d -> b t m d", t=T)
+        z = rearrange(z, "b (t m) d -> b t m d", t=x.shape[1])
         return Embeddings(z[:, :, -3], z[:, :, -2], z[:, :, -1])
 
     def tokens(self, encoders: TokenEncoders, slices: Trajectories) -> Tensor:
@@ -136,7 +135,7 @@ class Embedding(nn.Module):
         super().__init__()
         width = config.width
         self.config = config
-        self.encoders = TokenEncoders(spec, width)
+        self.encoders = TokenEncoders(spec, width, return_to_go=config.return_to_go)
         self.student = Student(config)
         self.teacher = Teacher(spec, config) if config.teacher else None
         self.action_head = nn.Linear(width, spec.n_actions)
@@ -144,13 +143,17 @@ class Embedding(nn.Module):
         self.dynamics_head = nn.Sequential(
             nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 2 * spec.observation_size)
         )
-        self.credit_head = nn.Linear(width, 1) if config.credit == "local" else None
+        self.credit_head = None
+        if config.credit == "local":
+            self.credit_head = nn.Sequential(
+                nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1)
+            )
 
     def losses(self, batch: TeamBatch) -> EmbeddingLosses:
         """METHOD.md, sections 3 and 4, and section 12 for local credit."""
-        N = batch.actions.shape[2]
-        student = self.student(self.encoders, batch.slices())
-        student = Embeddings(*(rearrange(z, "(b n) t d -> b t n d", n=N) for z in student))
+        N, slices = batch.actions.shape[2], batch.slices()
+        own = self.student(self.encoders, slices)
+        student = Embeddings(*(rearrange(z, "(b n) t d -> b t n d", n=N) for z in own))
         distillation = credit = None
         if self.teacher is not None:
             predicting = self.teacher(self.encoders, batch)
@@ -162,7 +165,8 @@ class Embedding(nn.Module):
         else:
             predicting = student
         if self.credit_head is not None:
-            team = self.credit_head(student.action).squeeze(-1).sum(2)  # (B, T)
+            each = self.individual_reward(own.action, slices)
+            team = rearrange(each, "(b n) t -> b t n", n=N).sum(2)
             credit = masked_mean((batch.rewards - team) ** 2, batch.step_mask)
         return EmbeddingLosses(*self._predictions(batch, predicting), distillation, credit)
 
@@ -207,10 +211,17 @@ class Embedding(nn.Module):
         dynamics = 0.5 * (log_variance + error / log_variance.exp()).mean((-1, -2))
         return tuple(masked_mean(loss, real) for loss in (action, reward, dynamics))
 
-    def individual_reward(self, z_action: Tensor) -> Tensor:
-        """(..., D) student's action outputs -> (...,) predicted reward of that agent."""
-        head = self.credit_head if self.credit_head is not None else self.reward_head
-        return head(z_action).squeeze(-1)
+    def individual_reward(self, z_action: Tensor, slices: Trajectories) -> Tensor:
+        """Student's action outputs (B, T, D) -> (B, T) predicted reward of that agent.
+
+        The local head also sees what the agent saw next (nothing after its last step), but never
+        the team reward: all of it is the agent's own information, and none tells the others' share.
+        """
+        if self.credit_head is None:
+            return self.reward_head(z_action).squeeze(-1)
+        seen = self.encoders.observation(slices.observations[:, 1:])
+        seen = F.pad(seen * slices.step_mask[:, 1:, None], (0, 0, 0, 1))
+        return self.credit_head(torch.cat([z_action, seen], -1)).squeeze(-1)
 
     @torch.no_grad()
     def keys(self, slices: Trajectories) -> Keys:
@@ -223,7 +234,7 @@ class Embedding(nn.Module):
         real = slices.step_mask
         return Keys(
             F.normalize(z.observation + before, dim=-1),
-            self.individual_reward(z.action) * real,
+            self.individual_reward(z.action, slices) * real,
         )
 
 
@@ -249,14 +260,12 @@ class RunningPrefix:
         return F.normalize(z + self._before if self.step else z, dim=-1)
 
     @torch.no_grad()
-    def advance(self, actions: Tensor, rewards: Tensor, done: Tensor, completed: Tensor) -> Tensor:
-        """The step's action and outcome, (B,) each: (B,) predicted individual reward."""
+    def advance(self, actions: Tensor, rewards: Tensor, done: Tensor, completed: Tensor) -> None:
+        """The step's action and outcome, (B,) each."""
         e = self.embedding.encoders
         tokens = [e.action(actions), e.encode_outcome(rewards, done, completed)]
-        z = self._extend(torch.stack(tokens, 1))
-        self._before = z.sum(1)
+        self._before = self._extend(torch.stack(tokens, 1)).sum(1)
         self.step += 1
-        return self.embedding.individual_reward(z[:, 0])
 
     def _extend(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.embedding.encoders.step.weight[self.step]
@@ -277,7 +286,7 @@ class EmbeddingModule(MaiccModule):
 
     Args:
         spec: Sizes of the task family; the data module fills it in.
-        model: Teacher and student.
+        network: Teacher and student.
         optimiser: AdamW and its schedule.
     """
 
@@ -285,12 +294,12 @@ class EmbeddingModule(MaiccModule):
 
     def __init__(
         self,
-        spec: Spec,
-        model: EmbeddingConfig = EmbeddingConfig(),  # noqa: B008 - never changed
+        spec: Spec | None = None,
+        network: EmbeddingConfig = EmbeddingConfig(),  # noqa: B008 - never changed
         optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
     ) -> None:
-        super().__init__(spec, model, optimiser)
-        self.net = Embedding(spec, model)
+        super().__init__(spec, network, optimiser)
+        self.net = Embedding(self.spec, network)
 
     def training_step(self, batch: TeamBatch, batch_index: int) -> Tensor:
         losses = self.net.losses(batch)

@@ -7,9 +7,23 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from maicc.types import UserError
+
+
+class ModelFiles(NamedTuple):
+    """Where a trained team's parts are; the keys lie beside the embedding."""
+
+    episodes: Path
+    embedding: Path
+    decision: Path
+
+    @classmethod
+    def in_folder(cls, folder: str | Path) -> ModelFiles:
+        """As `maicc run` leaves them."""
+        folder = Path(folder)
+        return cls(folder / "episodes.h5", folder / "embedding.ckpt", folder / "decision.ckpt")
 
 
 @contextmanager

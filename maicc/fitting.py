@@ -27,9 +27,11 @@ class MaiccModule(L.LightningModule):
 
     kind: ClassVar[str]
 
-    def __init__(self, spec: Spec, model: Any, optimiser: OptimiserConfig) -> None:
+    def __init__(self, spec: Spec | None, network: Any, optimiser: OptimiserConfig) -> None:
         super().__init__()
-        self.spec, self.model, self.optimiser = spec, model, optimiser
+        if spec is None:  # the Lightning CLI links it from the data module, after parsing
+            raise UserError("a model needs the spec of its task family: pass get_family(NAME).spec")
+        self.spec, self.network, self.optimiser = spec, network, optimiser
 
     def configure_optimizers(self) -> Any:
         o = self.optimiser
@@ -42,6 +44,15 @@ class MaiccModule(L.LightningModule):
         cycle = torch.optim.lr_scheduler.OneCycleLR(adam, o.learning_rate, total_steps=steps + 1)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        schedule, steps = self.lr_schedulers(), self.trainer.max_steps
+        if self.optimiser.schedule == "one_cycle" and schedule.total_steps != steps + 1:
+            raise UserError(
+                f"the checkpoint's one_cycle schedule was laid out for {schedule.total_steps - 1} "
+                f"steps, not for {steps}; set trainer.max_steps to that, or train with "
+                "optimiser.schedule=constant, which can go on for as long as you like"
+            )
+
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
         # dropout depends on the step alone, so that a resumed fit equals an unbroken one
         torch.manual_seed(1_000_003 * self.global_rank + self.global_step)
@@ -50,7 +61,7 @@ class MaiccModule(L.LightningModule):
         checkpoint["maicc"] = {
             "kind": self.kind,
             "spec": asdict(self.spec),
-            "model": asdict(self.model),
+            "network": asdict(self.network),
         }
 
 
@@ -79,7 +90,7 @@ def load_module(
     found = Spec(**header["spec"])
     if spec is not None and found != spec:
         raise UserError(f"{path}: trained for {found}, expected {spec}; train one for this family")
-    loaded = module(found, config(**header["model"]))
+    loaded = module(found, config(**header["network"]))
     loaded.load_state_dict(checkpoint["state_dict"])
     return loaded.eval().requires_grad_(False)
 
@@ -194,7 +205,7 @@ def fit(
         enable_progress_bar=False,
     )
     if kept.exists():
-        load_module(kept, type(module), type(module.model), module.spec)
+        load_module(kept, type(module), type(module.network), module.spec)
     trainer.fit(module, data, ckpt_path=kept if kept.exists() else None, weights_only=True)
     if resumable.interrupted and trainer.global_step < steps:
         raise KeyboardInterrupt

@@ -13,7 +13,7 @@ from typing import Any
 from maicc.collect import check_family, check_settings, collect
 from maicc.config import DecisionFit, RunConfig
 from maicc.envs import TaskFamily, get_family
-from maicc.files import read_json, write_json
+from maicc.files import ModelFiles, read_json, write_json
 from maicc.memory.index import import_faiss
 from maicc.types import UserError
 
@@ -30,12 +30,14 @@ def run(config: RunConfig, out: Path) -> None:
     _same_configuration(config, out / "config.json")
 
     stages = Stages(out / "stages.json")
-    episodes, embedding, decision = (
-        out / name for name in ("episodes.h5", "embedding.ckpt", "decision.ckpt")
+    files = ModelFiles.in_folder(out)
+    stages.run(
+        "collect",
+        files.episodes,
+        lambda: collect(family, files.episodes, config.collect, config.seed),
     )
-    stages.run("collect", episodes, lambda: collect(family, episodes, config.collect, config.seed))
-    stages.run("embedding", embedding, lambda: fit_embedding(config, episodes, embedding))
-    stages.run("decision", decision, lambda: fit_decision(config, episodes, embedding, decision))
+    stages.run("embedding", files.embedding, lambda: fit_embedding(config, files))
+    stages.run("decision", files.decision, lambda: fit_decision(config, files))
     stages.run("adapt", out / "adapt" / "result.json", lambda: _adapt(config, out, stages, True))
     if config.adapt.training_runs:
         training = out / "adapt" / "training.json"
@@ -99,7 +101,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class Stages:
-    """Runs stages that are not finished, and keeps the seconds each has taken, restarts included."""
+    """Runs stages that are not finished; keeps the seconds each has taken, restarts included."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -118,31 +120,31 @@ class Stages:
             write_json(self.path, self.seconds)
 
 
-def fit_embedding(config: RunConfig, episodes: Path, path: Path) -> None:
+def fit_embedding(config: RunConfig, files: ModelFiles) -> None:
     from maicc.embedding import EmbeddingModule
     from maicc.episode_data import EpisodeData
     from maicc.fitting import fit, seeded
 
     c = config.embedding
-    data = EpisodeData(config.family, str(episodes), c.batch_size, config.seed)
+    data = EpisodeData(config.family, str(files.episodes), c.batch_size, config.seed)
     with seeded(config.seed):
         module = EmbeddingModule(data.spec, c.model, c.optimiser)
-    fit(module, data, path, c.steps, config.device, "embedding")
+    fit(module, data, files.embedding, c.steps, config.device, "embedding")
 
 
-def fit_decision(config: RunConfig, episodes: Path, embedding: Path, path: Path) -> None:
+def fit_decision(config: RunConfig, files: ModelFiles) -> None:
     from maicc.decision import DecisionModule
     from maicc.fitting import fit, seeded
     from maicc.retrieval_data import RetrievalData
 
     c: DecisionFit = config.decision
     data = RetrievalData(
-        config.family, str(episodes), str(embedding), c.model.k, c.batch_size, config.seed,
-        c.retrieval,
+        config.family, str(files.episodes), str(files.embedding), c.model.k, c.batch_size,
+        config.seed, c.retrieval,
     )  # fmt: skip
     with seeded(config.seed):
         module = DecisionModule(data.spec, c.model, c.optimiser)
-    fit(module, data, path, c.steps, config.device, "decision")
+    fit(module, data, files.decision, c.steps, config.device, "decision")
 
 
 def _adapt(config: RunConfig, out: Path, stages: Stages, held_out: bool) -> None:

@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from scipy.stats import trim_mean
+
+WINDOW = 5  # episodes of the running mean that a threshold is held against
 
 
 def mean_ci95(values: np.ndarray) -> tuple[float, float]:
-    """Mean over the first dimension's runs and half the width of its normal 95 % interval."""
+    """Mean over runs and half the width of its normal 95 % interval, as in the paper."""
     n = len(values)
     spread = float(np.std(values, ddof=1)) if n > 1 else 0.0
     return float(np.mean(values)), 1.96 * spread / n**0.5
+
+
+def iqm(values: np.ndarray) -> float:
+    """Interquartile mean: the mean of the middle half."""
+    return float(trim_mean(values, 0.25, axis=None))
+
+
+def bootstrap_ci95(
+    values: np.ndarray,
+    strata: np.ndarray,
+    statistic: Callable[[np.ndarray], float] = iqm,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> tuple[float, float]:
+    """Stratified percentile bootstrap: runs (R,) are resampled within their stratum (R,)."""
+    rng = np.random.default_rng([seed, 60])
+    groups = [np.flatnonzero(strata == s) for s in np.unique(strata)]
+    found = []
+    for _ in range(resamples):
+        chosen = np.concatenate([rng.choice(group, len(group)) for group in groups])
+        found.append(statistic(values[chosen]))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def regret(returns: np.ndarray, return_max: float) -> np.ndarray:
+    """Cumulative regret of each run against the maximum: (R,)."""
+    return (return_max - returns).sum(1)
+
+
+def episodes_to(curve: np.ndarray, threshold: float) -> int | None:
+    """First episode, from 1, at which the mean of the last 5 reaches `threshold`; None if never."""
+    if len(curve) < WINDOW:
+        return None
+    running = np.convolve(curve, np.ones(WINDOW) / WINDOW, "valid")
+    reached = np.flatnonzero(running >= threshold - 1e-9)
+    return int(reached[0]) + WINDOW if len(reached) else None
 
 
 def summary(returns: np.ndarray) -> dict[str, float]:

@@ -19,6 +19,7 @@ from maicc.contexts import ContextCache
 from maicc.dataset import EpisodeFile
 from maicc.decision import DecisionModule, DecisionTransformer
 from maicc.embedding import Embedding, EmbeddingModule, RunningPrefix
+from maicc.files import ModelFiles
 from maicc.fitting import load_module
 from maicc.keys import flat_trajectories, offline_keys, offline_memory
 from maicc.memory import BlendedMemory, OfflineMemory, OnlineMemory, schedule
@@ -155,8 +156,7 @@ class Team:
         )
         now.actions[:, t], now.rewards[:, t], now.done[:, t], now.completed[:, t] = step
         now.step_mask[:, t] = self._each_agent(was_active)
-        individual = self._prefix.advance(*(self._tensor(part) for part in step)).cpu().numpy()
-        self._individual += np.where(now.step_mask[:, t], individual, 0.0)
+        self._prefix.advance(*(self._tensor(part) for part in step))
         self._step += 1
         if self._ended.all():
             self._store_episode()
@@ -166,7 +166,6 @@ class Team:
         self._prefix, self._step = RunningPrefix(self.embedding), 0
         self._so_far = np.zeros(self.R)
         self._ended = np.zeros(self.R, bool)
-        self._individual = np.zeros(rows)
         self._keys = np.zeros((rows, T, self.embedding.config.width), np.float32)
         self._now = Trajectories(
             observations=np.zeros((rows, T, spec.observation_size), np.float32),
@@ -227,13 +226,15 @@ class Team:
     def _store_episode(self) -> None:
         spec, rows = self.spec, np.arange(self.R * self.N)
         now = self._now._replace(return_to_go=return_to_go(self._now.rewards))
+        predicted = self.embedding.keys(Trajectories(*(self._tensor(part) for part in now)))
+        individual = predicted.individual_reward.sum(1).cpu().numpy()
         scale = (spec.return_min, spec.return_max)
         self.memory.online.store(
             rows,
             self._keys,
             now,
             normalised(now.return_to_go[:, 0], *scale),
-            normalised(self._individual * spec.n_agents, *scale),
+            normalised(individual * spec.n_agents, *scale),
             self._draws[:, 0, 4],
         )
         self.offline_share = float(self._asked[0] / max(self._asked[1], 1))
@@ -267,28 +268,25 @@ def resolve_device(device: str) -> str:
 
 
 class TrainedModels:
-    """Everything `maicc run` left in a folder, loaded once, from which teams are made."""
+    """Dataset, keys and models, loaded once, from which teams are made."""
 
     def __init__(
         self,
-        folder: str | Path,
+        files: ModelFiles,
         spec: Spec | None = None,
         device: str = "auto",
         index: str = "Flat",
     ) -> None:
-        folder = Path(folder)
         self.device = resolve_device(device)
-        dataset = EpisodeFile(folder / "episodes.h5")
+        dataset = EpisodeFile(files.episodes)
         self.spec = spec or dataset.spec
         dataset.require(self.spec)
         self.embedding = load_module(
-            folder / "embedding.ckpt", EmbeddingModule, EmbeddingConfig, self.spec
+            files.embedding, EmbeddingModule, EmbeddingConfig, self.spec
         ).net
-        self.decision = load_module(
-            folder / "decision.ckpt", DecisionModule, DecisionConfig, self.spec
-        ).net
+        self.decision = load_module(files.decision, DecisionModule, DecisionConfig, self.spec).net
         slices = flat_trajectories(dataset)
-        keys = offline_keys(self.embedding, dataset, folder, index, self.device)
+        keys = offline_keys(self.embedding, dataset, files.embedding.parent, index, self.device)
         if self.device == "cuda":
             keys = keys._replace(index=keys.index.to_gpu())
         self.offline = offline_memory(keys, slices, self.spec)
@@ -317,4 +315,4 @@ def load_team(
     device: str = "auto",
 ) -> Team:
     """One team of the models that `maicc run` left in `folder`, with an empty online memory."""
-    return TrainedModels(folder, device=device).team([seed], memory, episodes)
+    return TrainedModels(ModelFiles.in_folder(folder), device=device).team([seed], memory, episodes)

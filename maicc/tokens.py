@@ -17,7 +17,7 @@ class TokenEncoders(nn.Module):
     and return-to-go by a linear layer.
     """
 
-    def __init__(self, spec: Spec, width: int) -> None:
+    def __init__(self, spec: Spec, width: int, *, return_to_go: bool = True) -> None:
         super().__init__()
         self.observation = nn.Sequential(
             nn.Linear(spec.observation_size, 64), nn.ReLU(),
@@ -26,7 +26,7 @@ class TokenEncoders(nn.Module):
         )  # fmt: skip
         self.action = table(spec.n_actions, width)
         self.outcome = nn.Linear(3, width)
-        self.return_to_go = nn.Linear(1, width)
+        self.return_to_go = nn.Linear(1, width) if return_to_go else None
         self.step = table(spec.max_steps, width)
 
     def encode_outcome(self, rewards: Tensor, done: Tensor, completed: Tensor) -> Tensor:
@@ -35,6 +35,7 @@ class TokenEncoders(nn.Module):
 
     def encode_return_to_go(self, return_to_go: Tensor) -> Tensor:
         """(...,) -> (..., D)."""
+        assert self.return_to_go is not None
         return self.return_to_go(return_to_go.unsqueeze(-1))
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class UserError(ValueError):
-    """Something the user can put right. Commands print its text, without a traceback, and exit 2."""
+    """Something the user can put right. Commands print its text, no traceback, and exit 2."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """The policy that produced an episode. `target` and `reached` are shares of the maximum return."""
+    """The policy that produced an episode; `target` and `reached` are shares of the maximum."""
 
     name: str
     random_rate: float

@@ -109,7 +109,7 @@ class OnlineMemory:
         )
 
     def draw(self, rows: np.ndarray, step: int, draws: np.ndarray) -> np.ndarray:
-        """Like `KeyIndex.draw`, without repetition; -1 where too few trajectories reached `step`."""
+        """Like `KeyIndex.draw`, without repetition; -1 where too few reached `step`."""
         used = int(self.count.max(initial=0))
         played = self.trajectories.step_mask[rows, :used, step]
         rank = np.where(played, (self.order[rows, :used] * 997 + draws[:, :1] * 991) % 1.0, 2.0)

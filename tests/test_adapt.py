@@ -7,7 +7,8 @@ from maicc import adapt as module
 from maicc.adapt import adapt
 from maicc.config import AdaptConfig, MemoryConfig
 from maicc.envs import get_family
-from maicc.stats import mean_ci95, summary
+from maicc.files import ModelFiles
+from maicc.stats import summary
 from maicc.team import TrainedModels
 from maicc.types import UserError
 
@@ -16,7 +17,7 @@ FAMILY = get_family("lbf_7x7")
 
 @pytest.fixture(scope="module")
 def models(tiny_run) -> TrainedModels:
-    return TrainedModels(tiny_run, FAMILY.spec, "cpu")
+    return TrainedModels(ModelFiles.in_folder(tiny_run), FAMILY.spec, "cpu")
 
 
 @pytest.mark.parametrize("schedule", ["evidence", "decay"])
@@ -77,17 +78,3 @@ def test_refused(models):
     for config, tasks in ((AdaptConfig(episodes=0), FAMILY.draw_tasks(1, 0)), (AdaptConfig(), [])):
         with pytest.raises(UserError, match="must be at least 1"):
             adapt(models, FAMILY, tasks, config, seed=0)
-
-
-def test_mean_and_interval():
-    mean, half = mean_ci95(np.array([1.0, 2.0, 3.0, 4.0]))
-    assert mean == 2.5
-    assert half == pytest.approx(1.96 * np.sqrt(5 / 3) / 2)
-    assert mean_ci95(np.array([7.0])) == (7.0, 0.0)
-
-
-def test_summary():
-    returns = np.stack([np.arange(20.0), np.arange(20.0) + 2])
-    assert summary(returns) == pytest.approx(
-        {"first3": 2.0, "first10": 5.5, "last10": 15.5, "last": 20.0, "ci95": 1.96}
-    )

@@ -27,7 +27,7 @@ TINY = [
 
 def maicc(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
     done = subprocess.run(
-        [sys.executable, "-m", "maicc.cli", *arguments], capture_output=True, text=True, cwd=cwd
+        [sys.executable, "-m", "maicc", *arguments], capture_output=True, text=True, cwd=cwd
     )
     assert not check or done.returncode == 0, done.stderr
     return done
@@ -85,9 +85,9 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
     from maicc.run import run
     from maicc.types import UserError
 
+    changed = tiny_config()
+    changed.adapt.episodes = 4
     with pytest.raises(UserError, match=r"adapt\.episodes 3 -> 4.*choose another --out"):
-        changed = tiny_config()
-        changed.adapt.episodes = 4
         run(changed, tiny_run)
 
 
@@ -169,7 +169,7 @@ def test_an_interrupted_run_equals_an_unbroken_one(kind, tmp_path):
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     for i, (sign, result) in enumerate(stages):
         process = subprocess.Popen(
-            [sys.executable, "-m", "maicc.cli", *arguments, "--out=broken"], cwd=tmp_path,
+            [sys.executable, "-m", "maicc", *arguments, "--out=broken"], cwd=tmp_path,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment,
         )  # fmt: skip
         while not (broken / sign).exists() and process.poll() is None:
@@ -194,21 +194,27 @@ def test_an_interrupted_run_equals_an_unbroken_one(kind, tmp_path):
 
 def test_fit_is_a_lightning_cli(tiny_run, tmp_path):
     configs = Path(__file__).parent.parent / "configs"
-    common = ["--trainer.max_steps=3", "--trainer.accelerator=cpu", "--trainer.logger=false",
-              f"--data.init_args.path={tiny_run / 'episodes.h5'}"]  # fmt: skip
-    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp_fork"]
-    maicc("fit", "--config", str(configs / "embedding.yaml"), *common, *ddp,
-          "--trainer.default_root_dir=embedding", cwd=tmp_path)  # fmt: skip
+
+    def fit(model: str, steps: int, *more: str, check: bool = True):
+        return maicc(
+            "fit", "--config", str(configs / f"{model}.yaml"), f"--trainer.max_steps={steps}",
+            f"--trainer.default_root_dir={model}", "--trainer.accelerator=cpu",
+            "--trainer.logger=false", f"--data.init_args.path={tiny_run / 'episodes.h5'}", *more,
+            cwd=tmp_path, check=check,
+        )  # fmt: skip
+
+    fit("embedding", 3, "--trainer.devices=2", "--trainer.strategy=ddp_fork")
     checkpoint = next((tmp_path / "embedding").rglob("*.ckpt"))
-    maicc("fit", "--config", str(configs / "decision.yaml"), *common,
-          f"--data.init_args.embedding={checkpoint}", "--trainer.default_root_dir=decision",
-          cwd=tmp_path)  # fmt: skip
-    done = next((tmp_path / "decision").rglob("*.ckpt"))
-    more = [a.replace("=3", "=5") for a in common]
-    maicc("fit", "--config", str(configs / "decision.yaml"), *more, f"--ckpt_path={done}",
-          f"--data.init_args.embedding={checkpoint}", "--trainer.default_root_dir=decision",
-          cwd=tmp_path)  # fmt: skip
+    embedding = f"--data.init_args.embedding={checkpoint}"
+    constant = "--model.init_args.optimiser.schedule=constant"
+    fit("decision", 3, embedding, constant)
+    done = f"--ckpt_path={next((tmp_path / 'decision').rglob('*.ckpt'))}"
+    fit("decision", 5, embedding, constant, done)
     assert any("step=5" in p.name for p in (tmp_path / "decision").rglob("*.ckpt"))
+    refused = fit("embedding", 9, f"--ckpt_path={checkpoint}", check=False)
+    assert refused.returncode == 2
+    assert "was laid out for 3 steps, not for 9" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["lbf_7x7", "lbf_9x9"])

@@ -67,17 +67,16 @@ def test_keys_are_sums_of_unit_norm(batch):
 
 
 @pytest.mark.parametrize("g", [False, True])
-def test_the_running_prefix_gives_the_same_keys_and_credit(batch, g):
+def test_the_running_prefix_gives_the_same_keys(batch, g):
     model, slices = make(return_to_go=g), batch.slices()
     keys, running = model.keys(slices), RunningPrefix(model)
     real = slices.step_mask
     for t in range(15):
         query = running.query(slices.observations[:, t], slices.return_to_go[:, t])
-        credit = running.advance(
+        running.advance(
             slices.actions[:, t], slices.rewards[:, t], slices.done[:, t], slices.completed[:, t]
         )
         assert torch.allclose(query[real[:, t]], keys.vectors[:, t][real[:, t]], atol=1e-5)
-        assert torch.allclose(credit * real[:, t], keys.individual_reward[:, t], atol=1e-5)
 
 
 def test_the_student_sees_its_own_agent_only_and_the_teacher_sees_all(batch):
@@ -157,10 +156,22 @@ def test_maicc_s_has_no_teacher_and_regresses_the_whole_reward(batch):
 def test_local_credit_is_the_students_and_sums_to_the_team_reward(batch):
     model = make(credit="local")
     z = model.student(model.encoders, batch.slices())
-    credit = model.individual_reward(z.action).unflatten(0, (-1, 3)).sum(1)
+    credit = model.individual_reward(z.action, batch.slices()).unflatten(0, (-1, 3)).sum(1)
     expected = masked_mean((batch.rewards - credit) ** 2, batch.step_mask)
     assert model.losses(batch).credit.item() == pytest.approx(expected.item(), rel=1e-4)
     assert make(credit="teacher").losses(batch).credit is None
+
+
+def test_local_credit_sees_the_next_observation_but_no_team_reward_of_its_step(batch):
+    model, slices, t = make(credit="local"), batch.slices(), 4
+    rewarded = slices._replace(rewards=slices.rewards.clone())
+    rewarded.rewards[:, t:] += 1
+    moved = slices._replace(observations=slices.observations.clone())
+    moved.observations[:, t + 1] += 1
+    credit, same, other = (model.keys(s).individual_reward for s in (slices, rewarded, moved))
+    assert torch.equal(credit[:, : t + 1], same[:, : t + 1])
+    assert torch.equal(credit[:, :t], other[:, :t])
+    assert not torch.allclose(credit[:, t], other[:, t])
 
 
 def test_queries_are_made_in_evaluation_mode(batch):

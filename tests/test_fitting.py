@@ -10,7 +10,9 @@ from maicc.decision import DecisionModule
 from maicc.embedding import EmbeddingModule
 from maicc.envs import get_family
 from maicc.episode_data import EpisodeData
+from maicc.files import ModelFiles
 from maicc.fitting import Resumable, fit, load_module, seeded, weights_hash
+from maicc.retrieval_data import RetrievalData
 from maicc.run import fit_embedding
 from maicc.types import UserError
 from tests.conftest import tiny_config
@@ -21,8 +23,8 @@ def test_an_interrupted_fit_equals_an_unbroken_one(tiny_run, tmp_path, monkeypat
     config = tiny_config()
     config.embedding.model.dropout = dropout
     config.embedding.steps = 9
-    episodes = tiny_run / "episodes.h5"
-    fit_embedding(config, episodes, tmp_path / "whole.ckpt")
+    files = ModelFiles.in_folder(tiny_run)
+    fit_embedding(config, files._replace(embedding=tmp_path / "whole.ckpt"))
 
     real = Resumable.on_train_batch_end
 
@@ -34,9 +36,9 @@ def test_an_interrupted_fit_equals_an_unbroken_one(tiny_run, tmp_path, monkeypat
     path = tmp_path / "broken.ckpt"
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            fit_embedding(config, episodes, path)
+            fit_embedding(config, files._replace(embedding=path))
         assert not path.exists()
-    fit_embedding(config, episodes, path)
+    fit_embedding(config, files._replace(embedding=path))
     assert [p.name for p in tmp_path.glob("*.part.ckpt")] == []
     nets = [
         load_module(p, EmbeddingModule, EmbeddingConfig) for p in (path, tmp_path / "whole.ckpt")
@@ -58,6 +60,18 @@ def test_one_cycle_needs_the_length_of_the_fit(tiny_run, tmp_path):
     data = EpisodeData("lbf_7x7", str(tiny_run / "episodes.h5"))
     with pytest.raises(UserError, match=r"set trainer\.max_steps"):
         fit(EmbeddingModule(data.spec), data, tmp_path / "x.ckpt", -1, "cpu", "x")
+
+
+def test_a_model_needs_a_spec():
+    with pytest.raises(UserError, match="needs the spec of its task family"):
+        DecisionModule()
+
+
+def test_data_and_model_must_agree_on_k(tiny_run, tmp_path):
+    files = ModelFiles.in_folder(tiny_run)
+    data = RetrievalData("lbf_7x7", str(files.episodes), str(files.embedding), k=2)
+    with pytest.raises(UserError, match="the data module retrieves k=2 trajectories"):
+        fit(DecisionModule(data.spec), data, tmp_path / "x.ckpt", 5, "cpu", "x")
 
 
 def test_refused_checkpoints(tiny_run, tmp_path):

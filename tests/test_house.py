@@ -30,7 +30,9 @@ ORDER = [
     "adapt",
     "report",
     "run",
+    "benchmark",
     "cli",
+    "__main__",
 ]
 LEVEL = {name: level for level, line in enumerate(ORDER) for name in line.split()}
 

@@ -7,7 +7,8 @@ import pytest
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 from maicc.envs import get_family
-from maicc.envs.lbf import Foraging, expert
+from maicc.envs.lbf import Foraging
+from maicc.envs.lbf_policies import expert
 
 NONE, NORTH, SOUTH, WEST, EAST, LOAD = range(6)
 
@@ -150,3 +151,26 @@ def test_expert_reaches_the_maximum_everywhere(name):
 def test_food_on_the_border_is_refused():
     with pytest.raises(ValueError, match="not an interior cell"):
         Foraging(7, (0, 3), 15)
+
+
+@pytest.mark.parametrize(("name", "first", "later"), [("lbf_7x7", 1.3, 1.6), ("lbf_9x9", 0.9, 1.5)])
+def test_the_explorer_finds_the_food_and_remembers_it(name, first, later):
+    family, returns = get_family(name), []
+    for i, task in enumerate(family.held_out_tasks[:16]):
+        env, rng = family.make_env(task), np.random.default_rng(i)
+        team = {agent: family.explorer() for agent in env.possible_agents}
+        returns.append([])
+        for episode in range(4):
+            observations, infos = env.reset(seed=episode)
+            total = 0.0
+            while env.agents:
+                observations, rewards, *_, infos = env.step({
+                    a: team[a].act(observations[a], infos[a]["action_mask"], rng)
+                    for a in env.agents
+                })  # fmt: skip
+                total += sum(rewards.values())
+            for explorer in team.values():
+                explorer.end_episode()
+            returns[-1].append(total)
+    assert np.mean(returns, 0)[0] > first
+    assert np.mean(returns, 0)[1:].mean() > later

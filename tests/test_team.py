@@ -13,6 +13,7 @@ from maicc.adapt import play_episode
 from maicc.config import DecisionConfig, MemoryConfig
 from maicc.decision import DecisionModule
 from maicc.envs import BatchEnv, get_family
+from maicc.files import ModelFiles
 from maicc.fitting import seeded
 from maicc.team import Team, TrainedModels
 from maicc.types import Trajectories, UserError
@@ -23,7 +24,7 @@ SEEDS = [11, 12, 13]
 
 @pytest.fixture(scope="module")
 def models(tiny_run) -> TrainedModels:
-    return TrainedModels(tiny_run, FAMILY.spec, "cpu")
+    return TrainedModels(ModelFiles.in_folder(tiny_run), FAMILY.spec, "cpu")
 
 
 def make_env(n=3) -> BatchEnv:
@@ -184,4 +185,4 @@ def test_refused(models):
 
 def test_models_of_another_family_are_refused(tiny_run):
     with pytest.raises(UserError, match="made for another family"):
-        TrainedModels(tiny_run, get_family("lbf_9x9").spec)
+        TrainedModels(ModelFiles.in_folder(tiny_run), get_family("lbf_9x9").spec)

@@ -1,5 +1,5 @@
 """The HTML report of a run's folder: one self-contained file."""
 
-from maicc.report.write import write_report
+from maicc.report.write import write_benchmark, write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_benchmark", "write_report"]

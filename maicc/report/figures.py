@@ -29,7 +29,9 @@ STYLE = {
 
 def _svg(figure: Any) -> str:
     text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(
+        text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
+    )
     plt.close(figure)
     return text.getvalue()[text.getvalue().index("<svg") :]
 

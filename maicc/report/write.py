@@ -1,14 +1,18 @@
-"""Gathers what a run left in its folder and writes report.html. Imports neither torch nor lightning."""
+"""Gathers what a run left in its folder and writes report.html.
+
+Imports neither torch nor lightning.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 
 from maicc.dataset import EpisodeFile
 from maicc.files import read_json, write_text
@@ -68,10 +72,7 @@ def write_report(folder: Path) -> Path:
                 }
             )
     stages = read_json(folder / "stages.json") if (folder / "stages.json").exists() else {}
-    page = Environment(loader=PackageLoader("maicc.report", ""), autoescape=True).get_template(
-        "page.html"
-    )
-    html = page.render(
+    html = _page("run.html").render(
         family=config["family"],
         seed=config["seed"],
         summaries={label: result["summary"] for label, result in results.items()},
@@ -83,6 +84,22 @@ def write_report(folder: Path) -> Path:
     path = folder / "report.html"
     write_text(path, html)
     return path
+
+
+def write_benchmark(
+    folder: Path, table: Mapping[str, Any], curves: Mapping[str, np.ndarray]
+) -> Path:
+    """Writes the page of a benchmark: its curves, (runs, episodes) by variant, and its table."""
+    page = _page("benchmark.html").render(
+        table=table, figure=adaptation_curve(curves, table["return_max"])
+    )
+    path = folder / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _page(name: str) -> Template:
+    return Environment(loader=PackageLoader("maicc.report", ""), autoescape=True).get_template(name)
 
 
 def _returns(result: dict[str, Any]) -> np.ndarray:

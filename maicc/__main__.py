@@ -1,0 +1,5 @@
+"""`python -m maicc` is the command `maicc`."""
+
+from maicc.cli import main
+
+main()

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from maicc import benchmark as module
+from maicc.benchmark import benchmark, frozen_tasks, markdown, table_row, with_overrides
+from maicc.envs import get_family
+from maicc.types import UserError
+from tests.conftest import tiny_config
+
+FAMILY = get_family("lbf_7x7")
+VARIANTS = {
+    "default": {},
+    "beta_0": {"adapt.memory.schedule": "fixed", "adapt.memory.beta": 0.0},
+    "no_context": {"decision.model.k": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("benchmark")
+    return out, benchmark(tiny_config(), VARIANTS, seeds=2, tasks=2, out=out)
+
+
+def test_units_share_what_they_can(finished):
+    out, _ = finished
+    count = lambda pattern: len(list((out / "models").rglob(pattern)))  # noqa: E731
+    assert count("*.h5") - count("keys-*.h5") == 2  # one dataset per seed
+    assert count("embedding.ckpt") == count("keys-*.h5") == 2
+    assert count("decision-*.ckpt") == 4  # with and without context
+    assert len(list((out / "results").rglob("seed*.json"))) == 6
+
+
+def test_a_second_call_repeats_nothing_and_gives_the_same_table(finished, monkeypatch):
+    out, table = finished
+    for name in ("collect", "fit_embedding", "fit_decision"):
+        monkeypatch.setattr(module, name, None)
+    again = benchmark(tiny_config(), VARIANTS, seeds=2, tasks=2, out=out)
+    assert again == table
+
+
+def test_all_units_play_the_same_tasks(finished):
+    out, table = finished
+    for path in (out / "results").rglob("seed*.json"):
+        names = [run["task"]["name"] for run in json.loads(path.read_text())["runs"]]
+        assert names == table["tasks"]
+    assert [r["variant"] for r in table["rows"]] == [*VARIANTS, "scripted explorer"]
+    assert all(row["runs"] == 4 for row in table["rows"])
+    assert "<svg" in (out / "report.html").read_text()
+    assert (out / "benchmark.md").read_text() == markdown(table)
+
+
+def test_frozen_tasks():
+    held_out = {task.name for task in FAMILY.held_out_tasks}
+    ours = [task.name for task in frozen_tasks(FAMILY, 10, "held_out")]
+    assert ours == [task.name for task in frozen_tasks(FAMILY, 10, "held_out")]
+    assert set(ours) <= held_out
+    papers = {task.name for task in frozen_tasks(FAMILY, 40, "all")}
+    assert papers & held_out
+    assert papers - held_out
+
+
+def test_table_row_by_hand():
+    returns = np.array([[0.0] * 10 + [2.0] * 10, [0.0] * 10 + [1.0] * 10])
+    row = table_row(returns, np.array(["a", "b"]), 2.0)
+    assert (row["runs"], row["episodes"]) == (2, 20)
+    assert (row["first10"], row["last10"], row["last"]) == (0.0, 1.5, 1.5)
+    assert row["regret_per_episode"] == 1.25
+    assert row["episodes_to_85"] is None
+    assert row["last10_iqm_ci95"] == [1.5, 1.5]
+
+
+def test_overrides():
+    config = tiny_config()
+    changed = with_overrides(config, {"decision.model.k": 5, "adapt.memory.alpha": 0})
+    assert (changed.decision.model.k, changed.adapt.memory.alpha) == (5, 0.0)
+    assert config.decision.model.k == 3
+    for wrong, message in (
+        ({"decision.model.kk": 1}, "which is no option"),
+        ({"nonsense.k": 1}, "which is no option"),
+        ({"decision.model.k": "many"}, "expected int"),
+    ):
+        with pytest.raises(UserError, match=message):
+            with_overrides(config, wrong)

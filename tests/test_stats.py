@@ -1,0 +1,51 @@
+"""Statistics against values worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maicc.stats import bootstrap_ci95, episodes_to, iqm, mean_ci95, regret, summary
+
+
+def test_mean_and_interval():
+    mean, half = mean_ci95(np.array([1.0, 2.0, 3.0, 4.0]))
+    assert mean == 2.5
+    assert half == pytest.approx(1.96 * np.sqrt(5 / 3) / 2)
+    assert mean_ci95(np.array([7.0])) == (7.0, 0.0)
+
+
+def test_summary():
+    returns = np.stack([np.arange(20.0), np.arange(20.0) + 2])
+    assert summary(returns) == pytest.approx(
+        {"first3": 2.0, "first10": 5.5, "last10": 15.5, "last": 20.0, "ci95": 1.96}
+    )
+
+
+def test_iqm_is_the_mean_of_the_middle_half():
+    assert iqm(np.array([-100.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 100.0])) == 3.5
+
+
+def test_bootstrap_resamples_within_strata():
+    values, strata = np.array([0.0, 0.0, 10.0, 10.0]), np.array([0, 0, 1, 1])
+    mean = lambda x: float(x.mean())  # noqa: E731
+    assert bootstrap_ci95(values, strata, mean) == (5.0, 5.0)  # nothing varies inside a stratum
+    low, high = bootstrap_ci95(values, np.zeros(4), mean)
+    assert low < 5 < high
+    rng = np.random.default_rng(0)
+    sample = rng.normal(3, 2, 200)
+    low, high = bootstrap_ci95(sample, np.zeros(200), mean)
+    assert (high - low) / 2 == pytest.approx(mean_ci95(sample)[1], rel=0.1)
+    assert bootstrap_ci95(sample, np.zeros(200)) == bootstrap_ci95(sample, np.zeros(200))
+
+
+def test_regret():
+    assert regret(np.array([[1.0, 2.0], [0.0, 0.5]]), 2.0).tolist() == [1.0, 3.5]
+
+
+def test_episodes_to_a_threshold():
+    curve = np.array([0, 0, 1, 1, 1, 1, 1, 0.0])
+    assert episodes_to(curve, 0.6) == 5
+    assert episodes_to(curve, 1.0) == 7
+    assert episodes_to(curve, 1.1) is None
+    assert episodes_to(curve[:4], 0.0) is None
