@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
+import pytest
+import torch
 
 from maicc.config import AdaptConfig, CollectConfig, DecisionFit, EmbeddingFit, RunConfig
 from maicc.run import run
 
 
+@pytest.fixture
+def every_core():
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("every_core")
 def test_a_small_team_adapts_to_unseen_tasks(tmp_path):
-    """About a quarter of the demo's training. Measured: see the assertion's margins below."""
+    """A third of the demo's training. Seen on two cores: 1.08 at first, 1.50 in the end."""
     config = RunConfig(
         family="lbf_7x7",
         device="cpu",
@@ -24,6 +36,5 @@ def test_a_small_team_adapts_to_unseen_tasks(tmp_path):
     result = json.loads((tmp_path / "adapt" / "result.json").read_text())
     returns = np.array([r["returns"] for r in result["runs"]])
     assert all(r["held_out"] for r in result["runs"])
-    print(returns.mean(0).round(2))
-    assert returns[:, -10:].mean() > 1.4
-    assert returns[:, -10:].mean() - returns[:, :3].mean() > 0.3
+    assert returns[:, -10:].mean() > 1.25
+    assert returns[:, -10:].mean() - returns[:, :3].mean() > 0.2
