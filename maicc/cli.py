@@ -22,6 +22,8 @@ usage: maicc COMMAND [options]        maicc COMMAND --help tells more
   fit        train one model with the Lightning CLI (--config, --trainer.*, --model.*, --data.*)
   adapt      let teams of trained models adapt to unseen tasks
   benchmark  variants and seeds on the same frozen tasks, in one table
+  bench      time every part, beside the machine's own peak
+  credit     predicted against true individual rewards, where the environment knows them
   report     write the report of a run's folder
   tasks      list the task families, or the tasks of one
 
@@ -133,7 +135,7 @@ def _collect(argv: list[str]) -> None:
         convert_reference(Path(options.from_reference), family, out)
         return
     check_family(family)
-    config = CollectConfig(options.episodes, options.levels, options.workers)
+    config = CollectConfig(options.episodes, options.levels, options.explorer, options.workers)
     collect(family, out, config, options.seed)
 
 
@@ -245,6 +247,37 @@ def _benchmark(argv: list[str]) -> None:
     print(out / "report.html")
 
 
+def _bench(argv: list[str]) -> None:
+    parser = _parser("bench", "Time training, keys, adaptation and retrieval; takes some minutes.")
+    parser.add_argument("family", type=str, nargs="?", default="lbf_7x7", help="task family")
+    parser.add_argument("--out", type=str, default="runs/bench", help="folder of the result")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--largest", type=int, default=2_700_000, help="keys in the largest index")
+    options = parser.parse_args(argv)
+
+    from maicc.bench import bench, markdown
+    from maicc.files import write_json, write_text
+
+    result = bench(options.family, options.device, options.largest)
+    out = Path(options.out)
+    write_json(out / "bench.json", result)
+    write_text(out / "bench.md", markdown(result))
+    print(markdown(result))
+
+
+def _credit(argv: list[str]) -> None:
+    parser = _parser("credit", "Compare predicted with true individual rewards on held-out tasks.")
+    parser.add_argument("folder", type=str, help="folder of a `maicc run`")
+    options = parser.parse_args(argv)
+
+    import json
+
+    from maicc.credit import credit
+    from maicc.files import ModelFiles
+
+    print(json.dumps(credit(ModelFiles.in_folder(options.folder)), indent=1))
+
+
 def _report(argv: list[str]) -> None:
     parser = _parser("report", "Write report.html from what a run left in its folder.")
     parser.add_argument("folder", type=str, help="folder of a `maicc run`")
@@ -293,6 +326,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "fit": _fit,
     "adapt": _adapt,
     "benchmark": _benchmark,
+    "bench": _bench,
+    "credit": _credit,
     "report": _report,
     "tasks": _tasks,
 }

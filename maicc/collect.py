@@ -27,9 +27,15 @@ _CALIBRATION_TRIALS = 8
 
 
 def play(
-    family: TaskFamily, task: Task, rate: float, seeds: Sequence[Sequence[int]]
+    family: TaskFamily,
+    task: Task,
+    rate: float,
+    seeds: Sequence[Sequence[int]],
+    *,
+    explore: bool = False,
 ) -> EpisodeBatch:
-    """One episode per seed, in lock step; each agent acts at random at `rate`, else as the expert.
+    """One episode per seed, in lock step; each agent acts at random at `rate`, else as the expert,
+    or with `explore` as the family's explorer, which starts every episode knowing nothing.
 
     Every episode's randomness comes from its own seed alone. `task` and `behaviour` are 0 in what
     is returned.
@@ -39,6 +45,7 @@ def play(
     expert_rngs = [np.random.default_rng([*s, 1]) for s in seeds]
     resets = [int(rng.integers(2**31)) for rng in expert_rngs]
     env = BatchEnv([family.make_env(task) for _ in range(B)], family.team_reward, T)
+    explorers = [[family.explorer() for _ in range(N)] for _ in range(B)] if explore else None
     now = env.reset(resets)
     episodes = empty_episodes(family, B)
     episodes.seed[:] = resets
@@ -50,7 +57,13 @@ def play(
         episodes.action_mask[running, t] = now.action_mask[running]
         actions = np.zeros((B, N), np.int64)
         for b in np.flatnonzero(running):
-            best = family.expert(env.envs[b], expert_rngs[b])
+            if explorers is None:
+                best = family.expert(env.envs[b], expert_rngs[b])
+            else:
+                seen = zip(
+                    env.agents, explorers[b], now.observations[b], now.action_mask[b], strict=True
+                )
+                best = {agent: e.act(o, mask, expert_rngs[b]) for agent, e, o, mask in seen}
             for i, agent in enumerate(env.agents):
                 legal = np.flatnonzero(now.action_mask[b, i])
                 act_at_random = draws[b, t, i, 0] < rate
@@ -141,8 +154,10 @@ def calibrate(
     return (low + high) / 2
 
 
-def check_settings(config: CollectConfig) -> None:
-    """Raises UserError for a level outside [0, 1], or no episodes asked for."""
+def check_settings(family: TaskFamily, config: CollectConfig) -> None:
+    """Raises UserError for a level outside [0, 1], no episodes, or an explorer there is not."""
+    if config.explorer and family.explorer is None:
+        raise UserError(f"collect.explorer is set, but {family.name} has no scripted explorer")
     if config.episodes < 1 or not config.levels:
         raise UserError("collect.episodes must be at least 1 and collect.levels must not be empty")
     for level in config.levels:
@@ -159,16 +174,18 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     Raises:
         UserError: a level outside [0, 1], or no episodes asked for.
     """
-    check_settings(config)
+    check_settings(family, config)
     path = Path(path)
-    plan = json.dumps([family.name, config.episodes, config.levels, seed])
+    plan = json.dumps([family.name, config.episodes, config.levels, config.explorer, seed])
     parts = path.with_name(f"{path.name}.{hashlib.sha256(plan.encode()).hexdigest()[:8]}.parts")
     parts.mkdir(parents=True, exist_ok=True)
 
     tasks, levels = family.training_tasks, config.levels
-    units = [(task, level) for task in range(len(tasks)) for level in range(len(levels))]
     with tqdm(desc="calibrate", unit="episode", leave=False) as bar:
-        rates = [calibrate(family, level, seed, bar.update) for level in levels]
+        rates: list[float | None] = [calibrate(family, level, seed, bar.update) for level in levels]
+    if config.explorer:
+        rates.append(None)
+    units = [(task, behaviour) for task in range(len(tasks)) for behaviour in range(len(rates))]
 
     waiting = [unit for unit in units if not _part(parts, *unit).exists()]
     run = partial(_play_unit, family.name, config.episodes, seed, rates, parts)
@@ -191,37 +208,42 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
 
     played = {unit: _read_part(_part(parts, *unit)) for unit in units}
     behaviours = []
-    for i, (level, rate) in enumerate(zip(levels, rates, strict=True)):
-        reached = np.mean([share_of_maximum(played[t, i], family) for t in range(len(tasks))])
-        behaviours.append(Behaviour("expert", round(rate, 6), level, round(float(reached), 4)))
+    for i, rate in enumerate(rates):
+        share = np.mean([share_of_maximum(played[t, i], family) for t in range(len(tasks))])
+        reached = round(float(share), 4)
+        if rate is None:
+            behaviours.append(Behaviour("explorer", 0.0, reached, reached))
+        else:
+            behaviours.append(Behaviour("expert", round(rate, 6), levels[i], reached))
     write_episodes(
         path, concatenate([played[unit] for unit in units]), family.spec, tasks, behaviours
     )
     shutil.rmtree(parts)
-    reached = ", ".join(f"{b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
-    print(f"{path}: {len(units) * config.episodes} episodes; mean return by level: {reached}")
+    listed = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
+    print(f"{path}: {len(units) * config.episodes} episodes; mean return by behaviour: {listed}")
 
 
-def _part(parts: Path, task: int, level: int) -> Path:
-    return parts / f"task{task}-level{level}.npz"
+def _part(parts: Path, task: int, behaviour: int) -> Path:
+    return parts / f"task{task}-behaviour{behaviour}.npz"
 
 
 def _play_unit(
     name: str,
     n: int,
     seed: int,
-    rates: list[float],
+    rates: list[float | None],
     parts: Path,
     unit: tuple[int, int],
     family: TaskFamily | None = None,
 ) -> None:
     family = family or get_family(name)
-    task, level = unit
-    seeds = [(seed, 11, task, level, episode) for episode in range(n)]
-    episodes = play(family, family.training_tasks[task], rates[level], seeds)
+    task, behaviour = unit
+    seeds = [(seed, 11, task, behaviour, episode) for episode in range(n)]
+    rate = rates[behaviour]
+    episodes = play(family, family.training_tasks[task], rate or 0.0, seeds, explore=rate is None)
     episodes.task[:] = task
-    episodes.behaviour[:] = level
-    with whole_file(_part(parts, task, level)) as temporary, open(temporary, "wb") as file:
+    episodes.behaviour[:] = behaviour
+    with whole_file(_part(parts, task, behaviour)) as temporary, open(temporary, "wb") as file:
         np.savez(file, **{f.name: getattr(episodes, f.name) for f in fields(EpisodeBatch)})
 
 

@@ -13,11 +13,14 @@ class CollectConfig:
     Args:
         episodes: Episodes per training task and level.
         levels: Mean returns aimed at, as shares of the maximum; one behaviour policy each.
+        explorer: Add one more behaviour: the family's scripted explorer, which knows nothing of
+            the task. A team that has seen exploration can imitate it.
         workers: Processes; 0 takes every core. The data are the same for any number.
     """
 
     episodes: int = 200
     levels: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
+    explorer: bool = False
     workers: int = 0
 
 

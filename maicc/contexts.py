@@ -34,6 +34,11 @@ class ContextCache:
         self.keys: Tensor | None = None  # (slots, layers, heads, tokens, width / heads)
         self.values: Tensor | None = None
 
+    def bytes(self) -> int:
+        """Memory of the slots that are held."""
+        held = [part for part in (self.keys, self.values) if part is not None]
+        return sum(part.numel() * part.element_size() for part in held)
+
     def decide(self, current: Trajectories, rows: np.ndarray, found: Retrieval) -> Tensor:
         """Logits (Q, T, A), equal to `decision(current, contexts)`."""
         if self.decision.config.context == "concatenated":

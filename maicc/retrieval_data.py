@@ -20,7 +20,7 @@ from maicc.decision import DecisionBatch
 from maicc.embedding import EmbeddingModule
 from maicc.envs import get_family
 from maicc.fitting import endless_loader, load_module
-from maicc.keys import flat_trajectories, offline_keys
+from maicc.keys import OfflineKeys, flat_trajectories, offline_keys
 from maicc.memory.utility import top_k, training_utility
 from maicc.types import Trajectories, UserError
 
@@ -60,15 +60,18 @@ class RetrievalData(L.LightningDataModule):
             collect(self.family, self.path, CollectConfig(), self.seed)
         self._keys()
 
-    def _keys(self):
+    def _keys(self) -> OfflineKeys:
         dataset = EpisodeFile(self.path)
         dataset.require(self.spec)
         module = load_module(self.embedding, EmbeddingModule, EmbeddingConfig, self.spec)
         return offline_keys(module.net, dataset, self.embedding.parent, self.retrieval.index)
 
     def setup(self, stage: str) -> None:
-        self.keys = self._keys()
-        slices = flat_trajectories(EpisodeFile(self.path))
+        self.use(self._keys(), flat_trajectories(EpisodeFile(self.path)))
+
+    def use(self, keys: OfflineKeys, slices: Trajectories) -> None:
+        """Draws batches from these trajectories, with these keys."""
+        self.keys = keys
         if self.k > self.retrieval.candidates or self.k >= len(slices.actions):
             raise UserError(
                 f"k={self.k} trajectories can't be chosen from {self.retrieval.candidates} "

@@ -48,7 +48,7 @@ def run(config: RunConfig, out: Path) -> None:
 def check(config: RunConfig, family: TaskFamily) -> None:
     """Refuses, before any long work, what can't work."""
     import_faiss()
-    check_settings(config.collect)
+    check_settings(family, config.collect)
     check_family(family)
     for name, model in (("embedding", config.embedding.model), ("decision", config.decision.model)):
         if model.width < 1 or model.heads < 1 or model.width % model.heads:
@@ -60,7 +60,8 @@ def check(config: RunConfig, family: TaskFamily) -> None:
             raise UserError(f"{name}.steps and {name}.batch_size must be at least 1")
     k = config.decision.model.k
     c = config.collect
-    stored = len(family.training) * c.episodes * len(c.levels) * family.spec.n_agents
+    behaviours = len(c.levels) + c.explorer
+    stored = len(family.training) * c.episodes * behaviours * family.spec.n_agents
     for name, most in (
         ("decision.retrieval.candidates", config.decision.retrieval.candidates),
         ("adapt.memory.candidates", config.adapt.memory.candidates),

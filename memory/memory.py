@@ -163,8 +163,8 @@ class BlendedMemory:
         draws: np.ndarray,
     ) -> Retrieval:
         """
-        Where fewer than k of an agent's own trajectories reached `step`, the offline memory is
-        asked.
+        Where too few of an agent's own trajectories reached `step`, the offline memory is asked:
+        fewer than k, or none, since with a margin the best one is shown again.
 
         Args:
             rows: (Q,) the agent that asks.
@@ -175,7 +175,7 @@ class BlendedMemory:
         """
         used = int(self.online.count.max(initial=0))
         reached = self.online.trajectories.step_mask[rows, :used, step].sum(1)
-        offline = ask_offline | (reached < self.k)
+        offline = ask_offline | (reached < (self.k if self.margin == np.inf else 1))
         shape = (len(rows), self.k)
         result = Retrieval(
             np.full(shape, -1), offline, np.zeros(shape, np.float32), np.zeros(shape, np.float32)

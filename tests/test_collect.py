@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,20 @@ def test_episodes_obey_their_masks_and_lengths():
     assert episodes.rewards.sum(1) == pytest.approx(episodes.individual_rewards.sum((1, 2)))
     assert (episodes.terminated ^ episodes.truncated).all()
     assert (episodes.terminated == (episodes.rewards.sum(1) > 1.9)).all()
+
+
+def test_the_explorer_as_one_more_behaviour(tmp_path):
+    config = CollectConfig(episodes=5, levels=[1.0], explorer=True, workers=1)
+    collect(FAMILY, tmp_path / "x.h5", config, seed=0)
+    file = EpisodeFile(tmp_path / "x.h5")
+    assert [b.name for b in file.behaviours] == ["expert", "explorer"]
+    returns = file.read().rewards.sum(1)
+    explored = file.read().behaviour == 1
+    assert explored.sum() == 45
+    assert 0.5 < returns[explored].mean() < 1.9 < returns[~explored].mean()
+    without = dataclasses.replace(FAMILY, explorer=None)
+    with pytest.raises(UserError, match="has no scripted explorer"):
+        collect(without, tmp_path / "y.h5", config, seed=0)
 
 
 @pytest.mark.parametrize(

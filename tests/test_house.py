@@ -22,6 +22,7 @@ ORDER = [
     "fitting",
     "embedding",
     "episode_data",
+    "credit",
     "memory",
     "keys",
     "decision",
@@ -30,7 +31,7 @@ ORDER = [
     "adapt",
     "report",
     "run",
-    "benchmark",
+    "benchmark bench",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,73 @@
+"""Is the predicted individual return right? Measured where the environment knows each share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from maicc.collect import play
+from maicc.config import EmbeddingConfig
+from maicc.dataset import EpisodeFile, concatenate
+from maicc.embedding import EmbeddingModule
+from maicc.envs import get_family
+from maicc.episode_data import team_batch
+from maicc.files import ModelFiles
+from maicc.fitting import load_module
+from maicc.types import UserError
+
+_SEED = 80
+
+
+def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
+    """Predicted against true individual rewards on tasks the embedding was not trained on.
+
+    Plays the dataset's experts, at each rate of random actions, on every held-out task, `episodes`
+    each.
+
+    Returns:
+        Correlations over single steps of single agents and over their episodes, and of the sum over
+        agents with the team reward; mean prediction where the agent was paid, where only a
+        teammate was, and where nobody was, with the true means.
+
+    Raises:
+        UserError: the environment pays all agents alike, so nothing can be compared.
+    """
+    dataset = EpisodeFile(files.episodes)
+    family = get_family(dataset.spec.family)
+    net = load_module(files.embedding, EmbeddingModule, EmbeddingConfig, family.spec).net
+    played = concatenate(
+        [
+            play(family, task, b.random_rate, [(_SEED, i, j, e) for e in range(episodes)])
+            for i, task in enumerate(family.held_out_tasks)
+            for j, b in enumerate(dataset.behaviours)
+            if b.name == "expert"
+        ]
+    )
+    true = played.individual_rewards  # (B, T, N)
+    if np.ptp(true, axis=2).max() == 0:
+        raise UserError(f"{family.name} pays all agents alike: there is no credit to compare with")
+    batch = team_batch(played, family.spec.return_max)
+    with torch.no_grad():
+        keys = net.keys(batch.slices())
+    N = family.spec.n_agents
+    predicted = keys.individual_reward.numpy().reshape(len(true), N, -1).swapaxes(1, 2)
+    real = batch.step_mask.numpy()
+    p, t, team = predicted[real], true[real], played.rewards[real]
+    paid, others = t > 0, (t == 0) & (team[:, None] > 0)
+    nobody = np.repeat(team[:, None] == 0, N, axis=1)
+    return {
+        "step_correlation": _correlation(p, t),
+        "episode_correlation": _correlation((predicted * real[..., None]).sum(1), true.sum(1)),
+        "team_correlation": _correlation(p.sum(1), team),
+        "mean": {
+            name: {"predicted": round(float(p[m].mean()), 4), "true": round(float(t[m].mean()), 4)}
+            for name, m in (("paid", paid), ("teammate paid", others), ("nobody paid", nobody))
+            if m.any()
+        },
+    }
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return round(float(np.corrcoef(a.reshape(-1), b.reshape(-1))[0, 1]), 4)
