@@ -42,7 +42,7 @@ class Unit:
     @property
     def files(self) -> ModelFiles:
         """Where the models are: by the content of all they follow from."""
-        c = asdict(self.config)
+        c = self.config.identity()
         family, seed = c["family"], c["seed"]
         data = _hash(family, seed, c["collect"])
         embedding = _hash(data, c["embedding"])
@@ -160,7 +160,9 @@ def benchmark(
     if family.explorer is not None:
         run_explorer(config, family, frozen, seeds, out)
     for unit in work:
-        run_unit(unit)
+        if not unit.result.exists():
+            run_unit(unit)
+            write_table(work, family, out)  # what there is so far
     return write_table(work, family, out)
 
 

@@ -223,5 +223,11 @@ class RunConfig:
     decision: DecisionFit = field(default_factory=DecisionFit)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
+    def identity(self) -> dict[str, Any]:
+        """All that results follow from: everything but where and how wide the work runs."""
+        found = self.to_json()
+        del found["device"], found["collect"]["workers"]
+        return found
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -11,6 +11,8 @@ from maicc.decision import DecisionTransformer
 from maicc.memory import BlendedMemory
 from maicc.types import Retrieval, Trajectories
 
+_BATCH = 64
+
 
 class ContextCache:
     """Decides on retrieved contexts; with independent contexts, each is encoded once.
@@ -49,16 +51,17 @@ class ContextCache:
         names = np.where(found.offline[:, None], found.item, own)
         names = np.where(found.item >= 0, names, -1)
         missing = self._missing(names)
-        if len(self.slot_of) + len(missing) > self._slots(current):
+        slots = self._slots(current)
+        if len(self.slot_of) + len(missing) > slots:
             self.clear()
             missing = self._missing(names)
         if missing:
             contexts = self.memory.contexts(rows, found)
             flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in contexts))
             at = np.array(list(missing.values()))
-            self._encode(self._tensors(flat.take(at), current), list(missing))
-        slots = np.array([self.slot_of[name] for name in names.reshape(-1).tolist()])
-        index = torch.from_numpy(slots).to(current.actions.device)
+            self._encode(self._tensors(flat.take(at), current), list(missing), slots)
+        held = np.array([self.slot_of[name] for name in names.reshape(-1).tolist()])
+        index = torch.from_numpy(held).to(current.actions.device)
         K = names.shape[1]
         keys, values = (
             rearrange(kept[index], "(q k) n h t d -> n q h (k t) d", k=K)
@@ -79,14 +82,19 @@ class ContextCache:
         per_slot = 2 * config.layers * config.width * tokens * 4
         return max(self.room // per_slot, 2 * current.actions.shape[0] * config.k)
 
-    def _encode(self, contexts: Trajectories, names: list[int]) -> None:
-        kept = self.decision.encode_contexts(contexts)
-        keys = torch.stack([k for k, _ in kept], 1)
-        values = torch.stack([v for _, v in kept], 1)
+    def _encode(self, contexts: Trajectories, names: list[int], slots: int) -> None:
+        # Batches of one size: a matrix product may round differently in a batch of another size,
+        # and what is encoded again after an interruption must come out the same.
+        parts = []
+        for start in range(0, len(names), _BATCH):
+            index = torch.arange(start, start + _BATCH).clamp(max=len(names) - 1)
+            kept = self.decision.encode_contexts(contexts.take(index))
+            parts.append(torch.stack([torch.stack(layer) for layer in kept], 2))
+        keys, values = torch.cat(parts, 1)[:, : len(names)]
         seen = self.decision.visible(contexts.step_mask.unsqueeze(1))
         start = len(self.slot_of)
         if self.keys is None or start + len(names) > len(self.keys):
-            grown = max(2 * start, start + len(names), 1024)
+            grown = max(min(2 * start, slots), start + len(names), min(1024, slots))
             for name, new in (("keys", keys), ("values", values), ("seen", seen)):
                 room = new.new_zeros((grown, *new.shape[1:]))
                 if start:

@@ -74,9 +74,9 @@ def check(config: RunConfig, family: TaskFamily) -> None:
 
 
 def _same_configuration(config: RunConfig, path: Path) -> None:
-    wanted = _flat(config.to_json())
+    wanted = _flat(config.identity())
     if not path.exists():
-        write_json(path, config.to_json())
+        write_json(path, config.identity())
         return
     found = _flat(read_json(path))
     differ = [

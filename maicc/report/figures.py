@@ -15,6 +15,7 @@ import numpy as np
 from maicc.types import Behaviour
 
 COLOURS = ("#2563eb", "#9ca3af", "#dc2626", "#059669", "#d97706", "#7c3aed")
+MANY = matplotlib.colormaps["turbo"]
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -40,7 +41,8 @@ def adaptation_curve(groups: Mapping[str, np.ndarray], return_max: float) -> str
     """Mean return per episode with the 95 % interval over runs; groups are (runs, episodes)."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.5, 3.6))
-        for (name, returns), colour in zip(groups.items(), COLOURS, strict=False):
+        for i, (name, returns) in enumerate(groups.items()):
+            colour = COLOURS[i] if len(groups) <= len(COLOURS) else MANY(i / len(groups))
             x, mean = np.arange(1, returns.shape[1] + 1), returns.mean(0)
             spread = returns.std(0, ddof=1) if len(returns) > 1 else np.zeros_like(mean)
             half = 1.96 * spread / len(returns) ** 0.5
@@ -50,7 +52,10 @@ def adaptation_curve(groups: Mapping[str, np.ndarray], return_max: float) -> str
         axes.annotate("maximum", (1, return_max), fontsize=8, va="bottom")
         axes.set_xlabel("adaptation episode")
         axes.set_ylabel("team return")
-        axes.legend(loc="lower right")
+        if len(groups) <= len(COLOURS):
+            axes.legend(loc="lower right")
+        else:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
         return _svg(figure)
 
 
@@ -65,7 +70,8 @@ def return_histogram(
         for i, (ax, level) in enumerate(zip(np.atleast_1d(axes), behaviours, strict=True)):
             mine = returns[behaviour == i]
             ax.hist(mine, bins, weights=np.full(len(mine), 1 / max(len(mine), 1)), color=COLOURS[0])
-            ax.set_title(f"aim {level.target:.0%}, reached {level.reached:.0%}", fontsize=8)
+            aim = f"aim {level.target:.0%}, " if level.name == "expert" else f"{level.name}, "
+            ax.set_title(f"{aim}reached {level.reached:.0%}", fontsize=8)
             ax.set_xlabel("return")
         np.atleast_1d(axes)[0].set_ylabel("share of episodes")
         return _svg(figure)
