@@ -66,7 +66,13 @@ class BatchEnv:
         self._steps = 0
         for b, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
             observations, infos = env.reset(seed=int(seed))
-            self._read(b, observations, infos)
+            missing = set(self.agents) - set(observations)
+            if missing:
+                raise UserError(
+                    f"{_name(env)} gave no observation for {sorted(missing)} at reset; every agent "
+                    "takes part from the start"
+                )
+            self._read(b, observations, infos, ended=False)
         return self._result(np.zeros(self._mask.shape[:2], np.float32))
 
     def step(self, actions: np.ndarray) -> BatchStep:
@@ -76,23 +82,23 @@ class BatchEnv:
         for b, env in enumerate(self.envs):
             if self._terminated[b] or self._truncated[b]:
                 continue
+            chosen = dict(zip(self.agents, actions[b].tolist(), strict=True))
             observations, paid, terminations, truncations, infos = env.step(
-                dict(zip(self.agents, actions[b].tolist(), strict=True))
+                {agent: chosen[agent] for agent in self.agents if agent in env.agents}
             )
-            self._read(b, observations, infos)
+            shared = next(iter(paid.values()), 0.0)
             for i, agent in enumerate(self.agents):
-                rewards[b, i] = paid.get(agent, 0.0)
+                rewards[b, i] = paid.get(agent, shared if self.team_reward == "shared" else 0.0)
             if not np.isfinite(rewards[b]).all():
                 raise UserError(
                     f"{_name(env)} paid {dict(paid)} at step {self._steps}: rewards must be finite"
                 )
-            self._terminated[b] = all(terminations.get(a, True) for a in self.agents)
-            ended = not env.agents or all(
-                terminations.get(a, True) or truncations.get(a, True) for a in self.agents
-            )
-            self._truncated[b] = (ended and not self._terminated[b]) or (
-                self._steps == self.max_steps and not self._terminated[b]
-            )
+            over = [terminations.get(a, True) or truncations.get(a, True) for a in self.agents]
+            ended = not env.agents or all(over)
+            self._terminated[b] = ended and all(terminations.get(a, True) for a in self.agents)
+            limit = self._steps == self.max_steps
+            self._truncated[b] = (ended or limit) and not self._terminated[b]
+            self._read(b, observations, infos, ended=ended)
         return self._result(rewards)
 
     def close(self) -> None:
@@ -110,7 +116,9 @@ class BatchEnv:
             self._truncated.copy(),
         )
 
-    def _read(self, b: int, observations: Mapping[str, Any], infos: Mapping[str, Any]) -> None:
+    def _read(
+        self, b: int, observations: Mapping[str, Any], infos: Mapping[str, Any], *, ended: bool
+    ) -> None:
         for i, agent in enumerate(self.agents):
             if agent not in observations:
                 continue  # left early: keeps its last observation
@@ -125,7 +133,12 @@ class BatchEnv:
                     f"{_name(self.envs[b])}: {agent} observed shape {seen.shape}, its space says "
                     f"{self.shape}; make observation_space and the observations agree"
                 )
-            self._observations[b, i] = seen.reshape(-1)
+            if not np.isfinite(seen).all():
+                raise UserError(
+                    f"{_name(self.envs[b])}: {agent} observed {seen}: observations must be finite"
+                )
+            self._observations[b, i] = seen
+            self._mask[b, i] = True
             if mask is not None:
                 mask = np.asarray(mask)
                 if mask.shape != (self.n_actions,):
@@ -133,7 +146,7 @@ class BatchEnv:
                         f"{_name(self.envs[b])}: action_mask of {agent} has shape {mask.shape}, "
                         f"expected ({self.n_actions},), one entry per action"
                     )
-                if not mask.any():
+                if not mask.any() and not ended:
                     raise UserError(
                         f"{_name(self.envs[b])}: action_mask of {agent} allows no action; "
                         "leave at least one legal"

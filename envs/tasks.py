@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -129,10 +131,21 @@ def get_family(name: str) -> TaskFamily:
     if target is None:
         raise UserError(f"no task family {name!r}; there are: {', '.join(families())}")
     module, _, attribute = target.partition(":")
+    if ":" in name and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a console script does not look there by itself
     try:
         family = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"task family {name!r} can't be loaded from {target}: {error}") from None
     if not isinstance(family, TaskFamily):
         raise UserError(f"{target} is a {type(family).__name__}, expected a maicc.envs.TaskFamily")
-    return family
+    # what is written down with a dataset or model must lead back here
+    return family if family.name == name else replace(family, name=name)
+
+
+def importable(family: TaskFamily) -> bool:
+    """Whether another process finds this family by its name."""
+    try:
+        return family.name not in _registered and get_family(family.name) == family
+    except UserError:
+        return False

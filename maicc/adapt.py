@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from maicc.dataset import EpisodeFile
 from maicc.envs import BatchEnv, TaskFamily, get_family
 from maicc.files import ModelFiles, whole_file, write_json
 from maicc.stats import summary
-from maicc.team import Team, TrainedModels
+from maicc.team import Team, TrainedModels, index_of
 from maicc.types import Task, UserError
 
 SCHEMA = 1
@@ -62,8 +64,15 @@ def adapt(
     team = models.team(seeds, config.memory, config.episodes)
     returns = np.zeros((len(tasks), config.episodes))
     offline_share = np.zeros(config.episodes)
+    plan = [models.content, asdict(config), seed, [task.to_json() for task in tasks]]
+    identity = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     if kept is not None and kept.exists():
         with np.load(kept, allow_pickle=False) as state:
+            if str(state["identity"]) != identity:
+                raise UserError(
+                    f"{kept} keeps an interrupted adaptation with other models or settings; remove "
+                    "it, or go on with the settings it was begun with"
+                )
             team.load_state(state)
             returns[:, : team.episode] = state["returns"]
             offline_share[: team.episode] = state["offline_share"]
@@ -72,7 +81,11 @@ def adapt(
 
     def keep() -> None:
         if kept is not None and finished:
-            done = {"returns": returns[:, :finished], "offline_share": offline_share[:finished]}
+            done = {
+                "identity": identity,
+                "returns": returns[:, :finished],
+                "offline_share": offline_share[:finished],
+            }
             with whole_file(kept) as temporary, open(temporary, "wb") as file:
                 np.savez(file, **team.state(finished), **done)
 
@@ -120,7 +133,6 @@ def adapt_folder(
     device: str = "auto",
     *,
     held_out: bool = True,
-    index: str = "Flat",
     seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Adapts teams of the models in `folder` and writes the result to `out`.
@@ -129,13 +141,15 @@ def adapt_folder(
     """
     files = ModelFiles.in_folder(folder)
     family = get_family(EpisodeFile(files.episodes).spec.family)
-    models = TrainedModels(files, family.spec, device, index)
+    models = TrainedModels(files, family.spec, device, index_of(folder))
+    start = time.monotonic()
     n = config.runs if held_out else config.training_runs
     tasks = family.draw_tasks(n, seed, held_out=held_out)
     kept = out.with_suffix(".part.npz")
     label = "adapt" if held_out else "adapt (training tasks)"
     result = adapt(models, family, tasks, config, seed, kept, label)
-    write_json(out, {**result, "seconds": dict(seconds or {})})
+    taken = {label: round(time.monotonic() - start, 2)}
+    write_json(out, {**result, "seconds": {**(seconds or {}), **taken}})
     kept.unlink(missing_ok=True)
     s = result["summary"]
     print(

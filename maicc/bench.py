@@ -35,11 +35,11 @@ from maicc.decision import DecisionModule
 from maicc.embedding import EmbeddingModule
 from maicc.envs import BatchEnv, TaskFamily, get_family
 from maicc.episode_data import EpisodeData
-from maicc.fitting import MaiccModule, seeded
+from maicc.fitting import MaiccModule, resolve_device, seeded
 from maicc.keys import flat_trajectories, offline_keys, offline_memory
 from maicc.memory import KeyIndex
 from maicc.retrieval_data import RetrievalData
-from maicc.team import Team, resolve_device
+from maicc.team import Team
 from maicc.types import Trajectories
 
 SIZES = {
@@ -100,6 +100,7 @@ def _models(
     with seeded(0):
         embedding = EmbeddingModule(spec, embedding_config, OptimiserConfig())
         decision = DecisionModule(spec, decision_config, OptimiserConfig())
+    embedding, decision = embedding.to(device), decision.to(device)
     data = EpisodeData(family.name, str(path), _EPISODES)
     data.setup("fit")
     data.trainer = SimpleNamespace(global_rank=0)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from maicc.collect import collect
-from maicc.config import RunConfig
+from maicc.config import RunConfig, check_choices
 from maicc.envs import BatchEnv, TaskFamily, get_family
 from maicc.files import ModelFiles, read_json, write_json, write_text
 from maicc.run import check, fit_decision, fit_embedding
@@ -86,6 +86,7 @@ def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig
                 f"a variant sets {key} to {value!r}, expected {type(old).__name__} like {old!r}"
             )
         setattr(part, last, float(value) if number else value)
+    check_choices(config)
     return config
 
 

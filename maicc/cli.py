@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"maicc: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"maicc: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("\nmaicc: interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
@@ -169,14 +172,15 @@ def _adapt(argv: list[str]) -> None:
     parser.add_argument("folder", type=str, help="folder of a finished `maicc run`")
     parser.add_argument("--out", type=str, required=True, help="result file, .json")
     parser.add_argument("--seed", type=int, default=0, help="every random choice follows from it")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where")
     parser.add_argument(
         "--tasks", type=str, default="held_out", choices=["held_out", "training"], help="which"
     )
     parser.add_class_arguments(AdaptConfig)
     options = parser.parse_args(argv)
     options = parser.instantiate_classes(options)
-    config = AdaptConfig(options.episodes, options.runs, options.training_runs, options.memory)
+    # one number of runs, whichever tasks they are on
+    config = AdaptConfig(options.episodes, options.runs, options.runs, options.memory)
     out, folder = Path(options.out), Path(options.folder)
     if out.exists():
         raise UserError(f"{out} is there already; choose another --out, or remove it")
@@ -251,7 +255,7 @@ def _bench(argv: list[str]) -> None:
     parser = _parser("bench", "Time training, keys, adaptation and retrieval; takes some minutes.")
     parser.add_argument("family", type=str, nargs="?", default="lbf_7x7", help="task family")
     parser.add_argument("--out", type=str, default="runs/bench", help="folder of the result")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where")
     parser.add_argument("--largest", type=int, default=2_700_000, help="keys in the largest index")
     options = parser.parse_args(argv)
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from maicc.config import CollectConfig
 from maicc.dataset import concatenate, write_episodes
-from maicc.envs import BatchEnv, TaskFamily, get_family
+from maicc.envs import BatchEnv, TaskFamily, get_family, importable
 from maicc.files import whole_file
 from maicc.types import Behaviour, EpisodeBatch, Task, UserError
 
@@ -158,6 +158,8 @@ def check_settings(family: TaskFamily, config: CollectConfig) -> None:
     """Raises UserError for a level outside [0, 1], no episodes, or an explorer there is not."""
     if config.explorer and family.explorer is None:
         raise UserError(f"collect.explorer is set, but {family.name} has no scripted explorer")
+    if config.workers < 0:
+        raise UserError(f"collect.workers={config.workers} must be at least 0, for every core")
     if config.episodes < 1 or not config.levels:
         raise UserError("collect.episodes must be at least 1 and collect.levels must not be empty")
     for level in config.levels:
@@ -181,7 +183,8 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     parts.mkdir(parents=True, exist_ok=True)
 
     tasks, levels = family.training_tasks, config.levels
-    with tqdm(desc="calibrate", unit="episode", leave=False) as bar:
+    most = len(levels) * (_CALIBRATION_TRIALS + 2) * len(tasks) * _CALIBRATION_EPISODES
+    with tqdm(desc="calibrate", unit="episode", total=most, leave=False) as bar:
         rates: list[float | None] = [calibrate(family, level, seed, bar.update) for level in levels]
     if config.explorer:
         rates.append(None)
@@ -190,6 +193,8 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     waiting = [unit for unit in units if not _part(parts, *unit).exists()]
     run = partial(_play_unit, family.name, config.episodes, seed, rates, parts)
     workers = min(config.workers or cpu_count() or 1, max(len(waiting), 1))
+    if not importable(family):
+        workers = 1  # known in this process only
     with tqdm(desc="collect", unit="episode", total=len(units) * config.episodes) as bar:
         bar.update((len(units) - len(waiting)) * config.episodes)
         if workers == 1:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from maicc.types import UserError
 
 
 @dataclass
@@ -231,3 +233,17 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def check_choices(config: Any, name: str = "") -> None:
+    """Raises UserError where an option has a value that is not among its choices."""
+    hints = get_type_hints(type(config))
+    for option in fields(config):
+        key, value = f"{name}.{option.name}".lstrip("."), getattr(config, option.name)
+        if is_dataclass(value):
+            check_choices(value, key)
+        elif get_origin(hints[option.name]) is Literal and value not in get_args(
+            hints[option.name]
+        ):
+            choices = ", ".join(map(str, get_args(hints[option.name])))
+            raise UserError(f"{key}={value!r} is not one of: {choices}")

@@ -37,6 +37,8 @@ def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
     dataset = EpisodeFile(files.episodes)
     family = get_family(dataset.spec.family)
     net = load_module(files.embedding, EmbeddingModule, EmbeddingConfig, family.spec).net
+    if not any(b.name == "expert" for b in dataset.behaviours):
+        raise UserError(f"{files.episodes} was not made by `maicc collect`: no expert to play")
     played = concatenate(
         [
             play(family, task, b.random_rate, [(_SEED, i, j, e) for e in range(episodes)])

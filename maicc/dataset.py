@@ -85,13 +85,14 @@ def write_episodes(
     behaviours: Sequence[Behaviour],
 ) -> None:
     """Writes a dataset file, whole or not at all. Refuses what `EpisodeFile` would refuse."""
-    arrays = {name: np.asarray(getattr(episodes, name), kind) for name, kind in FIELDS.items()}
+    raw = {name: np.asarray(getattr(episodes, name)) for name in FIELDS}
     header = {
         "spec": json.dumps(asdict(spec)),
         "tasks": json.dumps([task.to_json() for task in tasks]),
         "behaviours": json.dumps([asdict(behaviour) for behaviour in behaviours]),
     }
-    check_episodes(str(path), arrays, spec, len(tasks), len(behaviours))
+    check_episodes(str(path), raw, spec, len(tasks), len(behaviours))
+    arrays = {name: raw[name].astype(kind) for name, kind in FIELDS.items()}
     digest = hashlib.sha256()
     for name, value in header.items():
         digest.update(name.encode() + value.encode())

@@ -18,7 +18,7 @@ from maicc.config import EmbeddingConfig, OptimiserConfig
 from maicc.fitting import MaiccModule
 from maicc.tokens import TokenEncoders, rank_mask, table, team_kinds
 from maicc.transformer import KeyValues, Transformer, append, causal_mask
-from maicc.types import Spec, Trajectories
+from maicc.types import Spec, Trajectories, UserError
 
 
 class TeamBatch(NamedTuple):
@@ -133,6 +133,8 @@ class Embedding(nn.Module):
 
     def __init__(self, spec: Spec, config: EmbeddingConfig) -> None:
         super().__init__()
+        if config.credit == "teacher" and not config.teacher:
+            raise UserError("credit=teacher needs a teacher; set credit=local, or teacher=true")
         width = config.width
         self.config = config
         self.encoders = TokenEncoders(spec, width, return_to_go=config.return_to_go)
@@ -241,7 +243,8 @@ class Embedding(nn.Module):
 class RunningPrefix:
     """The student's view of trajectories under way, extended step by step.
 
-    Gives the same vectors as `Embedding.keys` on the finished trajectories.
+    Gives the same vectors as `Embedding.keys` on the finished trajectories (of which, if
+    return-to-go is fed, the true one is known only then).
     """
 
     def __init__(self, embedding: Embedding) -> None:

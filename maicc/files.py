@@ -31,7 +31,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on success it is flushed to disk and takes its name."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.part")
     try:
         yield temporary
         with open(temporary, "rb") as file:

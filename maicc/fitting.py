@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from maicc.config import OptimiserConfig
+from maicc.files import whole_file
 from maicc.types import Spec, UserError
 
 
@@ -55,7 +56,8 @@ class MaiccModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
         # dropout depends on the step alone, so that a resumed fit equals an unbroken one
-        torch.manual_seed(1_000_003 * self.global_rank + self.global_step)
+        if self.network.dropout:
+            torch.manual_seed(1_000_003 * self.global_rank + self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["maicc"] = {
@@ -95,6 +97,21 @@ def load_module(
     return loaded.eval().requires_grad_(False)
 
 
+def resolve_device(device: str) -> str:
+    """`auto` is the GPU where torch has one.
+
+    Raises:
+        UserError: an unknown device, or a GPU is asked for where there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device {device!r} is not one of auto, cpu, cuda")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no GPU; set device=cpu or device=auto")
+    return device
+
+
 def weights_hash(module: torch.nn.Module) -> str:
     """SHA-256 of names and values of the parameters."""
     digest = hashlib.sha256()
@@ -116,12 +133,19 @@ class _Batches(IterableDataset):
         self.make, self.data = make, data
 
     def __iter__(self) -> Iterator[Any]:
-        return self.make(self.data.trainer.global_step)
+        trainer = self.data.trainer
+        return self.make(trainer.global_step * trainer.accumulate_grad_batches)
 
 
 def endless_loader(make: Callable[[int], Iterator[Any]], data: L.LightningDataModule) -> DataLoader:
     """Whole batches from `make(first_step)`; a resumed fit starts at its step."""
     return DataLoader(_Batches(make, data), batch_size=None)
+
+
+def save(trainer: L.Trainer, path: Path) -> None:
+    """Writes a checkpoint, whole or not at all."""
+    with whole_file(path) as temporary:
+        trainer.save_checkpoint(temporary, weights_only=False)
 
 
 class Resumable(Callback):
@@ -132,9 +156,9 @@ class Resumable(Callback):
 
     def __init__(self, path: str | Path, every_n_steps: int = 200) -> None:
         self.path, self.every_n_steps, self.interrupted = Path(path), every_n_steps, False
+        self._before: Any = None
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._before = None
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._interrupt)
 
@@ -147,11 +171,18 @@ class Resumable(Callback):
         if self.interrupted:
             trainer.should_stop = True
         if self.interrupted or trainer.global_step % self.every_n_steps == 0:
-            trainer.save_checkpoint(self.path, weights_only=False)
+            save(trainer, self.path)
 
-    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+            self._before = None
 
 
 class Progress(Callback):
@@ -194,7 +225,7 @@ def fit(
     kept = path.with_name(f"{path.stem}.part.ckpt")
     resumable = Resumable(kept)
     trainer = L.Trainer(
-        accelerator={"cuda": "gpu"}.get(device, device),
+        accelerator={"cuda": "gpu", "cpu": "cpu"}[resolve_device(device)],
         devices=1,
         max_steps=steps,
         gradient_clip_val=1.0,
@@ -206,8 +237,13 @@ def fit(
     )
     if kept.exists():
         load_module(kept, type(module), type(module.network), module.spec)
-    trainer.fit(module, data, ckpt_path=kept if kept.exists() else None, weights_only=True)
-    if resumable.interrupted and trainer.global_step < steps:
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, data, ckpt_path=kept if kept.exists() else None, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C before the first step
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
+    if resumable.interrupted:
         raise KeyboardInterrupt
-    trainer.save_checkpoint(path, weights_only=False)
+    save(trainer, path)
     kept.unlink(missing_ok=True)

@@ -83,7 +83,7 @@ def _read(path: Path, content: str) -> OfflineKeys:
                 raise UserError(f"{path}: holds the keys of another model or dataset; remove it")
             index = KeyIndex.load(file["index"])
             return OfflineKeys(file["vectors"][:], file["individual_return"][:], index)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, RuntimeError) as error:
         raise UserError(f"{path}: damaged ({error}); remove it and it is made again") from None
 
 

@@ -54,16 +54,23 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
         if bad.any():
             raise UserError(f"{source}: field {name}, episode {bad.argmax()}: NaN or infinite")
 
+    actions = arrays["actions"]
+    bad = ((actions < 0) | (actions >= s.n_actions)).reshape(E, -1).any(1)
+    if bad.any():
+        raise UserError(
+            f"{source}: field actions, episode {bad.argmax()}: an action is outside 0 to "
+            f"{s.n_actions - 1}"
+        )
     ended = arrays["terminated"][:, :, 0] > 0
     filled = (arrays["filled"][:, :, 0] > 0).sum(1)
     length = np.where(ended.any(1), ended.argmax(1) + 1, filled - 1)
-    for bad in ((length < 1) | (length > T) | (filled < length),):
-        if bad.any():
-            e = int(bad.argmax())
-            raise UserError(
-                f"{source}: field filled, episode {e}: {filled[e]} steps filled, "
-                f"{length[e]} played, expected 1 to {T}"
-            )
+    bad = (length < 1) | (length > T) | (filled < length)
+    if bad.any():
+        e = int(bad.argmax())
+        raise UserError(
+            f"{source}: field filled, episode {e}: {filled[e]} steps filled, "
+            f"{length[e]} played, expected 1 to {T}"
+        )
     played = np.arange(T) < length[:, None]
     known = np.arange(T + 1) <= length[:, None]
     rewards = np.where(played, arrays["reward"][:, :T, 0], 0.0).astype(np.float32)
@@ -72,7 +79,7 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
     task = np.repeat(np.arange(len(family.training)), E // len(family.training))
     episodes = EpisodeBatch(
         observations=arrays["obs"] * known[:, :, None, None],
-        actions=arrays["actions"][:, :T, :, 0] * played[:, :, None],
+        actions=actions[:, :T, :, 0] * played[:, :, None],
         action_mask=(arrays["avail_actions"] > 0) & known[:, :, None, None],
         rewards=rewards,
         individual_rewards=np.repeat(rewards[:, :, None] / s.n_agents, s.n_agents, axis=2),

@@ -5,16 +5,17 @@ A stage is finished when its file is there; files are written whole or not at al
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from maicc.collect import check_family, check_settings, collect
-from maicc.config import DecisionFit, RunConfig
+from maicc.config import DecisionFit, RunConfig, check_choices
 from maicc.envs import TaskFamily, get_family
 from maicc.files import ModelFiles, read_json, write_json
-from maicc.memory.index import import_faiss
+from maicc.memory.index import empty_index
 from maicc.types import UserError
 
 
@@ -36,6 +37,8 @@ def run(config: RunConfig, out: Path) -> None:
         files.episodes,
         lambda: collect(family, files.episodes, config.collect, config.seed),
     )
+    for parts in out.glob("episodes.h5.*.parts"):
+        shutil.rmtree(parts)  # left by a kill just after the dataset was written
     stages.run("embedding", files.embedding, lambda: fit_embedding(config, files))
     stages.run("decision", files.decision, lambda: fit_decision(config, files))
     stages.run("adapt", out / "adapt" / "result.json", lambda: _adapt(config, out, stages, True))
@@ -47,30 +50,45 @@ def run(config: RunConfig, out: Path) -> None:
 
 def check(config: RunConfig, family: TaskFamily) -> None:
     """Refuses, before any long work, what can't work."""
-    import_faiss()
-    check_settings(family, config.collect)
-    check_family(family)
-    for name, model in (("embedding", config.embedding.model), ("decision", config.decision.model)):
+    check_choices(config)
+    if config.device == "cuda":
+        from maicc.fitting import resolve_device
+
+        resolve_device(config.device)
+    empty_index(config.embedding.model.width, config.decision.retrieval.index)
+    k, c, memory = config.decision.model.k, config.collect, config.adapt.memory
+    stored = len(family.training) * c.episodes * (len(c.levels) + c.explorer)
+    inf = float("inf")
+    for name, value, low, high in (
+        ("seed", config.seed, 0, inf),
+        ("collect.workers", c.workers, 0, inf),
+        ("adapt.episodes", config.adapt.episodes, 1, inf),
+        ("adapt.runs", config.adapt.runs, 1, inf),
+        ("adapt.training_runs", config.adapt.training_runs, 0, inf),
+        ("adapt.memory.alpha", memory.alpha, 0, 1),
+        ("adapt.memory.beta", memory.beta, 0, 1),
+        ("adapt.memory.margin", memory.margin, 0, inf),
+        ("decision.retrieval.candidates", config.decision.retrieval.candidates, max(k, 1), inf),
+        ("adapt.memory.candidates", memory.candidates, max(k, 1), inf),
+        ("decision.model.k", k, 0, (stored - 1) * family.spec.n_agents),
+    ):
+        if not low <= value <= high:
+            raise UserError(f"{name}={value} must be between {low:g} and {high:g}")
+    for name, fit in (("embedding", config.embedding), ("decision", config.decision)):
+        model, rate = fit.model, fit.optimiser.learning_rate
+        if fit.steps < 1 or fit.batch_size < 1 or model.layers < 1:
+            raise UserError(f"{name}.steps, .batch_size and .model.layers must be at least 1")
+        if rate <= 0 or not 0 <= model.dropout < 1:
+            raise UserError(
+                f"{name}.optimiser.learning_rate={rate} must be above 0, and "
+                f"{name}.model.dropout={model.dropout} in [0, 1)"
+            )
         if model.width < 1 or model.heads < 1 or model.width % model.heads:
             raise UserError(
                 f"{name}.model.width={model.width} must be a multiple of heads={model.heads}"
             )
-    for name, fit in (("embedding", config.embedding), ("decision", config.decision)):
-        if fit.steps < 1 or fit.batch_size < 1:
-            raise UserError(f"{name}.steps and {name}.batch_size must be at least 1")
-    k = config.decision.model.k
-    c = config.collect
-    behaviours = len(c.levels) + c.explorer
-    stored = len(family.training) * c.episodes * behaviours * family.spec.n_agents
-    for name, most in (
-        ("decision.retrieval.candidates", config.decision.retrieval.candidates),
-        ("adapt.memory.candidates", config.adapt.memory.candidates),
-        ("the number of stored trajectories", stored - family.spec.n_agents),
-    ):
-        if not 0 <= k <= most:
-            raise UserError(f"decision.model.k={k} must be between 0 and {name}, {most}")
-    if config.adapt.episodes < 1 or config.adapt.runs < 1:
-        raise UserError("adapt.episodes and adapt.runs must be at least 1")
+    check_settings(family, config.collect)
+    check_family(family)
 
 
 def _same_configuration(config: RunConfig, path: Path) -> None:
@@ -158,7 +176,6 @@ def _adapt(config: RunConfig, out: Path, stages: Stages, held_out: bool) -> None
         out / "adapt" / ("result.json" if held_out else "training.json"),
         config.device,
         held_out=held_out,
-        index=config.decision.retrieval.index,
         seconds=stages.seconds,
     )
 

@@ -14,13 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maicc.config import AdaptConfig, DecisionConfig, EmbeddingConfig, MemoryConfig
+from maicc.config import (
+    AdaptConfig,
+    DecisionConfig,
+    EmbeddingConfig,
+    MemoryConfig,
+    check_choices,
+)
 from maicc.contexts import ContextCache
 from maicc.dataset import EpisodeFile
 from maicc.decision import DecisionModule, DecisionTransformer
 from maicc.embedding import Embedding, EmbeddingModule, RunningPrefix
-from maicc.files import ModelFiles
-from maicc.fitting import load_module
+from maicc.files import ModelFiles, read_json
+from maicc.fitting import load_module, resolve_device, weights_hash
 from maicc.keys import flat_trajectories, offline_keys, offline_memory
 from maicc.memory import BlendedMemory, OfflineMemory, OnlineMemory, schedule
 from maicc.returns import COMPLETION_MARGIN, normalised, return_to_go
@@ -66,6 +72,7 @@ class Team:
                 f"k={k} trajectories can't be chosen from {memory.candidates} candidates among "
                 f"{len(offline)} stored; raise memory.candidates or use a larger dataset"
             )
+        check_choices(memory, "memory")
         self.spec, self.config, self.episodes = spec, memory, episodes
         self.embedding = embedding.to(device).eval()
         self.decision = decision.to(device).eval()
@@ -81,6 +88,7 @@ class Team:
         self.cache = ContextCache(self.decision, self.memory)
         self.offline_share = 0.0  # of the running episode's look-ups
         self._prefix: RunningPrefix | None = None
+        self._awaits_observe = False
 
     @property
     def episode(self) -> int:
@@ -110,6 +118,10 @@ class Team:
         ):
             if np.shape(array) != (*lead, size):
                 raise UserError(f"{name} has shape {np.shape(array)}, expected {(*lead, size)}")
+        if self._awaits_observe:
+            raise UserError("act was called twice: report what followed with observe in between")
+        if not np.isfinite(observations).all():
+            raise UserError("observations must be finite; one is NaN or infinite")
         if self._prefix is None:
             self._begin_episode()
         t, rows = self._step, self.R * self.N
@@ -123,10 +135,12 @@ class Team:
         )
         self._keys[:, t] = query.cpu().numpy()
         active = np.flatnonzero(self._each_agent(~self._ended))
-        logits = self._decide(active)
         legal = np.reshape(np.asarray(action_mask, bool), (rows, -1))[active]
+        if not legal.any(1).all():
+            raise UserError("action_mask allows an agent no action; leave at least one legal")
         actions = np.zeros(rows, np.int64)
-        actions[active] = self._choose(logits, legal, active)
+        actions[active] = self._choose(self._decide(active), legal, active)
+        self._awaits_observe = True
         return actions.reshape(lead)
 
     def observe(
@@ -137,8 +151,8 @@ class Team:
         A single run may pass (N,), a number and a truth value. When every run has ended, all agents
         store what they lived through, and the next `act` starts a new episode.
         """
-        if self._prefix is None:
-            raise UserError("observe was called before act: an episode starts with act")
+        if not self._awaits_observe:
+            raise UserError("observe was called before act: every step starts with act")
         t, now = self._step, self._now
         was_active = ~self._ended
         rewards = np.reshape(np.asarray(rewards, np.float32), self.R)
@@ -158,6 +172,7 @@ class Team:
         now.step_mask[:, t] = self._each_agent(was_active)
         self._prefix.advance(*(self._tensor(part) for part in step))
         self._step += 1
+        self._awaits_observe = False
         if self._ended.all():
             self._store_episode()
 
@@ -231,7 +246,7 @@ class Team:
         scale = (spec.return_min, spec.return_max)
         self.memory.online.store(
             rows,
-            self._keys,
+            predicted.vectors.cpu().numpy(),  # with the true return-to-go, as offline
             now,
             normalised(now.return_to_go[:, 0], *scale),
             normalised(individual * spec.n_agents, *scale),
@@ -258,15 +273,6 @@ class Team:
         self.cache.clear()
 
 
-def resolve_device(device: str) -> str:
-    """`auto` is the GPU where torch has one."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no GPU; set device=cpu or device=auto")
-    return device
-
-
 class TrainedModels:
     """Dataset, keys and models, loaded once, from which teams are made."""
 
@@ -290,6 +296,9 @@ class TrainedModels:
         if self.device == "cuda":
             keys = keys._replace(index=keys.index.to_gpu())
         self.offline = offline_memory(keys, slices, self.spec)
+        self.content = " ".join(
+            [weights_hash(self.embedding), weights_hash(self.decision), dataset.fingerprint]
+        )
 
     def team(
         self, seeds: Sequence[int], memory: MemoryConfig | None = None, episodes: int | None = None
@@ -306,6 +315,12 @@ class TrainedModels:
         )
 
 
+def index_of(folder: str | Path) -> str:
+    """The FAISS index that the run in `folder` was configured with."""
+    path = Path(folder) / "config.json"
+    return read_json(path)["decision"]["retrieval"]["index"] if path.exists() else "Flat"
+
+
 def load_team(
     folder: str | Path,
     seed: int = 0,
@@ -315,4 +330,5 @@ def load_team(
     device: str = "auto",
 ) -> Team:
     """One team of the models that `maicc run` left in `folder`, with an empty online memory."""
-    return TrainedModels(ModelFiles.in_folder(folder), device=device).team([seed], memory, episodes)
+    models = TrainedModels(ModelFiles.in_folder(folder), None, device, index_of(folder))
+    return models.team([seed], memory, episodes)

@@ -10,6 +10,7 @@ import numpy as np
 from maicc.types import Candidates, UserError
 
 _GRID = 1e-3  # keys whose entries agree to this count as equal
+_TRAINED_FROM = 10_000  # with fewer distinct keys an index that must be trained gives way to Flat
 
 
 def import_faiss() -> Any:
@@ -50,7 +51,8 @@ class KeyIndex:
             vectors: (M, T, D) float32, unit norm.
             played: (M, T) bool; only these get keys.
             factory: A FAISS index_factory string; `Flat` is exact. Search parameters may follow
-                a semicolon: `IVF256,Flat;nprobe=16`.
+                a semicolon: `IVF256,Flat;nprobe=16`. A step with few distinct keys is searched
+                exactly where the index would have to be trained on them.
             seed: Order of the trajectories that share a key.
         """
         order = np.random.default_rng([seed, 40])
@@ -105,6 +107,8 @@ class KeyIndex:
     def draw(self, step: int, draws: np.ndarray) -> np.ndarray:
         """Trajectories that reached `step`, at random: draws (Q, K) in [0, 1) -> items (Q, K)."""
         members = self.steps[step].members
+        if len(members) == 0:
+            return np.full(draws.shape, -1)
         return members[(draws * len(members)).astype(np.int64)]
 
     def save(self, group: h5py.Group) -> None:
@@ -144,16 +148,33 @@ def _equal_rows(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, group
 
 
-def _make_index(keys: np.ndarray, width: int, factory: str) -> Any:
+def empty_index(width: int, factory: str) -> Any:
+    """An index as the string says.
+
+    Raises:
+        UserError: FAISS can't read the string.
+    """
     faiss = import_faiss()
     kind, _, parameters = factory.partition(";")
     try:
         index = faiss.index_factory(width, kind, faiss.METRIC_INNER_PRODUCT)
-        if not index.is_trained:
-            index.train(keys)
-        index.add(keys)
         if parameters:
             faiss.ParameterSpace().set_index_parameters(index, parameters)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"index {factory!r} of width {width} can't be made: {reason}") from None
+    return index
+
+
+def _make_index(keys: np.ndarray, width: int, factory: str) -> Any:
+    try:
+        index = empty_index(width, factory)
+        if not index.is_trained:
+            if len(keys) < _TRAINED_FROM:
+                index = empty_index(width, "Flat")
+            else:
+                index.train(keys)
+        index.add(keys)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(

@@ -78,10 +78,12 @@ class OnlineMemory:
         """One more trajectory for each of `rows`: keys (r, T, D), trajectories (r, T, ...)."""
         room = self.keys.shape[1]
         if self.count[rows].max() >= room:
-            old = self._arrays()
-            self._allocate(len(self.count), max(16, 2 * room))
-            for name, array in self._arrays().items():
-                array[:, :room] = old[name]
+            grown = OnlineMemory(len(self.count), self._steps, self._width, self._observation_size)
+            grown._allocate(len(self.count), max(16, 2 * room))
+            for name, array in grown._arrays().items():
+                array[:, :room] = self._arrays()[name]
+            grown.count = self.count
+            self.__dict__.update(grown.__dict__)  # at once: an interruption finds all or nothing
         at = (rows, self.count[rows])
         self.keys[at] = keys
         for mine, new in zip(self.trajectories, trajectories, strict=True):

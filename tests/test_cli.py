@@ -100,7 +100,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
         (["run", "none.yaml"], "no such file"),
         (["run", "lbf_7x7", "--nonsense=1"], "nonsense"),
         (["run", "lbf_7x7", "--decision.model.k=many"], "decision.model.k"),
-        (["run", "lbf_7x7", "--decision.model.k=80"], "decision.model.k=80 must be between 0 and"),
+        (["run", "lbf_7x7", "--decision.model.k=80"], "candidates=50 must be between 80"),
         (["run", "lbf_7x7", "--embedding.model.heads=7"], "must be a multiple of heads=7"),
         (["run", "lbf_7x7", "--adapt.episodes=0"], "adapt.episodes"),
         (["run", "lbf_7x7", "--collect.levels=[2.0]"], "collect.levels has 2.0"),
