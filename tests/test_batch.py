@@ -17,12 +17,14 @@ class Toy(ParallelEnv):
     metadata = {"name": "toy"}  # noqa: RUF012
 
     def __init__(self, agents=("a", "b"), size=2, seen=None, mask=3, reward=1.0, wrapped=False,
-                 action=None, extra=None, leaves_at=None, terminates=False):  # fmt: skip
+                 action=None, extra=None, leaves_at=None, terminates=False,
+                 absent=None, seen_value=None, blind=False):  # fmt: skip
         self.possible_agents, self.agents = list(agents), []
         self.size, self.seen = size, size if seen is None else seen
         self.mask, self.reward, self.wrapped = mask, reward, wrapped
         self.action, self.extra = action or spaces.Discrete(3), extra
         self.leaves_at, self.terminates = leaves_at, terminates
+        self.absent, self.seen_value, self.blind = absent, seen_value, blind
 
     def observation_space(self, agent):
         box = spaces.Box(-1, 9, (self.size,), np.float32)
@@ -34,15 +36,16 @@ class Toy(ParallelEnv):
         return self.action
 
     def _observe(self):
-        seen = np.full(self.seen, self.t, np.float32)
+        value = self.t if self.seen_value is None else self.seen_value
+        seen = np.full(self.seen, value, np.float32)
         mask = np.array([1, 0, 1], np.int8)[: self.mask]
         if self.wrapped:
             seen = {"observation": seen, "action_mask": mask}
         names = [*self.agents, *([self.extra] if self.extra else [])]
-        return dict.fromkeys(names, seen)
+        return {name: seen for name in names if name != self.absent}
 
     def _infos(self):
-        mask = np.array([1, 1, 0], np.int8)[: self.mask]
+        mask = np.array([1, 1, 0], np.int8)[: self.mask] * (not self.blind)
         return {a: {} if self.wrapped else {"action_mask": mask} for a in self.agents}
 
     def reset(self, seed=None, options=None):
@@ -124,6 +127,19 @@ def test_an_agent_that_leaves_early_keeps_its_last_observation():
     assert now.rewards[0] == 1.0
 
 
+def test_only_agents_that_are_there_get_actions():
+    env = Toy(leaves_at=1)
+    got = []
+    real = env.step
+    env.step = lambda actions: got.append(sorted(actions)) or real(actions)
+    batch = BatchEnv([env], "shared")
+    batch.reset([0])
+    for _ in range(2):
+        now = batch.step(np.zeros((1, 2), int))
+    assert got == [["a", "b"], ["a"]]
+    assert now.rewards[0] == 1.0
+
+
 @pytest.mark.parametrize(
     ("envs", "message"),
     [
@@ -146,6 +162,9 @@ def test_refused_when_made(envs, message):
         (Toy(mask=2), r"action_mask of a has shape \(2,\), expected \(3,\)"),
         (Toy(extra="ghost"), r"agents \['ghost'\] that are not in possible_agents"),
         (Toy(reward=float("nan")), "rewards must be finite"),
+        (Toy(absent="b"), r"gave no observation for \['b'\] at reset"),
+        (Toy(seen_value=np.nan), "observations must be finite"),
+        (Toy(blind=True), "action_mask of a allows no action"),
     ],
 )
 def test_refused_when_played(env, message):

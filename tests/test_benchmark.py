@@ -82,6 +82,7 @@ def test_overrides():
         ({"decision.model.kk": 1}, "which is no option"),
         ({"nonsense.k": 1}, "which is no option"),
         ({"decision.model.k": "many"}, "expected int"),
+        ({"adapt.memory.schedule": "decya"}, "schedule='decya' is not one of: evidence"),
     ):
         with pytest.raises(UserError, match=message):
             with_overrides(config, wrong)

@@ -103,6 +103,11 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
         (["run", "lbf_7x7", "--decision.model.k=80"], "candidates=50 must be between 80"),
         (["run", "lbf_7x7", "--embedding.model.heads=7"], "must be a multiple of heads=7"),
         (["run", "lbf_7x7", "--adapt.episodes=0"], "adapt.episodes"),
+        (["run", "lbf_7x7", "--seed=-1"], "seed=-1 must be between 0"),
+        (["run", "lbf_7x7", "--collect.workers=-2"], "collect.workers=-2"),
+        (["run", "lbf_7x7", "--decision.model.dropout=2"], "decision.model.dropout=2"),
+        (["run", "lbf_7x7", "--decision.retrieval.index=IVFX"], "index 'IVFX'"),
+        (["benchmark", "lbf_7x7", "--variants=none"], "no variant 'none'"),
         (["run", "lbf_7x7", "--collect.levels=[2.0]"], "collect.levels has 2.0"),
         (["collect", "chess"], "no task family 'chess'"),
         (["report", "nowhere"], "no config.json"),
@@ -150,6 +155,49 @@ def test_each_stage_alone(tiny_run, tmp_path, capsys):
     from maicc.dataset import EpisodeFile
 
     assert EpisodeFile(episodes).fingerprint == EpisodeFile(tiny_run / "episodes.h5").fingerprint
+
+
+def test_a_family_of_ones_own_in_the_current_folder(tmp_path):
+    """Next to a folder named `envs`, which must not be in the way; with two processes."""
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("raise RuntimeError('the wrong envs')")
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\n"
+        "from maicc.envs.lbf import lbf_7x7\n"
+        "family = replace(lbf_7x7, name='my own')\n"
+    )
+    small = [o for o in TINY if "workers" not in o]
+    maicc("run", "mine:family", *small, "--embedding.steps=3", "--decision.steps=3",
+          "--adapt.episodes=2", "--collect.workers=2", "--out=out", cwd=tmp_path)  # fmt: skip
+    result = json.loads((tmp_path / "out" / "adapt" / "result.json").read_text())
+    assert result["family"] == "mine:family"
+    maicc("adapt", "out", "--out=again.json", "--episodes=2", "--runs=2", cwd=tmp_path)
+
+
+def test_an_interrupted_adaptation_goes_on_with_its_own_settings_only(tiny_run, tmp_path, capsys):
+    out = tmp_path / "x.json"
+    from maicc import adapt as module
+
+    real = module.play_episode
+
+    def ctrl_c(team, env, seeds):
+        if team.episode == 2:
+            raise KeyboardInterrupt
+        return real(team, env, seeds)
+
+    module.play_episode = ctrl_c
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(["adapt", str(tiny_run), f"--out={out}", "--episodes=4", "--runs=2"])
+        assert stop.value.code == 130
+    finally:
+        module.play_episode = real
+    again = ["adapt", str(tiny_run), f"--out={out}", "--episodes=4", "--runs=2"]
+    capsys.readouterr()
+    assert "with other models or settings" in refused(capsys, *again, "--seed=1")
+    assert "with other models or settings" in refused(capsys, *again, "--memory.alpha=0.5")
+    main(again)
+    assert len(json.loads(out.read_text())["runs"][0]["returns"]) == 4
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])

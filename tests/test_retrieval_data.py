@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from maicc.config import RetrievalConfig
 from maicc.dataset import EpisodeFile
 from maicc.retrieval_data import RetrievalData
 from maicc.types import UserError
@@ -22,7 +23,8 @@ def data(tiny_run):
 
 
 def test_neighbours_by_brute_force(data):
-    """Nearest 50 outside the own episode, then the stated order of preference."""
+    """Outside the own episode, in the stated order of preference; every trajectory a candidate."""
+    data.retrieval = RetrievalConfig(candidates=len(data.length))
     vectors, mask = data.keys.vectors, data.slices.step_mask.numpy()
     rng = np.random.default_rng(0)
     item = rng.integers(len(vectors), size=20)
@@ -33,11 +35,10 @@ def test_neighbours_by_brute_force(data):
         similarity = vectors[:, step[q]] @ vectors[item[q], step[q]]
         similarity[~mask[:, step[q]]] = -np.inf
         similarity[item[q] // 3 * 3 : item[q] // 3 * 3 + 3] = -np.inf
-        nearest = np.argsort(-similarity)[:53]
         no_better = data.team_return <= data.team_return[item[q]]
         score = (similarity + 1) / 2 + no_better + (no_better & (similarity < 0.9))
-        least = np.sort(score[nearest])[-3]
-        assert (score[found[q]] >= least - 2e-3).all()
+        # keys that agree to a thousandth count as equal
+        assert (score[found[q]] >= np.sort(score)[-3] - 4e-3).all()
 
 
 def test_a_resumed_fit_sees_the_same_batches(data):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from maicc.envs import families, get_family, register, tasks
+from maicc.envs import families, get_family, importable, register, tasks
 from maicc.types import Task, UserError
 
 
@@ -40,7 +40,10 @@ def test_unknown_family():
 
 
 def test_family_by_module_and_attribute():
-    assert get_family("maicc.envs.lbf:lbf_7x7").name == "lbf_7x7"
+    family = get_family("maicc.envs.lbf:lbf_7x7")
+    assert family.name == "maicc.envs.lbf:lbf_7x7"  # leads back, from a dataset or a model
+    assert get_family(family.name) == family
+    assert importable(family)
     with pytest.raises(UserError, match="can't be loaded"):
         get_family("no_such_module:family")
     with pytest.raises(UserError, match=r"expected a maicc\.envs\.TaskFamily"):
@@ -52,6 +55,7 @@ def test_registered_family():
     try:
         register(mine)
         assert get_family("mine") is mine
+        assert not importable(mine)  # another process does not know it
         assert "mine" in families()
     finally:
         tasks._registered.pop("mine")

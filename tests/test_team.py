@@ -174,7 +174,13 @@ def test_refused(models):
         team.act(now.observations, now.action_mask[..., :4])
     with pytest.raises(UserError, match="3 runs act together"):
         team.act(now.observations[0], now.action_mask[0])
+    with pytest.raises(UserError, match="observations must be finite"):
+        team.act(now.observations * np.nan, now.action_mask)
+    with pytest.raises(UserError, match="allows an agent no action"):
+        models.team(SEEDS).act(now.observations, now.action_mask & False)
     actions = team.act(now.observations, now.action_mask)
+    with pytest.raises(UserError, match="act was called twice"):
+        team.act(now.observations, now.action_mask)
     with pytest.raises(UserError, match="rewards must be finite"):
         team.observe(actions, np.array([0, np.nan, 0]), np.zeros(3))
     with pytest.raises(UserError, match="needs the number of episodes in advance"):
