@@ -215,6 +215,17 @@ def _benchmark(argv: list[str]) -> None:
         help="draw held-out tasks, or among all tasks, training ones too, as the paper does",
     )  # fmt: skip
     parser.add_argument("--episodes", type=int, default=None, help="of every variant")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="cores of a unit; tables are equal to the last digit for equal numbers of threads",
+    )
+    parser.add_argument(
+        "--cluster", type=str, default=None, metavar="local|ADDRESS",
+        help="run units side by side with Ray, on this machine's cores or on a cluster whose "
+        "machines share the folder; default: one after another in this process",
+    )  # fmt: skip
     parser.add_argument("--variants", type=str, default="default", help="names, or `every`")
     parser.add_argument(
         "--variants_file", type=str, default=None,
@@ -224,13 +235,17 @@ def _benchmark(argv: list[str]) -> None:
     options = _options(parser, argv)
     own = {
         key: options.pop(key)
-        for key in ("out", "seeds", "tasks", "draw", "episodes", "variants", "variants_file")
-    }
+        for key in (
+            "out", "seeds", "tasks", "draw", "episodes", "threads", "cluster", "variants",
+            "variants_file",
+        )
+    }  # fmt: skip
     config: RunConfig = RunConfig(**parser.instantiate_classes(options).as_dict())
     if own["episodes"] is not None:
         config.adapt.episodes = own["episodes"]
-    if own["seeds"] < 1 or own["tasks"] < 1:
-        raise UserError("--seeds and --tasks must be at least 1")
+    for name in ("seeds", "tasks", "threads"):
+        if own[name] < 1:
+            raise UserError(f"--{name}={own[name]} must be at least 1")
     path = Path(own["variants_file"] or Path(__file__).parent / "configs" / "variants.yaml")
     if not path.exists():
         raise UserError(f"{path}: no such file")
@@ -240,12 +255,14 @@ def _benchmark(argv: list[str]) -> None:
         if name not in known:
             raise UserError(f"no variant {name!r}; {path.name} has: {', '.join(known)}")
 
-    from maicc.benchmark import benchmark, markdown
+    from maicc.benchmark import benchmark
+    from maicc.table import markdown
 
     out = Path(own["out"] or f"runs/benchmark-{config.family.replace(':', '.')}")
     table = benchmark(
         config, {name: known[name] or {} for name in wanted},
         seeds=own["seeds"], tasks=own["tasks"], out=out, draw=own["draw"],
+        threads=own["threads"], cluster=own["cluster"],
     )  # fmt: skip
     print(markdown(table))
     print(out / "report.html")

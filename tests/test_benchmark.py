@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from maicc import benchmark as module
-from maicc.benchmark import benchmark, frozen_tasks, markdown, table_row, with_overrides
+from maicc import units
+from maicc.benchmark import benchmark, frozen_tasks
 from maicc.envs import get_family
+from maicc.table import markdown, table_row
 from maicc.types import UserError
+from maicc.units import with_overrides
 from tests.conftest import tiny_config
 
 FAMILY = get_family("lbf_7x7")
@@ -37,7 +39,7 @@ def test_units_share_what_they_can(finished):
 def test_a_second_call_repeats_nothing_and_gives_the_same_table(finished, monkeypatch):
     out, table = finished
     for name in ("collect", "fit_embedding", "fit_decision"):
-        monkeypatch.setattr(module, name, None)
+        monkeypatch.setattr(units, name, None)
     again = benchmark(tiny_config(), VARIANTS, seeds=2, tasks=2, out=out)
     assert again == table
 

@@ -31,7 +31,9 @@ ORDER = [
     "adapt",
     "report",
     "run",
-    "benchmark bench",
+    "table bench units",
+    "cluster",
+    "benchmark",
     "cli",
     "__main__",
 ]

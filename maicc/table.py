@@ -1,0 +1,93 @@
+"""The table of a benchmark, from the results of its units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from maicc.envs import TaskFamily
+from maicc.stats import bootstrap_ci95, episodes_to, iqm, mean_ci95, regret
+from maicc.types import Task
+
+SCHEMA = 1
+
+
+def make_table(
+    family: TaskFamily,
+    seeds: Sequence[int],
+    tasks: Sequence[Task],
+    results: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The table, and the returns (runs, episodes) of each variant.
+
+    Args:
+        family: Knows the maximum.
+        seeds: Of the models.
+        tasks: Of every unit.
+        results: Of each variant, one for each finished seed; variants without any are left out.
+    """
+    rows: list[dict[str, Any]] = []
+    curves: dict[str, np.ndarray] = {}
+    for variant, mine in results.items():
+        if not mine:
+            continue
+        runs = [run for result in mine for run in result["runs"]]
+        returns = np.array([run["returns"] for run in runs])
+        strata = np.array([run["task"]["name"] for run in runs])
+        rows.append({"variant": variant, **table_row(returns, strata, family.spec.return_max)})
+        curves[variant] = returns
+    return {
+        "schema": SCHEMA,
+        "family": family.name,
+        "return_max": family.spec.return_max,
+        "seeds": list(seeds),
+        "tasks": [task.name for task in tasks],
+        "rows": rows,
+    }, curves
+
+
+def table_row(returns: np.ndarray, strata: np.ndarray, return_max: float) -> dict[str, Any]:
+    """The statistics of one variant; returns (runs, episodes), strata (runs,) the task."""
+    last, last_ci = mean_ci95(returns[:, -1])
+    last10 = returns[:, -10:].mean(1)
+    low, high = bootstrap_ci95(last10, strata)
+    curve = returns.mean(0)
+    return {
+        "runs": len(returns),
+        "episodes": returns.shape[1],
+        "last": round(last, 4),
+        "last_ci95": round(last_ci, 4),
+        "first10": round(float(returns[:, :10].mean()), 4),
+        "last10": round(float(last10.mean()), 4),
+        "last10_ci95": round(mean_ci95(last10)[1], 4),
+        "last10_iqm": round(iqm(last10), 4),
+        "last10_iqm_ci95": [round(low, 4), round(high, 4)],
+        "regret_per_episode": round(float(regret(returns, return_max).mean() / len(curve)), 4),
+        "episodes_to_85": episodes_to(curve, 0.85 * return_max),
+    }
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The table as Markdown."""
+    lines = [
+        f"{table['family']}, seeds {table['seeds']}, {len(table['tasks'])} tasks each. The mean of "
+        "the last episode with its normal 95 % interval over runs; the interquartile mean of the "
+        "last ten with a 95 % bootstrap interval stratified by task; regret per episode; the first "
+        f"episode whose 5-episode mean reaches 85 % of the maximum {table['return_max']:g}.",
+        "",
+        "| variant | runs | episodes | last | first 10 | last 10 | last 10, IQM | regret "
+        "| to 85 % |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table["rows"]:
+        low, high = row["last10_iqm_ci95"]
+        lines.append(
+            f"| {row['variant']} | {row['runs']} | {row['episodes']} "
+            f"| {row['last']:.2f} ± {row['last_ci95']:.2f} | {row['first10']:.2f} "
+            f"| {row['last10']:.2f} ± {row['last10_ci95']:.2f} "
+            f"| {row['last10_iqm']:.2f} [{low:.2f}, {high:.2f}] "
+            f"| {row['regret_per_episode']:.2f} | {row['episodes_to_85'] or 'never'} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from maicc.benchmark import benchmark
+from maicc.cluster import run_units
+from maicc.types import UserError
+from tests.conftest import tiny_config
+
+pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+
+VARIANTS = {
+    "default": {},
+    "beta_1": {"adapt.memory.schedule": "fixed", "adapt.memory.beta": 1.0},
+    "no_context": {"decision.model.k": 0},
+}
+
+
+def kill_a_worker(killed: list[int], enough: threading.Event) -> None:
+    """Kills the first process that is working on a stage."""
+    while not killed and not enough.is_set():
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                busy = path.read_bytes().startswith(b"ray::maicc_stage")
+            except OSError:
+                continue
+            if busy:
+                os.kill(int(path.parent.name), signal.SIGKILL)
+                killed.append(int(path.parent.name))
+                break
+        time.sleep(0.02)
+
+
+def test_a_cluster_that_loses_a_worker_gives_the_table_of_one_process(tmp_path):
+    config = tiny_config()
+    alone = benchmark(config, VARIANTS, seeds=2, tasks=2, out=tmp_path / "alone")
+    killed, enough = [], threading.Event()
+    killer = threading.Thread(target=kill_a_worker, args=(killed, enough))
+    killer.start()
+    together = benchmark(
+        config, VARIANTS, seeds=2, tasks=2, out=tmp_path / "together", cluster="local"
+    )
+    enough.set()
+    killer.join()
+    assert killed
+    assert together == alone
+    names = [
+        sorted(p.relative_to(tmp_path / d) for p in (tmp_path / d).rglob("*.json"))
+        for d in ("alone", "together")
+    ]
+    assert names[0] == names[1]
+
+
+def test_no_cluster_at_the_address():
+    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
+        run_units([], "127.0.0.1:1", 1, lambda: None)
