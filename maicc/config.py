@@ -162,7 +162,9 @@ class MemoryConfig:
 
     Args:
         schedule: `evidence` needs no number of episodes: the further the best return is from the
-            maximum, the more is looked up offline; `decay` is the paper's; `fixed` uses `beta`.
+            goal, the more is looked up offline; `decay` is the paper's; `fixed` uses `beta`.
+        goal: Of `evidence`: the family's `maximum` return, or the best return in the `dataset`,
+            where the maximum is out of reach.
         decay: Lambda of `decay`.
         beta: Share of offline look-ups under `fixed`: 0 is online only, 1 offline only.
         toss: The coin between the memories falls at each `step` (the authors' code) or once per
@@ -174,9 +176,12 @@ class MemoryConfig:
             similarity either (a control).
         margin: A trajectory that scores more than this below the best one makes room for the better
             ones, which are shown again; `.inf` shows the k best whatever they are (the paper).
+        cache_gib: Room for keys and values of trajectories that were looked up; when it is full
+            they are computed anew.
     """
 
     schedule: Literal["evidence", "decay", "fixed"] = "evidence"
+    goal: Literal["maximum", "dataset"] = "maximum"
     decay: float = 4.605170186
     beta: float = 0.5
     toss: Literal["step", "episode"] = "step"
@@ -184,6 +189,7 @@ class MemoryConfig:
     alpha: float = 1.0
     score: Literal["paper", "code", "similarity", "random"] = "paper"
     margin: float = 0.3
+    cache_gib: float = 1.0
 
 
 @dataclass

@@ -25,7 +25,7 @@ class ContextCache:
     """
 
     def __init__(
-        self, decision: DecisionTransformer, memory: BlendedMemory, gibibytes: float = 1.0
+        self, decision: DecisionTransformer, memory: BlendedMemory, gibibytes: float
     ) -> None:
         self.decision, self.memory = decision, memory
         self.room = int(gibibytes * 2**30)

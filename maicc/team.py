@@ -85,7 +85,7 @@ class Team:
         self.memory = BlendedMemory(
             offline, online, k, memory.candidates, memory.alpha, memory.score, memory.margin
         )
-        self.cache = ContextCache(self.decision, self.memory)
+        self.cache = ContextCache(self.decision, self.memory, memory.cache_gib)
         self.offline_share = 0.0  # of the running episode's look-ups
         self._prefix: RunningPrefix | None = None
         self._awaits_observe = False
@@ -202,7 +202,9 @@ class Team:
         c = self.config
         if c.schedule == "evidence":
             own = self.memory.online.team_return[:: self.N, : self.episode]
-            mixture = schedule.evidence(own.max(1, initial=0.0))
+            best_offline = float(self.memory.offline.team_return.max())
+            goal = 1.0 if c.goal == "maximum" else max(best_offline, 1e-3)
+            mixture = schedule.evidence(own.max(1, initial=0.0), goal)
         elif c.schedule == "decay":
             mixture = schedule.decay(self.episode, self.episodes, c.decay, self.R)
         else:

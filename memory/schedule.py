@@ -25,11 +25,12 @@ def fixed(beta: float, episode: int, episodes: int, runs: int) -> Mixture:
     return Mixture(np.full(runs, beta), np.full(runs, 0.001 ** (episode / episodes)))
 
 
-def evidence(best_return: np.ndarray) -> Mixture:
-    """Needs no number of episodes: what is missing to the maximum says how much to explore.
+def evidence(best_return: np.ndarray, goal: float = 1.0) -> Mixture:
+    """Needs no number of episodes: what is missing to the goal says how much to explore.
 
     Args:
         best_return: (R,) best team return of each run so far, on the family's scale [0, 1].
+        goal: The return to strive for, on the same scale and above 0.
     """
-    gap = np.clip(1.0 - best_return, 0.0, 1.0)
+    gap = np.clip(1.0 - best_return / goal, 0.0, 1.0)
     return Mixture(np.maximum(gap, 0.02), np.maximum(gap / 2, 0.01))

@@ -108,10 +108,9 @@ def test_what_an_agent_stores_is_what_it_lived(models):
     assert np.allclose(memory.keys[:, 0][stored.step_mask], keys[stored.step_mask], atol=1e-5)
 
 
-@pytest.mark.parametrize("gibibytes", [1.0, 1e-9], ids=["roomy", "always full"])
-def test_cached_decisions_equal_uncached_ones(models, gibibytes):
-    team, env, checked = models.team(SEEDS), make_env(), []
-    team.cache.room = int(gibibytes * 2**30)
+@pytest.mark.parametrize("gib", [1.0, 0.0], ids=["roomy", "always full"])
+def test_cached_decisions_equal_uncached_ones(models, gib):
+    team, env, checked = models.team(SEEDS, MemoryConfig(cache_gib=gib)), make_env(), []
     real = team.cache.decide
 
     def both(current, rows, found):
@@ -192,3 +191,12 @@ def test_refused(models):
 def test_models_of_another_family_are_refused(tiny_run):
     with pytest.raises(UserError, match="made for another family"):
         TrainedModels(ModelFiles.in_folder(tiny_run), get_family("lbf_9x9").spec)
+
+
+def test_the_best_of_the_dataset_stands_in_for_the_maximum(models, monkeypatch):
+    monkeypatch.setattr(models.offline, "team_return", models.offline.team_return * 0.6)
+    team = models.team([0], MemoryConfig(goal="dataset"))
+    now = team.memory.online
+    now.team_return, now.count = np.full((3, 1), 0.3, np.float32), np.ones(3, np.int64)
+    team._begin_episode()
+    assert np.allclose(team._mixture.offline, 0.5, atol=1e-3)
