@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from maicc.config import DecisionConfig, OptimiserConfig
 from maicc.fitting import MaiccModule
 from maicc.tokens import TokenEncoders, table
-from maicc.transformer import KeyValues, Transformer, causal_mask
+from maicc.transformer import KeyValues, Transformer, causal_mask, take_tokens
 from maicc.types import Spec, Trajectories, UserError
 
 
@@ -88,11 +88,15 @@ class DecisionTransformer(nn.Module):
     def _concatenated(self, current: Trajectories, contexts: Trajectories) -> Tensor:
         before = rearrange(self._context_tokens(contexts), "q k l d -> q (k l) d")
         own = self._current_tokens(current)
-        x = torch.cat([before, own], 1)
-        visible = F.pad(self.visible(contexts.step_mask), (0, own.shape[1]), value=True)
-        mask = causal_mask(x.shape[1], device=x.device) & visible[:, None, None]
-        y, _ = self.transformer(x, mask | torch.eye(x.shape[1], dtype=torch.bool, device=x.device))
-        return self.head(self._read(y[:, before.shape[1] :]))
+        # Padding moves to the end, where plain causal attention, the fast path, never meets it:
+        # where a token stands is told by its embedding alone.
+        seen = self.visible(contexts.step_mask)
+        real = F.pad(seen, (0, own.shape[1]), value=True)
+        order = (~real).long().argsort(dim=1, stable=True)[:, : int(real.sum(1).max())]
+        x = take_tokens(torch.cat([before, own], 1), order)
+        own_at = torch.arange(own.shape[1], device=own.device).expand(len(own), -1)
+        at = seen.sum(1, keepdim=True) + self._read(own_at)
+        return self.head(self.transformer(x, at=at)[0])
 
     @staticmethod
     def _side_by_side(kept: Tensor, K: int) -> Tensor:

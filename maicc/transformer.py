@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 KeyValues = list[tuple[Tensor, Tensor]]  # per layer: keys and values, each (B, heads, L, D / heads)
+_BLOCK = 64  # queries that plain causal attention takes at a time on CPU
 
 
 class Attention(nn.Module):
@@ -20,21 +21,53 @@ class Attention(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        past: tuple[Tensor, Tensor] | None,
+        at: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
         seen_k, seen_v = k, v
         if past is not None:
             seen_k, seen_v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        out = F.scaled_dot_product_attention(
-            q,
-            seen_k,
-            seen_v,
-            attn_mask=mask,
-            is_causal=mask is None,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        if at is not None:
+            q = q.gather(2, at[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
+            mask = (torch.arange(k.shape[2], device=at.device) <= at.unsqueeze(-1)).unsqueeze(1)
+        out = attend(q, seen_k, seen_v, mask, self.dropout if self.training else 0.0)
         return self.project(rearrange(out, "b h l d -> b l (h d)")), (k, v)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Attention of (B, heads, L, d) queries; without a mask plain causal.
+
+    On CPU, what no query of a block may see is not computed, and narrow heads stay in fp32 under
+    autocast: bf16 is slower there.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-1] < 32:
+        with torch.autocast("cpu", enabled=False):
+            return attend(q.float(), k.float(), v.float(), mask, dropout).to(q.dtype)
+    L = q.shape[2]
+    if mask is not None or q.device.type != "cpu" or L <= 2 * _BLOCK:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
+        )
+    seen = causal_mask(L, device=q.device)
+    return torch.cat(
+        [
+            F.scaled_dot_product_attention(
+                q[:, :, i : i + _BLOCK],
+                k[:, :, : i + _BLOCK],
+                v[:, :, : i + _BLOCK],
+                attn_mask=seen[i : i + _BLOCK, : i + _BLOCK],
+                dropout_p=dropout,
+            )
+            for i in range(0, L, _BLOCK)
+        ],
+        2,
+    )
 
 
 class Block(nn.Module):
@@ -49,10 +82,14 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        past: tuple[Tensor, Tensor] | None,
+        at: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        attended, own = self.attention(self.attention_norm(x), mask, past)
-        x = x + self.drop(attended)
+        attended, own = self.attention(self.attention_norm(x), mask, past, at)
+        x = (x if at is None else take_tokens(x, at)) + self.drop(attended)
         return x + self.drop(self.mlp(self.mlp_norm(x))), own
 
 
@@ -73,7 +110,11 @@ class Transformer(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, past: KeyValues | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        past: KeyValues | None = None,
+        at: Tensor | None = None,
     ) -> tuple[Tensor, KeyValues]:
         """
         Args:
@@ -81,15 +122,20 @@ class Transformer(nn.Module):
             mask: Boolean, broadcastable to (B, heads, L, P + L), True where a token may look; None
                 is plain causal attention, for which there must be no past.
             past: Keys and values of P earlier tokens, as returned for them.
+            at: (B, n) the tokens whose outputs are wanted, under plain causal attention without a
+                past; the last layer computes no others.
 
         Returns:
-            (B, L, D) outputs, and the new tokens' own keys and values.
+            (B, L, D) outputs, or (B, n, D), and the new tokens' own keys and values.
         """
         if mask is None and past is not None:
             raise ValueError("tokens with a past need a mask; make one with causal_mask")
+        if at is not None and (mask is not None or past is not None):
+            raise ValueError("`at` goes with plain causal attention: no mask and no past")
         x, kept = self.drop(x), []
         for i, block in enumerate(self.blocks):
-            x, own = block(x, mask, past[i] if past else None)
+            last = i == len(self.blocks) - 1
+            x, own = block(x, mask, past[i] if past else None, at if last else None)
             kept.append(own)
         return self.norm(x), kept
 
@@ -97,6 +143,11 @@ class Transformer(nn.Module):
 def causal_mask(new: int, past: int = 0, device: torch.device | None = None) -> Tensor:
     """(new, past + new) boolean: all of the past is visible, and new tokens up to oneself."""
     return torch.ones(new, past + new, dtype=torch.bool, device=device).tril(past)
+
+
+def take_tokens(x: Tensor, at: Tensor) -> Tensor:
+    """Each row's tokens at its own places: x (B, L, D), at (B, n) -> (B, n, D)."""
+    return x.gather(1, at.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
 def append(past: KeyValues | None, own: KeyValues) -> KeyValues:

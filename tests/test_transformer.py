@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maicc.transformer import Transformer, append, causal_mask
+from maicc.transformer import Transformer, append, attend, causal_mask
 
 
 @pytest.fixture
@@ -52,3 +52,28 @@ def test_a_past_needs_a_mask(model):
 def test_width_must_fit_heads():
     with pytest.raises(ValueError, match="multiple of heads"):
         Transformer(10, 1, 4)
+
+
+def test_blocks_of_queries_equal_one_piece():
+    q, k, v = torch.randn(3, 2, 4, 200, 8).unbind()
+    whole = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert torch.allclose(attend(q, k, v), whole, atol=1e-5)
+
+
+@torch.no_grad()
+def test_only_the_wanted_outputs_are_computed(model):
+    x = torch.randn(3, 10, 16)
+    at = torch.tensor([[0, 9], [3, 4], [7, 2]])
+    everything, _ = model(x)
+    wanted, kept = model(x, at=at)
+    assert torch.allclose(wanted, everything[torch.arange(3)[:, None], at], atol=1e-6)
+    assert kept[-1][0].shape[2] == 10  # keys of all tokens
+    with pytest.raises(ValueError, match="plain causal"):
+        model(x, causal_mask(10), at=at)
+
+
+def test_narrow_heads_attend_in_full_precision():
+    q, k, v = torch.randn(3, 2, 4, 20, 8).bfloat16().unbind()
+    full = attend(q.float(), k.float(), v.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attend(q, k, v), full.bfloat16())
