@@ -1,12 +1,13 @@
 """Task families, and PettingZoo environments stepped in lock step."""
 
-from maicc.envs.batch import BatchEnv, BatchStep
+from maicc.envs.batch import BatchEnv, BatchStep, batch_env
 from maicc.envs.tasks import TaskFamily, families, get_family, importable, register
 
 __all__ = [
     "BatchEnv",
     "BatchStep",
     "TaskFamily",
+    "batch_env",
     "families",
     "get_family",
     "importable",

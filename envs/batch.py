@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from maicc.envs.tasks import observation_box
-from maicc.types import UserError
+from maicc.envs.spaces import agent_sizes, largest_sizes, name_of
+from maicc.envs.tasks import TaskFamily
+from maicc.types import Task, UserError
 
 
 class BatchStep(NamedTuple):
@@ -29,10 +29,18 @@ class BatchStep(NamedTuple):
 
 
 class BatchEnv:
-    """Steps `envs` together. All share one roster and one pair of spaces.
+    """Steps `envs` together, as arrays of one size.
 
-    Action masks come from `infos[agent]["action_mask"]` or from a dict observation's
-    `action_mask`; without either every action is legal.
+    Teams, observations and action sets that are smaller than the largest are padded: with agents
+    that are not there (`agent_mask`), zeros, and actions that are never legal. Action masks come
+    from `infos[agent]["action_mask"]` or from a dict observation's `action_mask`; without either
+    every action of the agent is legal.
+
+    Args:
+        envs: One per run.
+        team_reward: How the agents' rewards make the team's.
+        max_steps: Time limit, for environments that know none.
+        sizes: Agents, observation numbers and actions to pad to; the largest among `envs` if None.
 
     Raises:
         UserError: an environment whose agents, spaces, masks or rewards break the contract.
@@ -43,19 +51,30 @@ class BatchEnv:
         envs: Sequence[ParallelEnv],
         team_reward: Literal["sum", "mean", "shared"] = "sum",
         max_steps: int | None = None,
+        sizes: tuple[int, int, int] | None = None,
     ) -> None:
         if not envs:
             raise UserError("BatchEnv needs at least one environment")
         self.envs = list(envs)
         self.team_reward = team_reward
         self.max_steps = max_steps
-        self.agents = list(envs[0].possible_agents)
-        self.shape, self.n_actions = _sizes(envs[0], self.agents[0])
-        for env in self.envs:
-            _check_spaces(env, self.agents, self.shape, self.n_actions)
-        B, N = len(self.envs), len(self.agents)
-        self._observations = np.zeros((B, N, int(np.prod(self.shape))), np.float32)
-        self._mask = np.ones((B, N, self.n_actions), bool)
+        self.rosters = [list(env.possible_agents) for env in envs]
+        self._sizes = [
+            [agent_sizes(env, agent) for agent in roster]
+            for env, roster in zip(self.envs, self.rosters, strict=True)
+        ]
+        largest = tuple(map(max, zip(*map(largest_sizes, self.envs), strict=True)))
+        N, O, A = sizes or largest  # noqa: E741
+        if any(have > room for have, room in zip(largest, (N, O, A), strict=True)):
+            raise UserError(
+                f"{name_of(self.envs[0])}: agents, observation numbers and actions {largest} do "
+                f"not fit into the family's {(N, O, A)}; raise its `sizes`"
+            )
+        B = len(self.envs)
+        self.agent_mask = np.arange(N) < np.array([[len(roster)] for roster in self.rosters])
+        self._observations = np.zeros((B, N, O), np.float32)
+        self._mask = np.zeros((B, N, A), bool)
+        self._mask[~self.agent_mask, 0] = True
         self._terminated = np.ones(B, bool)
         self._truncated = np.zeros(B, bool)
         self._steps = 0
@@ -66,11 +85,11 @@ class BatchEnv:
         self._steps = 0
         for b, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
             observations, infos = env.reset(seed=int(seed))
-            missing = set(self.agents) - set(observations)
+            missing = set(self.rosters[b]) - set(observations)
             if missing:
                 raise UserError(
-                    f"{_name(env)} gave no observation for {sorted(missing)} at reset; every agent "
-                    "takes part from the start"
+                    f"{name_of(env)} gave no observation for {sorted(missing)} at reset; every "
+                    "agent takes part from the start"
                 )
             self._read(b, observations, infos, ended=False)
         return self._result(np.zeros(self._mask.shape[:2], np.float32))
@@ -82,20 +101,22 @@ class BatchEnv:
         for b, env in enumerate(self.envs):
             if self._terminated[b] or self._truncated[b]:
                 continue
-            chosen = dict(zip(self.agents, actions[b].tolist(), strict=True))
+            roster = self.rosters[b]
+            chosen = dict(zip(roster, actions[b].tolist(), strict=False))
             observations, paid, terminations, truncations, infos = env.step(
-                {agent: chosen[agent] for agent in self.agents if agent in env.agents}
+                {agent: chosen[agent] for agent in roster if agent in env.agents}
             )
             shared = next(iter(paid.values()), 0.0)
-            for i, agent in enumerate(self.agents):
+            for i, agent in enumerate(roster):
                 rewards[b, i] = paid.get(agent, shared if self.team_reward == "shared" else 0.0)
             if not np.isfinite(rewards[b]).all():
                 raise UserError(
-                    f"{_name(env)} paid {dict(paid)} at step {self._steps}: rewards must be finite"
+                    f"{name_of(env)} paid {dict(paid)} at step {self._steps}: rewards must be "
+                    "finite"
                 )
-            over = [terminations.get(a, True) or truncations.get(a, True) for a in self.agents]
+            over = [terminations.get(a, True) or truncations.get(a, True) for a in roster]
             ended = not env.agents or all(over)
-            self._terminated[b] = ended and all(terminations.get(a, True) for a in self.agents)
+            self._terminated[b] = ended and all(terminations.get(a, True) for a in roster)
             limit = self._steps == self.max_steps
             self._truncated[b] = (ended or limit) and not self._terminated[b]
             self._read(b, observations, infos, ended=ended)
@@ -106,7 +127,9 @@ class BatchEnv:
             env.close()
 
     def _result(self, rewards: np.ndarray) -> BatchStep:
-        team = {"sum": rewards.sum(1), "mean": rewards.mean(1), "shared": rewards[:, 0]}
+        total = rewards.sum(1)
+        mean = total / self.agent_mask.sum(1).astype(np.float32)
+        team = {"sum": total, "mean": mean, "shared": rewards[:, 0]}
         return BatchStep(
             self._observations.copy(),
             self._mask.copy(),
@@ -119,7 +142,7 @@ class BatchEnv:
     def _read(
         self, b: int, observations: Mapping[str, Any], infos: Mapping[str, Any], *, ended: bool
     ) -> None:
-        for i, agent in enumerate(self.agents):
+        for i, agent in enumerate(self.rosters[b]):
             if agent not in observations:
                 continue  # left early: keeps its last observation
             seen = observations[agent]
@@ -128,68 +151,45 @@ class BatchEnv:
                 mask = seen.get("action_mask", mask)
                 seen = seen["observation"]
             seen = np.asarray(seen, np.float32)
-            if seen.shape != self.shape:
+            size, n_actions = self._sizes[b][i]
+            if seen.shape != (size,):
                 raise UserError(
-                    f"{_name(self.envs[b])}: {agent} observed shape {seen.shape}, its space says "
-                    f"{self.shape}; make observation_space and the observations agree"
+                    f"{name_of(self.envs[b])}: {agent} observed shape {seen.shape}, its space says "
+                    f"{(size,)}; make observation_space and the observations agree"
                 )
             if not np.isfinite(seen).all():
                 raise UserError(
-                    f"{_name(self.envs[b])}: {agent} observed {seen}: observations must be finite"
+                    f"{name_of(self.envs[b])}: {agent} observed {seen}: observations must be finite"
                 )
-            self._observations[b, i] = seen
-            self._mask[b, i] = True
+            self._observations[b, i, :size] = seen
+            self._mask[b, i, :n_actions] = True
             if mask is not None:
                 mask = np.asarray(mask)
-                if mask.shape != (self.n_actions,):
+                if mask.shape != (n_actions,):
                     raise UserError(
-                        f"{_name(self.envs[b])}: action_mask of {agent} has shape {mask.shape}, "
-                        f"expected ({self.n_actions},), one entry per action"
+                        f"{name_of(self.envs[b])}: action_mask of {agent} has shape {mask.shape}, "
+                        f"expected ({n_actions},), one entry per action"
                     )
                 if not mask.any() and not ended:
                     raise UserError(
-                        f"{_name(self.envs[b])}: action_mask of {agent} allows no action; "
+                        f"{name_of(self.envs[b])}: action_mask of {agent} allows no action; "
                         "leave at least one legal"
                     )
-                self._mask[b, i] = mask.astype(bool)
-        unknown = set(observations) - set(self.agents)
+                self._mask[b, i, :n_actions] = mask.astype(bool)
+        unknown = set(observations) - set(self.rosters[b])
         if unknown:
             raise UserError(
-                f"{_name(self.envs[b])} returned agents {sorted(unknown)} that are not in "
-                f"possible_agents {self.agents}; the roster must be fixed"
+                f"{name_of(self.envs[b])} returned agents {sorted(unknown)} that are not in "
+                f"possible_agents {self.rosters[b]}; the roster must be fixed"
             )
 
 
-def _name(env: ParallelEnv) -> str:
-    return type(env.unwrapped).__name__
-
-
-def _sizes(env: ParallelEnv, agent: str) -> tuple[tuple[int, ...], int]:
-    box, action = observation_box(env, agent), env.action_space(agent)
-    if not isinstance(box, spaces.Box) or len(box.shape) != 1:
-        raise UserError(
-            f"{_name(env)}: {agent} has observation space {box}; supported are Box vectors, also "
-            "in a dict under 'observation'; flatten others with a wrapper"
-        )
-    if not isinstance(action, spaces.Discrete) or action.start != 0:
-        raise UserError(
-            f"{_name(env)}: {agent} has action space {action}; supported is Discrete from 0; "
-            "discretise others with a wrapper"
-        )
-    return box.shape, int(action.n)
-
-
-def _check_spaces(
-    env: ParallelEnv, agents: list[str], shape: tuple[int, ...], n_actions: int
-) -> None:
-    if list(env.possible_agents) != agents:
-        raise UserError(
-            f"{_name(env)} has agents {list(env.possible_agents)}, the others have {agents}; "
-            "all tasks of a family share one roster"
-        )
-    for agent in agents:
-        if _sizes(env, agent) != (shape, n_actions):
-            raise UserError(
-                f"{_name(env)}: {agent} has {_sizes(env, agent)} (observation shape, actions), "
-                f"expected {(shape, n_actions)} like {agents[0]}; pad them in a wrapper"
-            )
+def batch_env(family: TaskFamily, tasks: Sequence[Task]) -> BatchEnv:
+    """One environment for each task, in lock step, padded to the family's sizes."""
+    s = family.spec
+    return BatchEnv(
+        [family.make_env(task) for task in tasks],
+        family.team_reward,
+        s.max_steps,
+        (s.n_agents, s.observation_size, s.n_actions),
+    )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pettingzoo import ParallelEnv
 
+from maicc.envs.spaces import largest_sizes
 from maicc.types import Spec, Task, UserError
 
 ENTRY_POINTS = "maicc.task_families"
@@ -25,7 +26,9 @@ Expert = Callable[[ParallelEnv, np.random.Generator], Mapping[str, int]]
 
 @dataclass(frozen=True)
 class TaskFamily:
-    """Tasks that share agents, spaces, a step limit and the bounds of the team return.
+    """Tasks that share a step limit and the bounds of the team return.
+
+    Teams, observations and action sets may differ in size; smaller ones are padded.
 
     Args:
         name: The name users type.
@@ -40,6 +43,8 @@ class TaskFamily:
             yardstick, where the family has one.
         team_reward: How the agents' rewards make the team's: their sum, their mean, or `shared`
             where every agent is already paid the team reward.
+        sizes: Most agents, longest observation and most actions of any task; found by making the
+            environments of all tasks where it is not given.
         description: One line for `maicc tasks`.
     """
 
@@ -52,6 +57,7 @@ class TaskFamily:
     expert: Expert
     explorer: Callable[[], Any] | None = None
     team_reward: Literal["sum", "mean", "shared"] = "sum"
+    sizes: tuple[int, int, int] | None = None
     description: str = field(default="", compare=False)
 
     @property
@@ -73,32 +79,30 @@ class TaskFamily:
 
     @cached_property
     def spec(self) -> Spec:
-        """Sizes, read off the first training task."""
-        env = self.make_env(self.training_tasks[0])
-        agent = env.possible_agents[0]
-        spec = Spec(
+        """Sizes of the largest task."""
+        sizes = self.sizes
+        if sizes is None:
+            each = []
+            for task in (*self.training_tasks, *self.held_out_tasks):
+                env = self.make_env(task)
+                each.append(largest_sizes(env))
+                env.close()
+            sizes = tuple(map(max, zip(*each, strict=True)))
+        return Spec(
             family=self.name,
-            n_agents=len(env.possible_agents),
-            observation_size=int(np.prod(observation_box(env, agent).shape)),
-            n_actions=int(env.action_space(agent).n),
+            n_agents=sizes[0],
+            observation_size=sizes[1],
+            n_actions=sizes[2],
             max_steps=self.max_steps,
             return_min=float(self.return_bounds[0]),
             return_max=float(self.return_bounds[1]),
         )
-        env.close()
-        return spec
 
     def draw_tasks(self, n: int, seed: int, *, held_out: bool = True) -> list[Task]:
         """`n` tasks in an order fixed by `seed`; none repeats before all have had their turn."""
         tasks = self.held_out_tasks if held_out else self.training_tasks
         order = np.random.default_rng([seed, 20]).permutation(len(tasks))
         return [tasks[order[i % len(tasks)]] for i in range(n)]
-
-
-def observation_box(env: ParallelEnv, agent: str) -> Any:
-    """The space of the observation proper, also where it comes in a dict beside an action mask."""
-    space = env.observation_space(agent)
-    return space["observation"] if "observation" in getattr(space, "spaces", {}) else space
 
 
 _registered: dict[str, TaskFamily] = {}

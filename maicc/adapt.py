@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from maicc.config import AdaptConfig
 from maicc.dataset import EpisodeFile
-from maicc.envs import BatchEnv, TaskFamily, get_family
+from maicc.envs import BatchEnv, TaskFamily, batch_env, get_family
 from maicc.files import ModelFiles, whole_file, write_json
 from maicc.stats import summary
 from maicc.team import Team, TrainedModels, index_of
@@ -60,8 +60,8 @@ def adapt(
     if config.episodes < 1 or not tasks:
         raise UserError("adapt.episodes and adapt.runs must be at least 1")
     seeds = [seed * 1000 + i for i in range(len(tasks))]
-    env = BatchEnv([family.make_env(task) for task in tasks], family.team_reward, family.max_steps)
-    team = models.team(seeds, config.memory, config.episodes)
+    env = batch_env(family, tasks)
+    team = models.team(seeds, config.memory, config.episodes, env.agent_mask)
     returns = np.zeros((len(tasks), config.episodes))
     offline_share = np.zeros(config.episodes)
     plan = [models.content, asdict(config), seed, [task.to_json() for task in tasks]]

@@ -30,13 +30,13 @@ from maicc.config import (
     MemoryConfig,
     OptimiserConfig,
 )
-from maicc.dataset import EpisodeFile
+from maicc.dataset import EpisodeFile, slices
 from maicc.decision import DecisionModule
 from maicc.embedding import EmbeddingModule
-from maicc.envs import BatchEnv, TaskFamily, get_family
+from maicc.envs import TaskFamily, batch_env, get_family
 from maicc.episode_data import EpisodeData
 from maicc.fitting import MaiccModule, resolve_device, seeded
-from maicc.keys import flat_trajectories, offline_keys, offline_memory
+from maicc.keys import offline_keys, offline_memory
 from maicc.memory import KeyIndex
 from maicc.retrieval_data import RetrievalData
 from maicc.team import Team
@@ -108,12 +108,12 @@ def _models(
 
     dataset = EpisodeFile(path)
     keys = offline_keys(embedding.net, dataset, path.parent, device=device)
-    slices = flat_trajectories(dataset)
+    stored = slices(dataset.read(), spec.return_max)
     retrieval = RetrievalData(family.name, str(path), k=decision_config.k, batch_size=_QUERIES)
-    retrieval.use(keys, slices)
+    retrieval.use(keys, stored)
     retrieval.trainer = SimpleNamespace(global_rank=0)
     queries = _to(next(retrieval.batches(0)), device)
-    some = Trajectories(*(torch.from_numpy(p[:1536]).to(device) for p in slices))
+    some = Trajectories(*(torch.from_numpy(p[:1536]).to(device) for p in stored.trajectories))
     supervised = int(queries.current.step_mask.sum())
 
     for precision in ("fp32", "bf16"):
@@ -140,7 +140,7 @@ def _models(
             queries_per_second=_QUERIES / seconds, actions_per_second=supervised / seconds,
         )  # fmt: skip
 
-    memory = offline_memory(keys, slices, spec)
+    memory = offline_memory(keys, stored, spec)
     yield _adaptation(family, size, embedding, decision, memory, device)
     gc.collect()
 
@@ -149,7 +149,7 @@ def _adaptation(
     family: TaskFamily, size: str, embedding: Any, decision: Any, memory: Any, device: str
 ) -> dict[str, Any]:
     tasks = family.draw_tasks(_RUNS, 0)
-    env = BatchEnv([family.make_env(t) for t in tasks], family.team_reward, family.max_steps)
+    env = batch_env(family, tasks)
     team = Team(
         family.spec, embedding.net, decision.net, memory, MemoryConfig(), list(range(_RUNS)),
         device=device,

@@ -14,7 +14,7 @@ import numpy as np
 
 from maicc.cluster import run_units
 from maicc.config import RunConfig
-from maicc.envs import BatchEnv, TaskFamily, get_family
+from maicc.envs import TaskFamily, batch_env, get_family
 from maicc.files import read_json, write_json, write_text
 from maicc.report import write_benchmark
 from maicc.run import check
@@ -109,15 +109,16 @@ def run_explorer(
     for seed in range(seeds):
         for i, task in enumerate(tasks):
             rng = np.random.default_rng([seed, i, 70])
-            env = BatchEnv([family.make_env(task)], family.team_reward, family.max_steps)
-            team = [family.explorer() for _ in env.agents]
+            env = batch_env(family, [task])
+            team = [family.explorer() for _ in env.rosters[0]]
             returns = []
             for _ in range(episodes):
                 now, total = env.reset([int(rng.integers(2**31))]), 0.0
                 while not now.done[0]:
-                    seen = zip(team, now.observations[0], now.action_mask[0], strict=True)
-                    actions = [agent.act(o, mask, rng) for agent, o, mask in seen]
-                    now = env.step(np.array([actions]))
+                    seen = zip(team, now.observations[0], now.action_mask[0], strict=False)
+                    actions = np.zeros(env.agent_mask.shape, np.int64)
+                    actions[0, : len(team)] = [agent.act(o, mask, rng) for agent, o, mask in seen]
+                    now = env.step(actions)
                     total += float(now.rewards[0])
                 for agent in team:
                     agent.end_episode()

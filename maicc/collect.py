@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from maicc.config import CollectConfig
 from maicc.dataset import concatenate, write_episodes
-from maicc.envs import BatchEnv, TaskFamily, get_family, importable
+from maicc.envs import TaskFamily, batch_env, get_family, importable
 from maicc.files import whole_file
 from maicc.types import Behaviour, EpisodeBatch, Task, UserError
 
@@ -40,15 +40,17 @@ def play(
     Every episode's randomness comes from its own seed alone. `task` and `behaviour` are 0 in what
     is returned.
     """
-    B, T, N, A = len(seeds), family.max_steps, family.spec.n_agents, family.spec.n_actions
+    B, T, N = len(seeds), family.max_steps, family.spec.n_agents
     draws = np.stack([np.random.default_rng([*s, 0]).random((T, N, 2)) for s in seeds])
     expert_rngs = [np.random.default_rng([*s, 1]) for s in seeds]
     resets = [int(rng.integers(2**31)) for rng in expert_rngs]
-    env = BatchEnv([family.make_env(task) for _ in range(B)], family.team_reward, T)
-    explorers = [[family.explorer() for _ in range(N)] for _ in range(B)] if explore else None
+    env = batch_env(family, [task] * B)
+    roster = env.rosters[0]  # one task, one team
+    explorers = [[family.explorer() for _ in roster] for _ in range(B)] if explore else None
     now = env.reset(resets)
     episodes = empty_episodes(family, B)
     episodes.seed[:] = resets
+    episodes.agent_mask[:] = env.agent_mask
     for t in range(T):
         running = ~now.done
         if not running.any():
@@ -61,10 +63,10 @@ def play(
                 best = family.expert(env.envs[b], expert_rngs[b])
             else:
                 seen = zip(
-                    env.agents, explorers[b], now.observations[b], now.action_mask[b], strict=True
+                    roster, explorers[b], now.observations[b], now.action_mask[b], strict=False
                 )
                 best = {agent: e.act(o, mask, expert_rngs[b]) for agent, e, o, mask in seen}
-            for i, agent in enumerate(env.agents):
+            for i, agent in enumerate(roster):
                 legal = np.flatnonzero(now.action_mask[b, i])
                 act_at_random = draws[b, t, i, 0] < rate
                 choice = legal[int(draws[b, t, i, 1] * len(legal))]
@@ -80,7 +82,6 @@ def play(
     episodes.action_mask[at, episodes.length] = now.action_mask
     episodes.terminated[:] = now.terminated
     episodes.truncated[:] = now.truncated
-    assert now.action_mask.shape[-1] == A
     return episodes
 
 
@@ -91,6 +92,7 @@ def empty_episodes(family: TaskFamily, B: int) -> EpisodeBatch:
         observations=np.zeros((B, T + 1, N, s.observation_size), np.float32),
         actions=np.zeros((B, T, N), np.int64),
         action_mask=np.zeros((B, T + 1, N, s.n_actions), bool),
+        agent_mask=np.ones((B, N), bool),
         rewards=np.zeros((B, T), np.float32),
         individual_rewards=np.zeros((B, T, N), np.float32),
         length=np.zeros(B, np.int64),
@@ -117,7 +119,7 @@ def check_family(family: TaskFamily) -> None:
     if not family.training or not family.held_out:
         raise UserError(f"family {family.name} needs at least one training and one held-out task")
     tasks = [*family.training_tasks, *family.held_out_tasks]
-    env = BatchEnv([family.make_env(task) for task in tasks], family.team_reward, family.max_steps)
+    env = batch_env(family, tasks)
     now = env.reset(range(len(tasks)))
     rng = np.random.default_rng(0)
     while not now.done.all():

@@ -48,24 +48,31 @@ def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
         ]
     )
     true = played.individual_rewards  # (B, T, N)
-    if np.ptp(true, axis=2).max() == 0:
+    there = played.agent_mask[:, None]  # (B, 1, N)
+    if np.ptp(np.where(there, true, true[:, :, :1]), axis=2).max() == 0:
         raise UserError(f"{family.name} pays all agents alike: there is no credit to compare with")
     batch = team_batch(played, family.spec.return_max)
     with torch.no_grad():
         keys = net.keys(batch.slices())
-    N = family.spec.n_agents
-    predicted = keys.individual_reward.numpy().reshape(len(true), N, -1).swapaxes(1, 2)
-    real = batch.step_mask.numpy()
-    p, t, team = predicted[real], true[real], played.rewards[real]
-    paid, others = t > 0, (t == 0) & (team[:, None] > 0)
-    nobody = np.repeat(team[:, None] == 0, N, axis=1)
+    predicted = keys.individual_reward.numpy().reshape(*true.swapaxes(1, 2).shape).swapaxes(1, 2)
+    predicted = predicted * there
+    steps = batch.step_mask.numpy()
+    real = steps[:, :, None] & there
+    team = np.broadcast_to(played.rewards[:, :, None], true.shape)[real]
+    p, t = predicted[real], true[real]
+    groups = {
+        "paid": t > 0,
+        "teammate paid": (t == 0) & (team > 0),
+        "nobody paid": team == 0,
+    }
+    whole = (predicted.sum(1), true.sum(1))
     return {
         "step_correlation": _correlation(p, t),
-        "episode_correlation": _correlation((predicted * real[..., None]).sum(1), true.sum(1)),
-        "team_correlation": _correlation(p.sum(1), team),
+        "episode_correlation": _correlation(*(x[played.agent_mask] for x in whole)),
+        "team_correlation": _correlation(predicted.sum(2)[steps], played.rewards[steps]),
         "mean": {
             name: {"predicted": round(float(p[m].mean()), 4), "true": round(float(t[m].mean()), 4)}
-            for name, m in (("paid", paid), ("teammate paid", others), ("nobody paid", nobody))
+            for name, m in groups.items()
             if m.any()
         },
     }

@@ -6,6 +6,7 @@ Schema 1. Root attributes: `schema` (1), `spec`, `tasks`, `behaviours` (JSON), `
     observations        (E, T+1, N, O)  float32   the last one follows the last action
     actions             (E, T, N)       int16
     action_mask         (E, T+1, N, A)  bool
+    agent_mask          (E, N)          bool      False where a smaller team is padded
     rewards             (E, T)          float32   of the team
     individual_rewards  (E, T, N)       float32   as the environment paid them
     length              (E,)            int32     steps played
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -38,6 +39,7 @@ FIELDS = {
     "observations": np.float32,
     "actions": np.int16,
     "action_mask": np.bool_,
+    "agent_mask": np.bool_,
     "rewards": np.float32,
     "individual_rewards": np.float32,
     "length": np.int32,
@@ -58,23 +60,30 @@ def concatenate(batches: Sequence[EpisodeBatch]) -> EpisodeBatch:
     )
 
 
-def trajectories(episodes: EpisodeBatch, return_max: float) -> Trajectories:
-    """Every agent's slice of every episode: leading dimensions (B, N). Observations are T long."""
-    T, N = episodes.actions.shape[1:]
+class Slices(NamedTuple):
+    """Single agents' slices of episodes, agents fastest; agents that are not there have none."""
+
+    trajectories: Trajectories  # (M, T, ...)
+    episode: np.ndarray  # (M,) number of the episode
+    agent: np.ndarray  # (M,) which of its agents
+    team_size: np.ndarray  # (M,) agents in the episode
+
+
+def slices(episodes: EpisodeBatch, return_max: float) -> Slices:
+    """Every agent's slice of every episode."""
+    episode, agent = np.nonzero(episodes.agent_mask)
+    T = episodes.actions.shape[1]
     steps = np.arange(T)
-
-    def each_agent(team: np.ndarray) -> np.ndarray:  # (B, T) -> (B, N, T)
-        return np.repeat(team[:, None], N, axis=1)
-
-    return Trajectories(
-        observations=np.ascontiguousarray(episodes.observations[:, :T].swapaxes(1, 2)),
-        actions=np.ascontiguousarray(episodes.actions.swapaxes(1, 2)).astype(np.int64),
-        rewards=each_agent(episodes.rewards),
-        done=each_agent((steps == episodes.length[:, None] - 1).astype(np.float32)),
-        completed=each_agent(completed(episodes.rewards, return_max).astype(np.float32)),
-        return_to_go=each_agent(return_to_go(episodes.rewards)),
-        step_mask=each_agent(steps < episodes.length[:, None]),
+    trajectories = Trajectories(
+        observations=episodes.observations[episode, :T, agent],
+        actions=episodes.actions[episode, :, agent].astype(np.int64),
+        rewards=episodes.rewards[episode],
+        done=(steps == episodes.length[:, None] - 1).astype(np.float32)[episode],
+        completed=completed(episodes.rewards, return_max).astype(np.float32)[episode],
+        return_to_go=return_to_go(episodes.rewards)[episode],
+        step_mask=(steps < episodes.length[:, None])[episode],
     )
+    return Slices(trajectories, episode, agent, episodes.agent_mask.sum(1)[episode])
 
 
 def write_episodes(
@@ -197,6 +206,7 @@ def check_episodes(
         "observations": (E, T + 1, N, O),
         "actions": (E, T, N),
         "action_mask": (E, T + 1, N, A),
+        "agent_mask": (E, N),
         "rewards": (E, T),
         "individual_rewards": (E, T, N),
     }
@@ -212,6 +222,7 @@ def check_episodes(
 
     for name in ("observations", "rewards", "individual_rewards"):
         refuse(name, ~np.isfinite(arrays[name]), "a value is NaN or infinite")
+    refuse("agent_mask", ~arrays["agent_mask"].any(-1), "no agent is there")
     refuse("length", (arrays["length"] < 1) | (arrays["length"] > T), f"length outside 1 to {T}")
     actions = arrays["actions"]
     refuse("actions", (actions < 0) | (actions >= A), f"an action is outside 0 to {A - 1}")

@@ -31,9 +31,10 @@ class TeamBatch(NamedTuple):
     completed: Tensor  # (B, T)
     return_to_go: Tensor  # (B, T)
     step_mask: Tensor  # (B, T) bool
+    agent_mask: Tensor  # (B, N) bool, False where a smaller team is padded
 
     def slices(self) -> Trajectories:
-        """Each agent's own slice, agents fastest: leading dimension B * N."""
+        """Each agent's own slice, agents fastest, padding included: leading dimension B * N."""
         n = self.actions.shape[2]
 
         def each_agent(team: Tensor) -> Tensor:
@@ -96,9 +97,17 @@ class Teacher(nn.Module):
         if len(self.kinds) > 2 * N + 1:
             tokens.insert(0, encoders.encode_return_to_go(batch.return_to_go).unsqueeze(2))
         x = torch.cat(tokens, 2) + encoders.step.weight[:T, None]
-        z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"), self.mask)
+        z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"), self._visible(batch))
         z = rearrange(z, "b (t m) d -> b t m d", t=T)[:, :, -(2 * N + 1) :]
         return Embeddings(z[:, :, 0:-1:2], z[:, :, 1:-1:2], z[:, :, -1])
+
+    def _visible(self, batch: TeamBatch) -> Tensor:
+        """Who may look at whom: nobody at agents that are not there."""
+        if batch.agent_mask.all():
+            return self.mask
+        there = batch.agent_mask.repeat_interleave(2, 1)
+        there = F.pad(there, (len(self.kinds) - there.shape[1] - 1, 1), value=True)
+        return self.mask & there.repeat(1, batch.actions.shape[1])[:, None, None]
 
 
 class Student(nn.Module):
@@ -163,12 +172,13 @@ class Embedding(nn.Module):
             distances = [
                 self._distance(s, t.detach()) for s, t in zip(student, targets, strict=True)
             ]
-            distillation = sum(masked_mean(d.mean(2), batch.step_mask) for d in distances)
+            distillation = sum(masked_mean(d, agents_steps(batch)) for d in distances)
         else:
             predicting = student
         if self.credit_head is not None:
             each = self.individual_reward(own.action, slices)
-            team = rearrange(each, "(b n) t -> b t n", n=N).sum(2)
+            each = rearrange(each, "(b n) t -> b t n", n=N)
+            team = (each * batch.agent_mask[:, None]).sum(2)
             credit = masked_mean((batch.rewards - team) ** 2, batch.step_mask)
         return EmbeddingLosses(*self._predictions(batch, predicting), distillation, credit)
 
@@ -195,23 +205,24 @@ class Embedding(nn.Module):
     def _predictions(self, batch: TeamBatch, z: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
         """Action, reward and dynamics losses, from the teacher's or (MAICC-S) the student's z."""
         T, N = batch.actions.shape[1:]
-        real = batch.step_mask
+        real, each_real = batch.step_mask, agents_steps(batch)
         logits = rearrange(self.action_head(z.observation), "b t n a -> b a t n")
-        action = F.cross_entropy(logits, batch.actions, reduction="none").mean(2)
+        action = F.cross_entropy(logits, batch.actions, reduction="none")
 
         predicted = self.reward_head(z.action).squeeze(-1)  # (B, T, N)
         if self.teacher is not None:
-            reward = (batch.rewards - predicted.sum(2)) ** 2
+            predicted = (predicted * batch.agent_mask[:, None]).sum(2)
+            reward = masked_mean((batch.rewards - predicted) ** 2, real)
         else:  # without the team's view each agent regresses the whole team reward
-            reward = ((batch.rewards.unsqueeze(2) - predicted) ** 2).mean(2)
+            reward = masked_mean((batch.rewards.unsqueeze(2) - predicted) ** 2, each_real)
 
         outcome = z.outcome if z.outcome.ndim == 4 else repeat(z.outcome, "b t d -> b t n d", n=N)
         here = self.encoders.observation(batch.observations[:, :T])
         mean, log_variance = self.dynamics_head(torch.cat([outcome, here], -1)).chunk(2, -1)
         log_variance = log_variance.clamp(-2.0, 0.0)
         error = (batch.observations[:, 1:] - mean) ** 2
-        dynamics = 0.5 * (log_variance + error / log_variance.exp()).mean((-1, -2))
-        return tuple(masked_mean(loss, real) for loss in (action, reward, dynamics))
+        dynamics = 0.5 * (log_variance + error / log_variance.exp()).mean(-1)
+        return masked_mean(action, each_real), reward, masked_mean(dynamics, each_real)
 
     def individual_reward(self, z_action: Tensor, slices: Trajectories) -> Tensor:
         """Student's action outputs (B, T, D) -> (B, T) predicted reward of that agent.
@@ -277,6 +288,11 @@ class RunningPrefix:
         z, own = self.embedding.student.transformer(tokens, mask, self.past)
         self.past = append(self.past, own)
         return z
+
+
+def agents_steps(batch: TeamBatch) -> Tensor:
+    """(B, T, N) bool: steps that were played, of agents that are there."""
+    return batch.step_mask.unsqueeze(2) & batch.agent_mask.unsqueeze(1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

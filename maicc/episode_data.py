@@ -31,6 +31,7 @@ def team_batch(episodes: EpisodeBatch, return_max: float) -> TeamBatch:
         completed=torch.from_numpy(completed(episodes.rewards, return_max).astype(np.float32)),
         return_to_go=torch.from_numpy(return_to_go(episodes.rewards)),
         step_mask=torch.from_numpy(steps < episodes.length[:, None]),
+        agent_mask=torch.from_numpy(episodes.agent_mask),
     )
 
 

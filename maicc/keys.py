@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from maicc.dataset import EpisodeFile, trajectories
+from maicc.dataset import EpisodeFile, Slices, slices
 from maicc.embedding import Embedding
 from maicc.files import whole_file
 from maicc.fitting import weights_hash
@@ -24,7 +24,7 @@ _BATCH = 512  # trajectories per forward pass
 
 
 class OfflineKeys(NamedTuple):
-    """Trajectory m is agent m % N of episode m // N."""
+    """Of the trajectories of a dataset, in their order."""
 
     vectors: np.ndarray  # (M, T, D) float32, unit norm
     individual_return: np.ndarray  # (M,) predicted
@@ -35,12 +35,6 @@ def content_hash(embedding: Embedding, dataset: EpisodeFile, factory: str) -> st
     """What the keys follow from."""
     text = f"{_SCHEMA} {weights_hash(embedding)} {dataset.fingerprint} {factory}"
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def flat_trajectories(dataset: EpisodeFile) -> Trajectories:
-    """All slices of a dataset, (M, T, ...), in the order of `OfflineKeys`."""
-    slices = trajectories(dataset.read(), dataset.spec.return_max)
-    return Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in slices))
 
 
 def offline_keys(
@@ -55,18 +49,18 @@ def offline_keys(
     path = Path(folder) / f"keys-{content[:16]}.h5"
     if path.exists():
         return _read(path, content)
-    slices = flat_trajectories(dataset)
+    flat = slices(dataset.read(), dataset.spec.return_max).trajectories
     embedding = embedding.to(device)
     vectors, rewards = [], []
-    with tqdm(desc="keys", unit="trajectory", total=len(slices.actions)) as bar:
-        for start in range(0, len(slices.actions), _BATCH):
-            batch = slices.take(slice(start, start + _BATCH))
+    with tqdm(desc="keys", unit="trajectory", total=len(flat.actions)) as bar:
+        for start in range(0, len(flat.actions), _BATCH):
+            batch = flat.take(slice(start, start + _BATCH))
             keys = embedding.keys(Trajectories(*(torch.from_numpy(x).to(device) for x in batch)))
             vectors.append(keys.vectors.cpu().numpy())
             rewards.append(keys.individual_reward.sum(1).cpu().numpy())
             bar.update(len(batch.actions))
     all_vectors = np.concatenate(vectors)
-    index = KeyIndex.build(all_vectors, slices.step_mask, factory)
+    index = KeyIndex.build(all_vectors, flat.step_mask, factory)
     result = OfflineKeys(all_vectors, np.concatenate(rewards), index)
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["content"] = content
@@ -87,12 +81,12 @@ def _read(path: Path, content: str) -> OfflineKeys:
         raise UserError(f"{path}: damaged ({error}); remove it and it is made again") from None
 
 
-def offline_memory(keys: OfflineKeys, slices: Trajectories, spec: Spec) -> OfflineMemory:
+def offline_memory(keys: OfflineKeys, stored: Slices, spec: Spec) -> OfflineMemory:
     """The dataset as the team's offline memory."""
     scale = (spec.return_min, spec.return_max)
     return OfflineMemory(
         keys.index,
-        slices,
-        normalised(slices.return_to_go[:, 0], *scale),
-        normalised(keys.individual_return * spec.n_agents, *scale),
+        stored.trajectories,
+        normalised(stored.trajectories.return_to_go[:, 0], *scale),
+        normalised(keys.individual_return * stored.team_size, *scale),
     )

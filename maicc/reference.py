@@ -81,6 +81,7 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
         observations=arrays["obs"] * known[:, :, None, None],
         actions=actions[:, :T, :, 0] * played[:, :, None],
         action_mask=(arrays["avail_actions"] > 0) & known[:, :, None, None],
+        agent_mask=np.ones((E, s.n_agents), bool),
         rewards=rewards,
         individual_rewards=np.repeat(rewards[:, :, None] / s.n_agents, s.n_agents, axis=2),
         length=length,

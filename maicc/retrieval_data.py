@@ -15,12 +15,12 @@ import torch
 
 from maicc.collect import collect
 from maicc.config import CollectConfig, EmbeddingConfig, RetrievalConfig
-from maicc.dataset import EpisodeFile
+from maicc.dataset import EpisodeFile, Slices, slices
 from maicc.decision import DecisionBatch
 from maicc.embedding import EmbeddingModule
 from maicc.envs import get_family
 from maicc.fitting import endless_loader, load_module
-from maicc.keys import OfflineKeys, flat_trajectories, offline_keys
+from maicc.keys import OfflineKeys, offline_keys
 from maicc.memory.utility import top_k, training_utility
 from maicc.types import Trajectories, UserError
 
@@ -67,19 +67,21 @@ class RetrievalData(L.LightningDataModule):
         return offline_keys(module.net, dataset, self.embedding.parent, self.retrieval.index)
 
     def setup(self, stage: str) -> None:
-        self.use(self._keys(), flat_trajectories(EpisodeFile(self.path)))
+        stored = slices(EpisodeFile(self.path).read(), self.spec.return_max)
+        self.use(self._keys(), stored)
 
-    def use(self, keys: OfflineKeys, slices: Trajectories) -> None:
+    def use(self, keys: OfflineKeys, stored: Slices) -> None:
         """Draws batches from these trajectories, with these keys."""
-        self.keys = keys
-        if self.k > self.retrieval.candidates or self.k >= len(slices.actions):
+        self.keys, self.episode = keys, stored.episode
+        flat = stored.trajectories
+        if self.k > self.retrieval.candidates or self.k >= len(flat.actions):
             raise UserError(
                 f"k={self.k} trajectories can't be chosen from {self.retrieval.candidates} "
-                f"candidates among {len(slices.actions)} trajectories; lower k"
+                f"candidates among {len(flat.actions)} trajectories; lower k"
             )
-        self.team_return = slices.return_to_go[:, 0]
-        self.length = slices.step_mask.sum(1)
-        self.slices = Trajectories(*(torch.from_numpy(part) for part in slices))
+        self.team_return = flat.return_to_go[:, 0]
+        self.length = flat.step_mask.sum(1)
+        self.slices = Trajectories(*(torch.from_numpy(part) for part in flat))
 
     def neighbours(
         self, item: np.ndarray, step: np.ndarray, rng: np.random.Generator
@@ -88,14 +90,15 @@ class RetrievalData(L.LightningDataModule):
 
         In random order; -1 where too few trajectories reached the step.
         """
-        N, n = self.spec.n_agents, self.retrieval.candidates + self.spec.n_agents
+        n = self.retrieval.candidates + self.spec.n_agents  # an episode's own are left out
         chosen = np.full((len(item), self.k), -1)
         tie = rng.random(len(item))
         for t in np.unique(step):
             mine = np.flatnonzero(step == t)
             queries = self.keys.vectors[item[mine], t]
             found, similarity = self.keys.index.search(int(t), queries, n, tie[mine])
-            found = np.where(found // N == item[mine, None] // N, -1, found)
+            own = self.episode[found] == self.episode[item[mine], None]
+            found = np.where(own, -1, found)
             own_return = self.team_return[item[mine]]
             score = training_utility(
                 similarity, self.team_return[found], own_return, self.retrieval.s_max

@@ -22,12 +22,12 @@ from maicc.config import (
     check_choices,
 )
 from maicc.contexts import ContextCache
-from maicc.dataset import EpisodeFile
+from maicc.dataset import EpisodeFile, slices
 from maicc.decision import DecisionModule, DecisionTransformer
 from maicc.embedding import Embedding, EmbeddingModule, RunningPrefix
 from maicc.files import ModelFiles, read_json
 from maicc.fitting import load_module, resolve_device, weights_hash
-from maicc.keys import flat_trajectories, offline_keys, offline_memory
+from maicc.keys import offline_keys, offline_memory
 from maicc.memory import BlendedMemory, OfflineMemory, OnlineMemory, schedule
 from maicc.returns import COMPLETION_MARGIN, normalised, return_to_go
 from maicc.types import Spec, Trajectories, UserError
@@ -45,6 +45,8 @@ class Team:
         seeds: One per run.
         episodes: Planned number of adaptation episodes; schedules `decay` and `fixed` need it.
         agents: Which agents of the team these are; all by default.
+        agent_mask: (R, agents of the largest team) bool, False where a team is smaller; all True by
+            default.
         device: Where the networks run.
     """
 
@@ -59,6 +61,7 @@ class Team:
         *,
         episodes: int | None = None,
         agents: Sequence[int] | None = None,
+        agent_mask: np.ndarray | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         if memory.schedule != "evidence" and not episodes:
@@ -80,7 +83,13 @@ class Team:
         self.seeds = list(seeds)
         self.agents = list(range(spec.n_agents)) if agents is None else list(agents)
         self.R, self.N = len(self.seeds), len(self.agents)
-        rows = self.R * self.N
+        shape = (self.R, spec.n_agents)
+        there = np.ones(shape, bool) if agent_mask is None else np.asarray(agent_mask, bool)
+        if there.shape != shape or not there[:, self.agents].any(1).all():
+            raise UserError(f"agent_mask must be {shape}, with an agent in every run")
+        self._team_size = there.sum(1)
+        self._run, self._column = np.nonzero(there[:, self.agents])  # of each row
+        rows = len(self._run)
         online = OnlineMemory(rows, spec.max_steps, embedding.config.width, spec.observation_size)
         self.memory = BlendedMemory(
             offline, online, k, memory.candidates, memory.alpha, memory.score, memory.margin
@@ -103,8 +112,9 @@ class Team:
             action_mask: (R, N, A) or (N, A), True where legal.
 
         Returns:
-            (R, N) or (N,) int64. Runs whose episode has ended get action 0, which is not meant to
-            be played, until all have ended and the next episode starts.
+            (R, N) or (N,) int64. Agents that are not there, and runs whose episode has ended, get
+            action 0, which is not meant to be played, until all runs have ended and the next
+            episode starts.
 
         Raises:
             UserError: the arrays are not of the trained sizes.
@@ -124,22 +134,24 @@ class Team:
             raise UserError("observations must be finite; one is NaN or infinite")
         if self._prefix is None:
             self._begin_episode()
-        t, rows = self._step, self.R * self.N
+        t = self._step
         if t >= self.spec.max_steps:
             raise UserError(f"step {t}: episodes of {self.spec.family} have {t} steps; pass done")
         now = self._now
-        now.observations[:, t] = np.reshape(observations, (rows, -1))
+        now.observations[:, t] = self._rows(np.reshape(observations, (self.R, self.N, -1)))
         now.return_to_go[:, t] = self._each_agent(self.spec.return_max - self._so_far)
         query = self._prefix.query(
             self._tensor(now.observations[:, t]), self._tensor(now.return_to_go[:, t])
         )
         self._keys[:, t] = query.cpu().numpy()
         active = np.flatnonzero(self._each_agent(~self._ended))
-        legal = np.reshape(np.asarray(action_mask, bool), (rows, -1))[active]
+        legal = np.reshape(np.asarray(action_mask, bool), (self.R, self.N, -1))
+        legal = self._rows(legal)[active]
         if not legal.any(1).all():
             raise UserError("action_mask allows an agent no action; leave at least one legal")
-        actions = np.zeros(rows, np.int64)
-        actions[active] = self._choose(self._decide(active), legal, active)
+        actions = np.zeros((self.R, self.N), np.int64)
+        chosen = self._choose(self._decide(active), legal, active)
+        actions[self._run[active], self._column[active]] = chosen
         self._awaits_observe = True
         return actions.reshape(lead)
 
@@ -163,7 +175,7 @@ class Team:
         self._ended |= np.reshape(np.asarray(done, bool), self.R)
         near_maximum = self.spec.return_max - COMPLETION_MARGIN
         step = (
-            np.reshape(actions, self.R * self.N),
+            self._rows(np.reshape(actions, (self.R, self.N))),
             self._each_agent(rewards),
             self._each_agent(self._ended.astype(np.float32)),
             self._each_agent((self._so_far >= near_maximum).astype(np.float32)),
@@ -177,7 +189,7 @@ class Team:
             self._store_episode()
 
     def _begin_episode(self) -> None:
-        spec, rows, T = self.spec, self.R * self.N, self.spec.max_steps
+        spec, rows, T = self.spec, len(self._run), self.spec.max_steps
         self._prefix, self._step = RunningPrefix(self.embedding), 0
         self._so_far = np.zeros(self.R)
         self._ended = np.zeros(self.R, bool)
@@ -194,14 +206,16 @@ class Team:
         # each agent's own random numbers: coin, ties, sampling or not, action, and k for controls
         self._draws = np.stack(
             [
-                np.random.default_rng([seed, agent, self.episode]).random((T, 5 + self.memory.k))
-                for seed in self.seeds
-                for agent in self.agents
+                np.random.default_rng([self.seeds[run], self.agents[column], self.episode]).random(
+                    (T, 5 + self.memory.k)
+                )
+                for run, column in zip(self._run, self._column, strict=True)
             ]
         )
         c = self.config
         if c.schedule == "evidence":
-            own = self.memory.online.team_return[:: self.N, : self.episode]
+            first = np.unique(self._run, return_index=True)[1]  # a row of each run
+            own = self.memory.online.team_return[first, : self.episode]
             best_offline = float(self.memory.offline.team_return.max())
             goal = 1.0 if c.goal == "maximum" else max(best_offline, 1e-3)
             mixture = schedule.evidence(own.max(1, initial=0.0), goal)
@@ -241,7 +255,7 @@ class Team:
         return np.where(explore, sampled, logits.argmax(1))
 
     def _store_episode(self) -> None:
-        spec, rows = self.spec, np.arange(self.R * self.N)
+        spec, rows = self.spec, np.arange(len(self._run))
         now = self._now._replace(return_to_go=return_to_go(self._now.rewards))
         predicted = self.embedding.keys(Trajectories(*(self._tensor(part) for part in now)))
         individual = predicted.individual_reward.sum(1).cpu().numpy()
@@ -251,15 +265,19 @@ class Team:
             predicted.vectors.cpu().numpy(),  # with the true return-to-go, as offline
             now,
             normalised(now.return_to_go[:, 0], *scale),
-            normalised(individual * spec.n_agents, *scale),
+            normalised(individual * self._each_agent(self._team_size), *scale),
             self._draws[:, 0, 4],
         )
         self.offline_share = float(self._asked[0] / max(self._asked[1], 1))
         self._prefix = None
 
     def _each_agent(self, per_run: np.ndarray) -> np.ndarray:
-        """(R,) -> (R * N,)"""
-        return np.repeat(per_run, self.N)
+        """(R,) -> (rows,)"""
+        return per_run[self._run]
+
+    def _rows(self, per_agent: np.ndarray) -> np.ndarray:
+        """(R, N, ...) -> (rows, ...)"""
+        return per_agent[self._run, self._column]
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         if array.dtype == np.float64:
@@ -293,18 +311,23 @@ class TrainedModels:
             files.embedding, EmbeddingModule, EmbeddingConfig, self.spec
         ).net
         self.decision = load_module(files.decision, DecisionModule, DecisionConfig, self.spec).net
-        slices = flat_trajectories(dataset)
+        stored = slices(dataset.read(), self.spec.return_max)
         keys = offline_keys(self.embedding, dataset, files.embedding.parent, index, self.device)
         if self.device == "cuda":
             keys = keys._replace(index=keys.index.to_gpu())
-        self.offline = offline_memory(keys, slices, self.spec)
+        self.offline = offline_memory(keys, stored, self.spec)
         self.content = " ".join(
             [weights_hash(self.embedding), weights_hash(self.decision), dataset.fingerprint]
         )
 
     def team(
-        self, seeds: Sequence[int], memory: MemoryConfig | None = None, episodes: int | None = None
+        self,
+        seeds: Sequence[int],
+        memory: MemoryConfig | None = None,
+        episodes: int | None = None,
+        agent_mask: np.ndarray | None = None,
     ) -> Team:
+        """One team per seed; arguments as those of `Team`."""
         return Team(
             self.spec,
             self.embedding,
@@ -313,6 +336,7 @@ class TrainedModels:
             memory or AdaptConfig().memory,
             seeds,
             episodes=episodes,
+            agent_mask=agent_mask,
             device=self.device,
         )
 

@@ -29,7 +29,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a model must know of a task family: sizes and the bounds of the team return."""
+    """What a model must know of a task family: its largest sizes and the bounds of the return."""
 
     family: str
     n_agents: int
@@ -57,6 +57,7 @@ class EpisodeBatch:
     observations: Any  # (B, T+1, N, O) float32; the last one follows the last action
     actions: Any  # (B, T, N) int64
     action_mask: Any  # (B, T+1, N, A) bool
+    agent_mask: Any  # (B, N) bool, False for padding in teams that are smaller than the largest
     rewards: Any  # (B, T) float32, of the team
     individual_rewards: Any  # (B, T, N) float32 as the environment paid them; never shown to agents
     length: Any  # (B,) int64, number of steps played

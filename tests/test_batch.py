@@ -127,6 +127,21 @@ def test_an_agent_that_leaves_early_keeps_its_last_observation():
     assert now.rewards[0] == 1.0
 
 
+def test_smaller_teams_observations_and_action_sets_are_padded():
+    small = Toy(agents=("a",), size=1, action=spaces.Discrete(2), mask=2)
+    env = BatchEnv([Toy(), small], "mean", sizes=(3, 4, 5))
+    now = env.reset([0, 0])
+    assert env.agent_mask.tolist() == [[True, True, False], [True, False, False]]
+    assert now.observations.shape == (2, 3, 4)
+    assert now.action_mask[0].tolist() == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]
+    assert now.action_mask[1].tolist() == [[1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
+    now = env.step(np.zeros((2, 3), int))
+    assert now.observations[1].tolist() == [[1, 0, 0, 0], [0] * 4, [0] * 4]
+    assert now.rewards.tolist() == [1.0, 1.0]  # the mean is over agents that are there
+    with pytest.raises(UserError, match="do not fit into the family's"):
+        BatchEnv([Toy()], sizes=(2, 2, 2))
+
+
 def test_only_agents_that_are_there_get_actions():
     env = Toy(leaves_at=1)
     got = []
@@ -143,8 +158,6 @@ def test_only_agents_that_are_there_get_actions():
 @pytest.mark.parametrize(
     ("envs", "message"),
     [
-        ([Toy(), Toy(agents=("a", "c"))], r"has agents \['a', 'c'\].*share one roster"),
-        ([Toy(), Toy(size=3)], "pad them in a wrapper"),
         ([Toy(action=spaces.Box(0, 1))], "supported is Discrete"),
         ([Toy(action=spaces.MultiDiscrete([2, 2]))], "supported is Discrete"),
         ([], "at least one environment"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maicc.collect import play
-from maicc.dataset import FIELDS, EpisodeFile, concatenate, trajectories, write_episodes
+from maicc.dataset import FIELDS, EpisodeFile, concatenate, slices, write_episodes
 from maicc.envs import get_family
 from maicc.types import Behaviour, UserError
 
@@ -43,14 +43,19 @@ def test_what_is_written_is_read(path, episodes):
 
 
 def test_slices(episodes):
-    slices = trajectories(episodes, 2.0)
+    episodes.agent_mask[1, 2] = False  # a team of two
+    stored = slices(episodes, 2.0)
     e, agent = 2, 1
-    length = episodes.length[e]
-    assert slices.step_mask[e, agent].sum() == length
-    assert np.flatnonzero(slices.done[e, agent]).tolist() == [length - 1]
-    assert slices.return_to_go[e, agent, 0] == pytest.approx(episodes.rewards[e].sum())
-    assert np.array_equal(slices.observations[e, agent], episodes.observations[e, :15, agent])
-    assert np.array_equal(slices.actions[e, agent], episodes.actions[e, :, agent])
+    (i,) = np.flatnonzero((stored.episode == e) & (stored.agent == agent))
+    flat, length = stored.trajectories, episodes.length[e]
+    assert len(stored.episode) == 6 * 3 - 1
+    assert stored.agent.tolist() == [0, 1, 2, 0, 1] + [0, 1, 2] * 4
+    assert stored.team_size.tolist() == [3] * 3 + [2] * 2 + [3] * 12
+    assert flat.step_mask[i].sum() == length
+    assert np.flatnonzero(flat.done[i]).tolist() == [length - 1]
+    assert flat.return_to_go[i, 0] == pytest.approx(episodes.rewards[e].sum())
+    assert np.array_equal(flat.observations[i], episodes.observations[e, :15, agent])
+    assert np.array_equal(flat.actions[i], episodes.actions[e, :, agent])
 
 
 def test_the_fingerprint_follows_the_content(tmp_path, episodes):

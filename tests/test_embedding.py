@@ -180,3 +180,21 @@ def test_queries_are_made_in_evaluation_mode(batch):
     first, second = (model.keys(batch.slices()).vectors for _ in range(2))
     assert torch.equal(first, second)
     assert model.training
+
+
+@pytest.mark.parametrize("changes", [{}, {"credit": "teacher"}, {"teacher": False}])
+def test_agents_that_are_not_there_change_nothing(batch, changes):
+    """A team of two, once padded with a third agent's noise and once with another's."""
+    torch.manual_seed(0)
+    model = make(**changes)
+    alone = batch._replace(agent_mask=torch.tensor([[True, True, False]]).repeat(6, 1))
+    other = alone._replace(observations=alone.observations.clone(), actions=alone.actions.clone())
+    other.observations[:, :, 2] = 5.0
+    other.actions[:, :, 2] = (other.actions[:, :, 2] + 1) % 6
+    for a, b, whole in zip(
+        model.losses(alone), model.losses(other), model.losses(batch), strict=True
+    ):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert torch.allclose(a, b, atol=1e-6)
+            assert not torch.allclose(a, whole, atol=1e-6)

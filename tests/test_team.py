@@ -200,3 +200,27 @@ def test_the_best_of_the_dataset_stands_in_for_the_maximum(models, monkeypatch):
     now.team_return, now.count = np.full((3, 1), 0.3, np.float32), np.ones(3, np.int64)
     team._begin_episode()
     assert np.allclose(team._mixture.offline, 0.5, atol=1e-3)
+
+
+def test_teams_of_different_size_side_by_side(models):
+    """Two agents in one run and three in another act as they would with nobody beside them."""
+    env = make_env(2)
+    there = np.array([[True, True, False], [True, True, True]])
+    together = models.team([5, 6], agent_mask=there)
+    alone = [models.team([5 + r], agent_mask=there[[r]]) for r in range(2)]
+    for episode in range(5):
+        now = env.reset([episode] * 2)
+        while not now.done.all():
+            actions = together.act(now.observations, now.action_mask)
+            running = np.flatnonzero(~now.done)
+            for r in running:
+                own = alone[r].act(now.observations[[r]], now.action_mask[[r]])
+                assert np.array_equal(own[0], actions[r])
+            assert actions[0, 2] == 0
+            now = env.step(actions)
+            together.observe(actions, now.rewards, now.done)
+            for r in running:
+                alone[r].observe(actions[[r]], now.rewards[[r]], now.done[[r]])
+    assert together.memory.online.team_return.shape[0] == 5
+    with pytest.raises(UserError, match="with an agent in every run"):
+        models.team([5], agent_mask=np.zeros((1, 3), bool))

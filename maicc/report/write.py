@@ -62,7 +62,7 @@ def write_report(folder: Path) -> Path:
         )
         keys = sorted(folder.glob("keys-*.h5"), key=lambda path: path.stat().st_mtime)
         if keys:
-            points, task = _map(keys[-1], episodes, dataset.spec.n_agents)
+            points, task = _map(keys[-1], episodes)
             sections.append(
                 {
                     "title": "Keys",
@@ -106,7 +106,7 @@ def _returns(result: dict[str, Any]) -> np.ndarray:
     return np.array([run["returns"] for run in result["runs"]])
 
 
-def _map(path: Path, episodes: EpisodeBatch, n_agents: int) -> tuple[np.ndarray, np.ndarray]:
+def _map(path: Path, episodes: EpisodeBatch) -> tuple[np.ndarray, np.ndarray]:
     """t-SNE of the last keys of a sample of the best episodes: (P, 2), and their tasks (P,)."""
     from sklearn.manifold import TSNE
 
@@ -114,9 +114,11 @@ def _map(path: Path, episodes: EpisodeBatch, n_agents: int) -> tuple[np.ndarray,
     best = np.flatnonzero(returns >= np.quantile(returns, 0.75))
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.choice(best, min(_POINTS, len(best)), replace=False))
-    agent = rng.integers(n_agents, size=len(chosen))
+    size = episodes.agent_mask.sum(1)
+    first = np.cumsum(size) - size  # number of an episode's first slice
+    item = first[chosen] + rng.integers(size[chosen])
     with h5py.File(path, "r") as file:
-        vectors = file["vectors"][:][chosen * n_agents + agent, episodes.length[chosen] - 1]
+        vectors = file["vectors"][:][item, episodes.length[chosen] - 1]
     points = TSNE(
         perplexity=min(30, (len(chosen) - 1) / 3), init="pca", random_state=0
     ).fit_transform(vectors)

@@ -1,0 +1,47 @@
+"""What an environment's spaces say of sizes, and which spaces are supported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from maicc.types import UserError
+
+
+def name_of(env: ParallelEnv) -> str:
+    """For messages."""
+    return type(env.unwrapped).__name__
+
+
+def observation_box(env: ParallelEnv, agent: str) -> Any:
+    """The space of the observation proper, also where it comes in a dict beside an action mask."""
+    space = env.observation_space(agent)
+    return space["observation"] if "observation" in getattr(space, "spaces", {}) else space
+
+
+def agent_sizes(env: ParallelEnv, agent: str) -> tuple[int, int]:
+    """Observation numbers and actions of an agent.
+
+    Raises:
+        UserError: its spaces are not supported.
+    """
+    box, action = observation_box(env, agent), env.action_space(agent)
+    if not isinstance(box, spaces.Box) or len(box.shape) != 1:
+        raise UserError(
+            f"{name_of(env)}: {agent} has observation space {box}; supported are Box vectors, also "
+            "in a dict under 'observation'; flatten others with a wrapper"
+        )
+    if not isinstance(action, spaces.Discrete) or action.start != 0:
+        raise UserError(
+            f"{name_of(env)}: {agent} has action space {action}; supported is Discrete from 0; "
+            "discretise others with a wrapper"
+        )
+    return int(box.shape[0]), int(action.n)
+
+
+def largest_sizes(env: ParallelEnv) -> tuple[int, int, int]:
+    """Agents, and the most observation numbers and actions that any of them has."""
+    each = [agent_sizes(env, agent) for agent in env.possible_agents]
+    return len(each), max(o for o, _ in each), max(a for _, a in each)
