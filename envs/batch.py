@@ -186,6 +186,8 @@ class BatchEnv:
 
 def batch_env(family: TaskFamily, tasks: Sequence[Task]) -> BatchEnv:
     """One environment for each task, in lock step, padded to the family's sizes."""
+    if family.make_batch is not None:
+        return family.make_batch(tasks)
     s = family.spec
     return BatchEnv(
         [family.make_env(task) for task in tasks],

@@ -18,7 +18,13 @@ from maicc.envs.spaces import largest_sizes
 from maicc.types import Spec, Task, UserError
 
 ENTRY_POINTS = "maicc.task_families"
-_BUILT_IN = {name: f"maicc.envs.lbf:{name}" for name in ("lbf_7x7", "lbf_8x8", "lbf_9x9")}
+_BUILT_IN = {
+    **{name: f"maicc.envs.lbf:{name}" for name in ("lbf_7x7", "lbf_8x8", "lbf_9x9")},
+    **{
+        name: f"maicc.envs.smax:{name}"
+        for name in ("smax_protoss", "smax_terran", "smax_zerg", "smax_all")
+    },
+}
 
 # An expert sees the whole environment: it makes data, it is not an agent of ours.
 Expert = Callable[[ParallelEnv, np.random.Generator], Mapping[str, int]]
@@ -41,6 +47,8 @@ class TaskFamily:
         explorer: `explorer()` gives one agent's scripted policy that explores on its own
             observations alone (`act(observation, action_mask, rng)` and `end_episode()`); a
             yardstick, where the family has one.
+        make_batch: Environments of many tasks in lock step, with the interface of `BatchEnv`, where
+            the family has something faster than stepping one after the other.
         team_reward: How the agents' rewards make the team's: their sum, their mean, or `shared`
             where every agent is already paid the team reward.
         sizes: Most agents, longest observation and most actions of any task; found by making the
@@ -56,6 +64,7 @@ class TaskFamily:
     return_bounds: tuple[float, float]
     expert: Expert
     explorer: Callable[[], Any] | None = None
+    make_batch: Callable[[Sequence[Task]], Any] | None = None
     team_reward: Literal["sum", "mean", "shared"] = "sum"
     sizes: tuple[int, int, int] | None = None
     description: str = field(default="", compare=False)

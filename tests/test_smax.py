@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from maicc.collect import play
+from maicc.envs import get_family
+from maicc.types import Task, UserError
+
+pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
+
+from maicc.envs.smax import MAX_STEPS, MOST, RACES, STOP, Smax, SmaxBatch
+
+PROTOSS, ALL = get_family("smax_protoss"), get_family("smax_all")
+FIXED = {"race": "terran", "allies": 3, "enemies": 3, "seed": 7, "vary": False}
+
+
+def batch(*changes) -> SmaxBatch:
+    return SmaxBatch([Task("smax", str(i), {**FIXED, **c}) for i, c in enumerate(changes)])
+
+
+def test_pettingzoo_contract():
+    from pettingzoo.test import parallel_api_test, parallel_seed_test
+
+    parallel_api_test(Smax(**FIXED), num_cycles=30)
+    parallel_seed_test(lambda: Smax(**{**FIXED, "vary": True}), num_cycles=10)
+
+
+def test_games_side_by_side_equal_games_alone():
+    changes = [{}, {"race": "zerg", "allies": 5, "enemies": 6}, {"vary": True, "allies": 12}]
+    together, rng = batch(*changes), np.random.default_rng(0)
+    alone = [Smax(**{**FIXED, **c}) for c in changes]
+    now = together.reset([4, 5, 6])
+    each = [env.reset(seed=s)[0] for env, s in zip(alone, (4, 5, 6), strict=True)]
+    for _ in range(12):
+        for b, (env, seen) in enumerate(zip(alone, each, strict=True)):
+            n = len(env.possible_agents)
+            assert np.allclose(now.observations[b, :n], np.stack(list(seen.values())), atol=1e-5)
+        actions = (rng.random(now.action_mask.shape) * now.action_mask).argmax(-1)
+        now = together.step(actions)
+        each = [
+            env.step(dict(zip(env.possible_agents, actions[b].tolist(), strict=False)))[0]
+            for b, env in enumerate(alone)
+        ]
+
+
+def test_units_that_a_task_does_not_have_are_dead_and_unseen():
+    games = batch({"allies": 2, "enemies": 4}, {}, {})
+    now = games.reset([0, 0, 0])
+    assert games.agent_mask[0].sum() == 2
+    assert games.known["alive"][0].tolist() == [True] * 2 + [False] * 10 + [True] * 4 + [False] * 8
+    assert (now.observations[0, 2:] == 0).all()
+    assert now.action_mask[0, 2:].sum(1).tolist() == [1] * 10
+    assert now.action_mask[0, 2:, STOP].all()
+    allies = now.observations[0, 0, : 11 * 13].reshape(11, 13)
+    assert (allies[1:] == 0).all()
+    assert (allies[0] != 0).any()
+
+
+def test_rewards_ends_and_the_dead():
+    games = batch({"allies": 1, "enemies": 5}, {"allies": 8, "enemies": 1}, {})
+    now, total = games.reset([1, 2, 3]), np.zeros(3)
+    rng = np.random.default_rng(0)
+    while not now.done.all():
+        before = now
+        actions = np.full((3, MOST), STOP)
+        for b, game in enumerate(games.envs):
+            orders = PROTOSS.expert(game, rng)
+            actions[b] = [orders[f"ally_{i}"] for i in range(MOST)]
+        now = games.step(actions)
+        total += now.rewards
+        assert (now.rewards[before.done] == 0).all()
+    assert games.won.tolist()[:2] == [False, True]
+    assert now.terminated[:2].all()
+    assert total[0] < 1
+    assert total[1] == pytest.approx(2.0, abs=1e-5)  # all the damage there is, and the win
+    assert now.action_mask[0, 0].tolist() == [a == STOP for a in range(17)]
+    assert (total <= 2.0 + 1e-5).all()
+
+
+def test_the_time_limit_truncates(monkeypatch):
+    monkeypatch.setattr("maicc.envs.smax.MAX_STEPS", 3)
+    games = batch({}, {}, {})
+    games.reset([0, 1, 2])
+    for _ in range(3):
+        now = games.step(np.full((3, MOST), STOP))
+    assert now.truncated.all()
+    assert not now.terminated.any()
+
+
+def test_fixed_tasks_repeat_their_units_and_spawns_and_drawn_ones_do_not():
+    def start(vary):
+        games = batch(*[{"vary": vary, "allies": 6, "enemies": 6}] * 3)
+        games.reset([1, 2, 3])
+        return games.known["kind"][:, :6], games.known["position"][:, :6]
+
+    kinds, positions = start(vary=False)
+    assert (kinds == kinds[0]).all()
+    assert (positions == positions[0]).all()
+    kinds, positions = start(vary=True)
+    assert (kinds != kinds[0]).any()
+    assert (positions[1] != positions[0]).any()
+
+
+@pytest.mark.parametrize("family", [PROTOSS, ALL], ids=lambda f: f.name)
+def test_tasks(family):
+    trained = [json.dumps(dict(t.parameters)) for t in family.training_tasks]
+    held_out = [json.dumps(dict(t.parameters)) for t in family.held_out_tasks]
+    assert len({*trained, *held_out}) == len(trained) + len(held_out)
+    sizes = {t.parameters["allies"] for t in family.held_out_tasks}
+    assert {3, 4, 6, 8, 9, 10, 11, 12} <= sizes <= set(range(3, 13))
+    assert family.spec.n_agents == MOST
+    assert family.spec.max_steps == MAX_STEPS
+
+
+def test_refused():
+    with pytest.raises(UserError, match=f"race is one of {', '.join(RACES)}"):
+        batch({"race": "human"})
+    with pytest.raises(UserError, match="1 to 12"):
+        batch({"allies": 13})
+
+
+def test_the_commander_reaches_four_fifths_of_the_maximum():
+    episodes = play(PROTOSS, PROTOSS.training_tasks[0], 0.0, [(0, e) for e in range(8)])
+    assert episodes.agent_mask.sum(1).tolist() == [5] * 8
+    assert episodes.rewards.sum(1).mean() > 1.6
+    assert np.allclose(episodes.individual_rewards.sum(2), episodes.rewards, atol=1e-6)
