@@ -51,6 +51,8 @@ class EmbeddingConfig:
         heads: Attention heads.
         dropout: Dropout; above 0 attention on CPU takes a path 3 to 5 times slower.
         teacher: Distil the student from a centralised teacher; false is MAICC-S.
+        attention: Of the teacher: `joint` over all tokens of the episode (the paper), or
+            `factored`, over the team and over time in turns, for long episodes and large teams.
         credit: Who predicts individual rewards: a head on the student's own tokens (`local`), or
             the teacher's head applied to the distilled token (`teacher`, the paper's way).
         return_to_go: Feed return-to-go tokens as well (an ablation).
@@ -67,6 +69,7 @@ class EmbeddingConfig:
     heads: int = 4
     dropout: float = 0.0
     teacher: bool = True
+    attention: Literal["joint", "factored"] = "joint"
     credit: Literal["local", "teacher"] = "local"
     return_to_go: bool = False
     action_weight: float = 1.0

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import EmbeddingConfig, OptimiserConfig
+from maicc.factored import FactoredTransformer
 from maicc.fitting import MaiccModule
-from maicc.tokens import TokenEncoders, rank_mask, table, team_kinds
+from maicc.tokens import TokenEncoders, see, table, team_kinds
 from maicc.transformer import KeyValues, Transformer, append, causal_mask
 from maicc.types import Spec, Trajectories, UserError
 
@@ -32,6 +33,16 @@ class TeamBatch(NamedTuple):
     return_to_go: Tensor  # (B, T)
     step_mask: Tensor  # (B, T) bool
     agent_mask: Tensor  # (B, N) bool, False where a smaller team is padded
+
+    def trimmed(self) -> TeamBatch:
+        """Without steps that nobody played and agents that nobody has."""
+        T, N = int(self.step_mask.sum(1).max()), int(self.agent_mask.sum(1).max())
+        return TeamBatch(
+            self.observations[:, : T + 1, :N],
+            self.actions[:, :T, :N],
+            *(part[:, :T] for part in self[2:7]),
+            self.agent_mask[:, :N],
+        )
 
     def slices(self) -> Trajectories:
         """Each agent's own slice, agents fastest, padding included: leading dimension B * N."""
@@ -81,33 +92,34 @@ class Teacher(nn.Module):
 
     def __init__(self, spec: Spec, config: EmbeddingConfig) -> None:
         super().__init__()
-        self.kinds = team_kinds(spec.n_agents, config.return_to_go)
-        self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
+        self.return_to_go = config.return_to_go
+        sizes = (config.width, config.layers, config.heads, config.dropout)
         # which observation and which action are one agent's
         self.agent = table(spec.n_agents, config.width)
-        mask = rank_mask(self.kinds, spec.max_steps)
-        self.register_buffer("mask", mask, persistent=False)
+        self.factored = config.attention == "factored"
+        if self.factored:
+            self.transformer = FactoredTransformer(*sizes)
+        else:
+            self.transformer = Transformer(*sizes)
 
     def forward(self, encoders: TokenEncoders, batch: TeamBatch) -> Embeddings:
         T, N = batch.actions.shape[1:]
-        o = encoders.observation(batch.observations[:, :T]) + self.agent.weight
-        a = encoders.action(batch.actions) + self.agent.weight
+        kinds = team_kinds(N, self.return_to_go)
+        o = encoders.observation(batch.observations[:, :T]) + self.agent.weight[:N]
+        a = encoders.action(batch.actions) + self.agent.weight[:N]
         p = encoders.encode_outcome(batch.rewards, batch.done, batch.completed).unsqueeze(2)
         tokens = [rearrange([o, a], "two b t n d -> b t (n two) d"), p]
-        if len(self.kinds) > 2 * N + 1:
+        if self.return_to_go:
             tokens.insert(0, encoders.encode_return_to_go(batch.return_to_go).unsqueeze(2))
         x = torch.cat(tokens, 2) + encoders.step.weight[:T, None]
-        z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"), self._visible(batch))
-        z = rearrange(z, "b (t m) d -> b t m d", t=T)[:, :, -(2 * N + 1) :]
+        if self.factored:
+            z = self.transformer(x, kinds, batch.agent_mask)
+        else:
+            visible = see(kinds, T, batch.agent_mask)
+            z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"), visible)
+            z = rearrange(z, "b (t m) d -> b t m d", t=T)
+        z = z[:, :, -(2 * N + 1) :]
         return Embeddings(z[:, :, 0:-1:2], z[:, :, 1:-1:2], z[:, :, -1])
-
-    def _visible(self, batch: TeamBatch) -> Tensor:
-        """Who may look at whom: nobody at agents that are not there."""
-        if batch.agent_mask.all():
-            return self.mask
-        there = batch.agent_mask.repeat_interleave(2, 1)
-        there = F.pad(there, (len(self.kinds) - there.shape[1] - 1, 1), value=True)
-        return self.mask & there.repeat(1, batch.actions.shape[1])[:, None, None]
 
 
 class Student(nn.Module):

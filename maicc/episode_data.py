@@ -68,7 +68,7 @@ class EpisodeData(L.LightningDataModule):
             rng = np.random.default_rng([self.seed, 30, self.trainer.global_rank, step])
             mine = self.by_task[rng.integers(len(self.by_task))]
             index = torch.from_numpy(rng.choice(mine, self.batch_size))
-            yield TeamBatch(*(part[index] for part in self.episodes))
+            yield TeamBatch(*(part[index] for part in self.episodes)).trimmed()
             step += 1
 
     def train_dataloader(self):

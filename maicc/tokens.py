@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from maicc.types import Spec
 
@@ -49,13 +52,27 @@ def table(entries: int, width: int) -> nn.Embedding:
     return embedding
 
 
-def team_kinds(n_agents: int, with_return_to_go: bool) -> list[int]:
+def team_kinds(n_agents: int, with_return_to_go: bool) -> tuple[int, ...]:
     """Kinds of one step's tokens in the teacher's order: [g] o_1 a_1 ... o_n a_n p."""
-    head = [RETURN_TO_GO] if with_return_to_go else []
-    return [*head, *[OBSERVATION, ACTION] * n_agents, OUTCOME]
+    head = (RETURN_TO_GO,) if with_return_to_go else ()
+    return (*head, *(OBSERVATION, ACTION) * n_agents, OUTCOME)
 
 
-def rank_mask(kinds: list[int], steps: int, device: torch.device | None = None) -> Tensor:
+def see(kinds: tuple[int, ...], steps: int, agent_mask: Tensor) -> Tensor:
+    """`rank_mask` where nobody looks at agents that are not there: agent_mask (B, N) bool.
+
+    (L, L), or (B, 1, L, L) where somebody is missing.
+    """
+    mask = rank_mask(kinds, steps, agent_mask.device)
+    if agent_mask.all():
+        return mask
+    there = agent_mask.repeat_interleave(2, 1)
+    there = F.pad(there, (kinds.index(OBSERVATION), 1), value=True)
+    return mask & there.repeat(1, steps)[:, None, None]
+
+
+@lru_cache(maxsize=64)
+def rank_mask(kinds: tuple[int, ...], steps: int, device: torch.device | None = None) -> Tensor:
     """(L, L) boolean, L = steps * len(kinds): token q may look at token k when rank(k) <= rank(q).
 
     rank = 4 * step + kind (METHOD.md, section 3): causal over steps, and inside a step an

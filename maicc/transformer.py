@@ -101,13 +101,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.drop = nn.Dropout(dropout)
-        for name, parameter in self.named_parameters():
-            if name.endswith(("project.weight", "mlp.2.weight")):
-                nn.init.normal_(parameter, std=0.02 / (2 * layers) ** 0.5)
-            elif parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
+        initialise(self, layers)
 
     def forward(
         self,
@@ -138,6 +132,17 @@ class Transformer(nn.Module):
             x, own = block(x, mask, past[i] if past else None, at if last else None)
             kept.append(own)
         return self.norm(x), kept
+
+
+def initialise(module: nn.Module, layers: int) -> None:
+    """As in GPT-2: small weights, smaller still where a layer adds to the stream."""
+    for name, parameter in module.named_parameters():
+        if name.endswith(("project.weight", "mlp.2.weight")):
+            nn.init.normal_(parameter, std=0.02 / (2 * layers) ** 0.5)
+        elif parameter.ndim == 2:
+            nn.init.normal_(parameter, std=0.02)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
 
 
 def causal_mask(new: int, past: int = 0, device: torch.device | None = None) -> Tensor:

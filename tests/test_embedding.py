@@ -79,8 +79,9 @@ def test_the_running_prefix_gives_the_same_keys(batch, g):
         assert torch.allclose(query[real[:, t]], keys.vectors[:, t][real[:, t]], atol=1e-5)
 
 
-def test_the_student_sees_its_own_agent_only_and_the_teacher_sees_all(batch):
-    model = make()
+@pytest.mark.parametrize("attention", ["joint", "factored"])
+def test_the_student_sees_its_own_agent_only_and_the_teacher_sees_all(batch, attention):
+    model = make(attention=attention)
     changed = batch._replace(observations=batch.observations.clone())
     changed.observations[:, :, 2] += 1  # agent 2 sees something else
     student = [model.student(model.encoders, b.slices()).observation for b in (batch, changed)]
@@ -91,8 +92,10 @@ def test_the_student_sees_its_own_agent_only_and_the_teacher_sees_all(batch):
     assert not torch.allclose(teacher[0][:, :, 0], teacher[1][:, :, 0])
 
 
-def test_the_teacher_is_causal_and_hides_actions_from_observations(batch):
-    model = make()
+@pytest.mark.parametrize("attention", ["joint", "factored"])
+@pytest.mark.parametrize("g", [False, True])
+def test_the_teacher_is_causal_and_hides_actions_from_observations(batch, attention, g):
+    model = make(attention=attention, return_to_go=g)
     changed = batch._replace(actions=batch.actions.clone())
     changed.actions[:, 4, 1] = (changed.actions[:, 4, 1] + 1) % 6
     a, b = model.teacher(model.encoders, batch), model.teacher(model.encoders, changed)
@@ -100,6 +103,25 @@ def test_the_teacher_is_causal_and_hides_actions_from_observations(batch):
     assert torch.equal(a.action[:, :4], b.action[:, :4])
     assert not torch.allclose(a.action[:, 4, 0], b.action[:, 4, 0])  # a teammate's action
     assert not torch.allclose(a.outcome[:, 4], b.outcome[:, 4])
+    rewards = batch.rewards.clone()
+    rewards[:, 4] += 1  # an outcome is seen from the next step on
+    b = model.teacher(model.encoders, batch._replace(rewards=rewards))
+    assert torch.equal(a.action[:, :5], b.action[:, :5])
+    assert not torch.allclose(a.observation[:, 5], b.observation[:, 5])
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention": "factored"}, {"return_to_go": True}])
+def test_trimming_changes_nothing(batch, changes):
+    """A team of two whose episodes end after nine steps, padded and not."""
+    model = make(**changes)
+    padded = batch._replace(
+        step_mask=batch.step_mask & (torch.arange(15) < 9),
+        agent_mask=torch.tensor([[True, True, False]]).repeat(6, 1),
+    )
+    trimmed = padded.trimmed()
+    assert trimmed.observations.shape[:3] == (6, 10, 2)
+    for a, b in zip(model.losses(padded), model.losses(trimmed), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_losses_against_a_second_way_of_computing_them(batch):
@@ -182,7 +204,10 @@ def test_queries_are_made_in_evaluation_mode(batch):
     assert model.training
 
 
-@pytest.mark.parametrize("changes", [{}, {"credit": "teacher"}, {"teacher": False}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"attention": "factored"}, {"credit": "teacher"}, {"teacher": False}],
+)
 def test_agents_that_are_not_there_change_nothing(batch, changes):
     """A team of two, once padded with a third agent's noise and once with another's."""
     torch.manual_seed(0)

@@ -19,6 +19,7 @@ ORDER = [
     "dataset",
     "collect reference",
     "transformer tokens",
+    "factored",
     "fitting",
     "embedding",
     "episode_data",

@@ -6,8 +6,8 @@ from maicc.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO, rank_mask, 
 
 
 def test_order_of_a_step():
-    assert team_kinds(2, False) == [OBSERVATION, ACTION, OBSERVATION, ACTION, OUTCOME]
-    assert team_kinds(1, True) == [RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME]
+    assert team_kinds(2, False) == (OBSERVATION, ACTION, OBSERVATION, ACTION, OUTCOME)
+    assert team_kinds(1, True) == (RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME)
 
 
 @pytest.mark.parametrize("n_agents", [1, 2, 3, 5])
