@@ -27,6 +27,13 @@ from maicc.types import Trajectories, UserError
 _CHUNK = 64  # batches whose neighbours are found together
 
 
+def trimmed(t: Trajectories) -> Trajectories:
+    """Without steps that none of them played: (..., T, ...) tensors, the first step always kept."""
+    lead = t.step_mask.ndim - 1
+    T = max(int(t.step_mask.sum(-1).max()) if t.step_mask.numel() else 0, 1)
+    return Trajectories(*(part.narrow(lead, 0, T) for part in t))
+
+
 class RetrievalData(L.LightningDataModule):
     """Batches of queries with their contexts.
 
@@ -123,9 +130,8 @@ class RetrievalData(L.LightningDataModule):
         found = torch.from_numpy(context)
         contexts = self.slices.take(found)
         contexts = contexts._replace(step_mask=contexts.step_mask & (found >= 0).unsqueeze(-1))
-        return DecisionBatch(
-            self.slices.take(torch.from_numpy(item)), contexts, torch.from_numpy(at)
-        )
+        current = self.slices.take(torch.from_numpy(item))
+        return DecisionBatch(trimmed(current), trimmed(contexts), torch.from_numpy(at))
 
     def train_dataloader(self):
         return endless_loader(self.batches, self)
