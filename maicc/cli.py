@@ -26,6 +26,7 @@ usage: maicc COMMAND [options]        maicc COMMAND --help tells more
   credit     predicted against true individual rewards, where the environment knows them
   report     write the report of a run's folder
   tasks      list the task families, or the tasks of one
+  doctor     what is installed, what is missing, and the command that puts it right
 
 First steps:  maicc tasks
               maicc run lbf_7x7 --out runs/demo
@@ -341,6 +342,15 @@ def _tasks(argv: list[str]) -> None:
         print("  ".join(cells).rstrip())
 
 
+def _doctor(argv: list[str]) -> None:
+    _parser("doctor", "Say what is installed and what is missing.").parse_args(argv)
+
+    from maicc.doctor import doctor, report
+
+    if not report(doctor()):
+        raise UserError("something that every run needs is missing; see above")
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "collect": _collect,
@@ -351,4 +361,5 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "credit": _credit,
     "report": _report,
     "tasks": _tasks,
+    "doctor": _doctor,
 }

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from maicc import doctor as module
+from maicc.cli import main
+from maicc.doctor import doctor, report
+
+HERE = {"faiss-cpu": "1.15.1", "lightning": "2.6.6", "torch": "2.13.0"}
+
+
+def found(monkeypatch, packages, **environment):
+    monkeypatch.setattr(module, "_installed", packages.get)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return {f.name: f for f in doctor()}
+
+
+def test_order_and_what_is_missing(monkeypatch, tmp_path):
+    findings = found(monkeypatch, HERE, SC2PATH=str(tmp_path / "nowhere"))
+    assert list(findings) == [
+        "faiss", "lightning", "torch", "device", "ray", "jaxmarl", "smacv2", "pysc2",
+        "protobuf mode", "SC2PATH", "StarCraft II", "SMAC maps",
+    ]  # fmt: skip
+    missing = [name for name, f in findings.items() if not f.fine]
+    assert missing == list(findings)[4:]
+    assert all(findings[name].fix for name in missing)
+    lines: list[str] = []
+    assert report(list(findings.values()), lines.append)  # none of it is needed by every run
+    assert 'pip install "maicc[smax]"' in "\n".join(lines)
+
+
+def test_two_builds_of_faiss_are_an_error(monkeypatch):
+    findings = found(monkeypatch, {**HERE, "faiss-gpu-cu12": "1.10"})
+    assert not findings["faiss"].fine
+    assert "pip uninstall -y faiss-cpu faiss-gpu-cu12" in findings["faiss"].fix
+    assert not report(list(findings.values()), lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("protobuf", "mode", "fine"),
+    [("3.20.3", "", True), ("6.1", "", False), ("6.1", "python", True)],
+)
+def test_protobuf(monkeypatch, protobuf, mode, fine):
+    packages = {**HERE, "protobuf": protobuf}
+    findings = found(monkeypatch, packages, PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=mode)
+    assert findings["protobuf mode"].fine == fine
+
+
+def test_an_installed_game_is_found(monkeypatch, tmp_path):
+    (tmp_path / "Versions" / "Base75689").mkdir(parents=True)
+    (tmp_path / "Versions" / "Base75689" / "SC2_x64").touch()
+    (tmp_path / "Maps" / "SMAC_Maps").mkdir(parents=True)
+    (tmp_path / "Maps" / "SMAC_Maps" / "10gen_zerg.SC2Map").touch()
+    findings = found(monkeypatch, HERE, SC2PATH=str(tmp_path))
+    assert all(findings[name].fine for name in ("SC2PATH", "StarCraft II", "SMAC maps"))
+
+
+def test_the_command(capsys):
+    main(["doctor"])
+    assert "faiss" in capsys.readouterr().out
