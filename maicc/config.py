@@ -168,6 +168,8 @@ class MemoryConfig:
             goal, the more is looked up offline; `decay` is the paper's; `fixed` uses `beta`.
         goal: Of `evidence`: the family's `maximum` return, or the best return in the `dataset`,
             where the maximum is out of reach.
+        floor: Of `evidence`: least probability of looking up offline, twice that of sampling, also
+            when the goal is reached.
         decay: Lambda of `decay`.
         beta: Share of offline look-ups under `fixed`: 0 is online only, 1 offline only.
         toss: The coin between the memories falls at each `step` (the authors' code) or once per
@@ -185,6 +187,7 @@ class MemoryConfig:
 
     schedule: Literal["evidence", "decay", "fixed"] = "evidence"
     goal: Literal["maximum", "dataset"] = "maximum"
+    floor: float = 0.02
     decay: float = 4.605170186
     beta: float = 0.5
     toss: Literal["step", "episode"] = "step"

@@ -68,6 +68,7 @@ def check(config: RunConfig, family: TaskFamily) -> None:
         ("adapt.memory.alpha", memory.alpha, 0, 1),
         ("adapt.memory.beta", memory.beta, 0, 1),
         ("adapt.memory.margin", memory.margin, 0, inf),
+        ("adapt.memory.floor", memory.floor, 0, 1),
         ("adapt.memory.cache_gib", memory.cache_gib, 0, inf),
         ("decision.retrieval.candidates", config.decision.retrieval.candidates, max(k, 1), inf),
         ("adapt.memory.candidates", memory.candidates, max(k, 1), inf),

@@ -218,7 +218,7 @@ class Team:
             own = self.memory.online.team_return[first, : self.episode]
             best_offline = float(self.memory.offline.team_return.max())
             goal = 1.0 if c.goal == "maximum" else max(best_offline, 1e-3)
-            mixture = schedule.evidence(own.max(1, initial=0.0), goal)
+            mixture = schedule.evidence(own.max(1, initial=0.0), goal, c.floor)
         elif c.schedule == "decay":
             mixture = schedule.decay(self.episode, self.episodes, c.decay, self.R)
         else:

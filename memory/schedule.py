@@ -25,12 +25,13 @@ def fixed(beta: float, episode: int, episodes: int, runs: int) -> Mixture:
     return Mixture(np.full(runs, beta), np.full(runs, 0.001 ** (episode / episodes)))
 
 
-def evidence(best_return: np.ndarray, goal: float = 1.0) -> Mixture:
+def evidence(best_return: np.ndarray, goal: float, floor: float) -> Mixture:
     """Needs no number of episodes: what is missing to the goal says how much to explore.
 
     Args:
         best_return: (R,) best team return of each run so far, on the family's scale [0, 1].
         goal: The return to strive for, on the same scale and above 0.
+        floor: Least probability of looking up offline, also when the goal is reached.
     """
     gap = np.clip(1.0 - best_return / goal, 0.0, 1.0)
-    return Mixture(np.maximum(gap, 0.02), np.maximum(gap / 2, 0.01))
+    return Mixture(np.maximum(gap, floor), np.maximum(gap, floor) / 2)

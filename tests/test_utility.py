@@ -70,11 +70,12 @@ def test_fixed():
 
 
 def test_evidence():
-    mixture = schedule.evidence(np.array([0.0, 0.5, 1.0, 1.5]))
+    mixture = schedule.evidence(np.array([0.0, 0.5, 1.0, 1.5]), goal=1.0, floor=0.02)
     assert np.allclose(mixture.offline, [1, 0.5, 0.02, 0.02])
     assert np.allclose(mixture.sample, [0.5, 0.25, 0.01, 0.01])
 
 
 def test_evidence_towards_another_goal():
-    mixture = schedule.evidence(np.array([0.0, 0.3, 0.6, 0.9]), goal=0.6)
-    assert np.allclose(mixture.offline, [1, 0.5, 0.02, 0.02])
+    mixture = schedule.evidence(np.array([0.0, 0.3, 0.6, 0.9]), goal=0.6, floor=0.0)
+    assert np.allclose(mixture.offline, [1, 0.5, 0, 0])
+    assert np.allclose(mixture.sample, [0.5, 0.25, 0, 0])
