@@ -72,7 +72,7 @@ def bench(name: str, device: str = "auto", largest: int = 2_700_000) -> dict[str
             for row in _models(family, path, size, embedding, decision, device, peak):
                 rows.append(row)
                 bar.update()
-        rows += _retrieval(family, path, largest, bar)
+        rows += _retrieval(family, path, largest, bar, peak["fp32"])
     return {
         "family": name,
         "machine": {
@@ -141,12 +141,18 @@ def _models(
         )  # fmt: skip
 
     memory = offline_memory(keys, stored, spec)
-    yield _adaptation(family, size, embedding, decision, memory, device)
+    yield _adaptation(family, size, embedding, decision, memory, device, peak["fp32"])
     gc.collect()
 
 
 def _adaptation(
-    family: TaskFamily, size: str, embedding: Any, decision: Any, memory: Any, device: str
+    family: TaskFamily,
+    size: str,
+    embedding: Any,
+    decision: Any,
+    memory: Any,
+    device: str,
+    peak: float,
 ) -> dict[str, Any]:
     tasks = family.draw_tasks(_RUNS, 0)
     env = batch_env(family, tasks)
@@ -164,16 +170,22 @@ def _adaptation(
         episodes += 1
     seconds = time.perf_counter() - start
     cached = team.cache.bytes()
+    with FlopCounterMode(display=False) as counter:  # not timed: counting slows
+        play_episode(team, env, [1000 * episodes + i for i in range(_RUNS)])
+    per_episode = seconds / (episodes - 2)
     return {
         "part": "adaptation", "size": size, "precision": "fp32",
-        "seconds": round(seconds / (episodes - 2), 4),
-        "run_episodes_per_second": round(_RUNS * (episodes - 2) / seconds, 1),
+        "seconds": round(per_episode, 4),
+        "share_of_peak": round(counter.get_total_flops() / per_episode / peak, 4),
+        "run_episodes_per_second": round(_RUNS / per_episode, 1),
         "ms_per_team_decision": round(1000 * seconds / steps / _RUNS, 3),
         "cache_mib": round(cached / 2**20, 1),
     }  # fmt: skip
 
 
-def _retrieval(family: TaskFamily, path: Path, largest: int, bar: tqdm) -> Iterator[dict[str, Any]]:
+def _retrieval(
+    family: TaskFamily, path: Path, largest: int, bar: tqdm, peak: float
+) -> Iterator[dict[str, Any]]:
     """Search among ever more keys: real ones, and real ones with noise."""
     with seeded(0):
         net = EmbeddingModule(family.spec).net
@@ -189,7 +201,7 @@ def _retrieval(family: TaskFamily, path: Path, largest: int, bar: tqdm) -> Itera
         queries = keys[rng.integers(n, size=_QUERIES)]
         queries = queries + 0.02 * rng.standard_normal(queries.shape, np.float32)
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-        tie, exact = np.zeros(_QUERIES), None
+        tie, exact, products = np.zeros(_QUERIES), None, 2.0 * keys.size * _QUERIES
         lists = int(2 ** np.floor(np.log2(n**0.5)))
         for factory in ("Flat", f"IVF{lists},Flat;nprobe={max(lists // 32, 8)}"):
             start = time.perf_counter()
@@ -204,6 +216,7 @@ def _retrieval(family: TaskFamily, path: Path, largest: int, bar: tqdm) -> Itera
             yield {
                 "part": "retrieval", "keys": n, "index": factory,
                 "ms_per_query": round(1000 * seconds / _QUERIES, 4),
+                **({"share_of_peak": round(products / seconds / peak, 4)} if factory == "Flat" else {}),
                 "recall_at_50": round(float(recall), 4),
                 "build_seconds": round(build, 1),
                 "index_mib": round(keys.nbytes / 2**20, 1),
