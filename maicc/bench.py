@@ -213,10 +213,12 @@ def _retrieval(
             recall = np.mean(
                 [len(np.intersect1d(a, b)) / 50 for a, b in zip(found, exact, strict=True)]
             )
+            share = {"share_of_peak": round(products / seconds / peak, 4)}
+            share = share if factory == "Flat" else {}  # known for exact search only
             yield {
                 "part": "retrieval", "keys": n, "index": factory,
                 "ms_per_query": round(1000 * seconds / _QUERIES, 4),
-                **({"share_of_peak": round(products / seconds / peak, 4)} if factory == "Flat" else {}),
+                **share,
                 "recall_at_50": round(float(recall), 4),
                 "build_seconds": round(build, 1),
                 "index_mib": round(keys.nbytes / 2**20, 1),
