@@ -202,8 +202,8 @@ def _retrieval(
         queries = queries + 0.02 * rng.standard_normal(queries.shape, np.float32)
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
         tie, exact, products = np.zeros(_QUERIES), None, 2.0 * keys.size * _QUERIES
-        lists = int(2 ** np.floor(np.log2(n**0.5)))
-        for factory in ("Flat", f"IVF{lists},Flat;nprobe={max(lists // 32, 8)}"):
+        lists = int(2 ** np.floor(np.log2(2.5 * n**0.5)))
+        for factory in ("Flat", f"IVF{lists},Flat;nprobe={max(lists // 32, 16)}"):
             start = time.perf_counter()
             index = KeyIndex.build(keys[:, None], np.ones((n, 1), bool), factory)
             build = time.perf_counter() - start

@@ -187,7 +187,7 @@ class MemoryConfig:
 
     schedule: Literal["evidence", "decay", "fixed"] = "evidence"
     goal: Literal["maximum", "dataset"] = "maximum"
-    floor: float = 0.02
+    floor: float = 0.005
     decay: float = 4.605170186
     beta: float = 0.5
     toss: Literal["step", "episode"] = "step"
