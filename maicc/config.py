@@ -164,8 +164,11 @@ class MemoryConfig:
     """What the team remembers and looks up at test time (METHOD.md, sections 7 and 12).
 
     Args:
-        schedule: `evidence` needs no number of episodes: the further the best return is from the
-            goal, the more is looked up offline; `decay` is the paper's; `fixed` uses `beta`.
+        schedule: `evidence` needs no number of episodes: the further the best of the latest returns
+            is from the goal, the more is looked up offline; `decay` is the paper's; `fixed` uses
+            `beta`.
+        window: Of `evidence`: how many of the latest episodes count, so that a team that has lost
+            its way looks for it again.
         goal: Of `evidence`: the family's `maximum` return, or the best return in the `dataset`,
             where the maximum is out of reach.
         floor: Of `evidence`: least probability of looking up offline, twice that of sampling, also
@@ -186,6 +189,7 @@ class MemoryConfig:
     """
 
     schedule: Literal["evidence", "decay", "fixed"] = "evidence"
+    window: int = 5
     goal: Literal["maximum", "dataset"] = "maximum"
     floor: float = 0.005
     decay: float = 4.605170186

@@ -69,6 +69,7 @@ def check(config: RunConfig, family: TaskFamily) -> None:
         ("adapt.memory.beta", memory.beta, 0, 1),
         ("adapt.memory.margin", memory.margin, 0, inf),
         ("adapt.memory.floor", memory.floor, 0, 1),
+        ("adapt.memory.window", memory.window, 1, inf),
         ("adapt.memory.cache_gib", memory.cache_gib, 0, inf),
         ("decision.retrieval.candidates", config.decision.retrieval.candidates, max(k, 1), inf),
         ("adapt.memory.candidates", memory.candidates, max(k, 1), inf),

@@ -215,7 +215,8 @@ class Team:
         c = self.config
         if c.schedule == "evidence":
             first = np.unique(self._run, return_index=True)[1]  # a row of each run
-            own = self.memory.online.team_return[first, : self.episode]
+            latest = slice(max(self.episode - c.window, 0), self.episode)
+            own = self.memory.online.team_return[first, latest]
             best_offline = float(self.memory.offline.team_return.max())
             goal = 1.0 if c.goal == "maximum" else max(best_offline, 1e-3)
             mixture = schedule.evidence(own.max(1, initial=0.0), goal, c.floor)

@@ -29,7 +29,7 @@ def evidence(best_return: np.ndarray, goal: float, floor: float) -> Mixture:
     """Needs no number of episodes: what is missing to the goal says how much to explore.
 
     Args:
-        best_return: (R,) best team return of each run so far, on the family's scale [0, 1].
+        best_return: (R,) best team return of each run lately, on the family's scale [0, 1].
         goal: The return to strive for, on the same scale and above 0.
         floor: Least probability of looking up offline, also when the goal is reached.
     """

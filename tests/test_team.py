@@ -224,3 +224,12 @@ def test_teams_of_different_size_side_by_side(models):
     assert together.memory.online.team_return.shape[0] == 5
     with pytest.raises(UserError, match="with an agent in every run"):
         models.team([5], agent_mask=np.zeros((1, 3), bool))
+
+
+def test_a_team_that_has_lost_its_way_looks_for_it_again(models):
+    team = models.team([0, 1], MemoryConfig(window=2))
+    returns = np.array([[1.0, 0.5, 0.25], [0.0, 0.0, 1.0]], np.float32)  # of two runs
+    team.memory.online.team_return = returns.repeat(3, 0)
+    team.memory.online.count[:] = 3
+    team._begin_episode()
+    assert np.allclose(team._mixture.offline, np.repeat([0.5, 0.005], 3))
