@@ -63,13 +63,14 @@ class BatchEnv:
             [agent_sizes(env, agent) for agent in roster]
             for env, roster in zip(self.envs, self.rosters, strict=True)
         ]
-        largest = tuple(map(max, zip(*map(largest_sizes, self.envs), strict=True)))
-        N, O, A = sizes or largest  # noqa: E741
-        if any(have > room for have, room in zip(largest, (N, O, A), strict=True)):
-            raise UserError(
-                f"{name_of(self.envs[0])}: agents, observation numbers and actions {largest} do "
-                f"not fit into the family's {(N, O, A)}; raise its `sizes`"
-            )
+        each = [largest_sizes(env) for env in self.envs]
+        N, O, A = sizes or tuple(map(max, zip(*each, strict=True)))  # noqa: E741
+        for env, have in zip(self.envs, each, strict=True):
+            if have[0] > N or have[1] > O or have[2] > A:
+                raise UserError(
+                    f"{name_of(env)}: agents, observation numbers and actions {have} do not fit "
+                    f"into the family's {(N, O, A)}; raise its `sizes`"
+                )
         B = len(self.envs)
         self.agent_mask = np.arange(N) < np.array([[len(roster)] for roster in self.rosters])
         self._observations = np.zeros((B, N, O), np.float32)

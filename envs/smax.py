@@ -24,6 +24,7 @@ from maicc.types import Task, UserError
 MOST = 12  # units of a side
 MAX_STEPS = 100
 RACES = {"terran": (0, 1), "protoss": (2, 3), "zerg": (4, 5)}  # SMAX numbers of the basic types
+PARAMETERS = {"race", "allies", "enemies", "seed", "vary"}
 TRAINING = ((5, 5), (7, 7), (10, 11))
 STOP = 4  # actions: 0 north, 1 east, 2 south, 3 west, 4 stop, 5 + j attack enemy j
 _FEATURES, _OWN = 13, 10
@@ -62,6 +63,8 @@ class SmaxBatch:
             raise UserError("SmaxBatch needs at least one task")
         self.tasks = [dict(task.parameters) for task in tasks]
         for p in self.tasks:
+            if set(p) != PARAMETERS:
+                raise UserError(f"SMAX task {p}: expected {', '.join(sorted(PARAMETERS))}")
             if p["race"] not in RACES or not all(1 <= p[s] <= MOST for s in ("allies", "enemies")):
                 raise UserError(
                     f"SMAX task {p}: race is one of {', '.join(RACES)}, and allies and enemies are "
@@ -77,18 +80,15 @@ class SmaxBatch:
         self.won = np.zeros(len(self.tasks), bool)
 
     def reset(self, seeds: Sequence[int]) -> BatchStep:
-        import jax
-
         B = len(self.tasks)
         # where a task is fixed its own seed gives units and spawns, and the episode's the battle
         drawn = [s if p["vary"] else p["seed"] for s, p in zip(seeds, self.tasks, strict=True)]
         kinds = np.stack([units(p, seed) for p, seed in zip(self.tasks, drawn, strict=True)])
         vary = np.array([p["vary"] for p in self.tasks])
-        keys = jax.vmap(jax.random.PRNGKey)
-        self._keys = keys(np.asarray(seeds, np.uint32))
-        self._state, *seen = _engine().reset(
-            keys(np.asarray(drawn, np.uint32)), kinds.astype(np.uint8), self._there, vary
-        )
+        engine = _engine()
+        self._keys = engine.keys(np.asarray(seeds, np.uint32))
+        spawns = engine.keys(np.asarray(drawn, np.uint32))
+        self._state, *seen = engine.reset(spawns, kinds.astype(np.uint8), self._there, vary)
         self._over = np.zeros((2, B), bool)  # terminated, truncated
         self.steps = 0
         self.won = np.zeros(B, bool)
@@ -190,6 +190,7 @@ class _Engine:
             won = all_enemies_dead & ~all_dead
             return state, damage + won, all_dead | all_enemies_dead, won, *look(state)
 
+        self.keys = jax.vmap(jax.random.PRNGKey)
         self.reset = self._timed(jax.jit(jax.vmap(reset)))
         self.step = self._timed(jax.jit(jax.vmap(step, (0, None, 0, 0, 0))))
 

@@ -18,7 +18,8 @@ from maicc.dataset import EpisodeFile
 from maicc.envs import BatchEnv, TaskFamily, batch_env, get_family
 from maicc.files import ModelFiles, whole_file, write_json
 from maicc.stats import summary
-from maicc.team import Team, TrainedModels, index_of
+from maicc.team import Team
+from maicc.trained import TrainedModels, index_of
 from maicc.types import Task, UserError
 
 SCHEMA = 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from maicc.cluster import run_units
+from maicc.cluster import require_ray, run_units
 from maicc.config import RunConfig
 from maicc.envs import TaskFamily, batch_env, get_family
 from maicc.files import read_json, write_json, write_text
@@ -76,6 +76,8 @@ def benchmark(
     Returns:
         The table, as written to `benchmark.json`.
     """
+    if cluster is not None:
+        require_ray()
     family, out = get_family(config.family), out.resolve()
     frozen = frozen_tasks(family, tasks, draw)
     work = units(config, variants, range(config.seed, config.seed + seeds), frozen, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from tqdm import tqdm
@@ -13,6 +14,12 @@ from maicc.types import UserError
 from maicc.units import STAGES, Unit, run_stage
 
 _RETRIES = 5  # of a stage whose worker died
+
+
+def require_ray() -> None:
+    """Raises UserError where the extra is missing."""
+    if find_spec("ray") is None:
+        raise UserError('--cluster needs Ray: pip install "maicc[cluster]"')
 
 
 def run_units(
@@ -34,10 +41,9 @@ def run_units(
         UserError: Ray is missing, or there is no cluster at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise UserError('--cluster needs Ray: pip install "maicc[cluster]"') from None
+    require_ray()
+    import ray
+
     try:
         where = {} if address == "local" else {"address": address}
         host, _, port = address.rpartition(":")

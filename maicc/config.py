@@ -171,8 +171,8 @@ class MemoryConfig:
             its way looks for it again.
         goal: Of `evidence`: the family's `maximum` return, or the best return in the `dataset`,
             where the maximum is out of reach.
-        floor: Of `evidence`: least probability of looking up offline, twice that of sampling, also
-            when the goal is reached.
+        floor: Of `evidence`: least probability of looking up offline, also when the goal is
+            reached; half of it is the least probability of sampling.
         decay: Lambda of `decay`.
         beta: Share of offline look-ups under `fixed`: 0 is online only, 1 offline only.
         toss: The coin between the memories falls at each `step` (the authors' code) or once per

@@ -81,6 +81,8 @@ def check(config: RunConfig, family: TaskFamily) -> None:
         model, rate = fit.model, fit.optimiser.learning_rate
         if fit.steps < 1 or fit.batch_size < 1 or model.layers < 1:
             raise UserError(f"{name}.steps, .batch_size and .model.layers must be at least 1")
+        if getattr(model, "attention", "joint") == "factored" and model.layers < 2:
+            raise UserError(f"{name}.model.attention=factored needs {name}.model.layers=2 or more")
         if rate <= 0 or not 0 <= model.dropout < 1:
             raise UserError(
                 f"{name}.optimiser.learning_rate={rate} must be above 0, and "

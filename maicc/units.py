@@ -99,7 +99,7 @@ def run_stage(unit: Unit, stage: str, threads: int) -> None:
     import torch
 
     from maicc.adapt import adapt
-    from maicc.team import TrainedModels
+    from maicc.trained import TrainedModels
 
     if unit.target(stage).exists():
         return

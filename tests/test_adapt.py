@@ -9,7 +9,7 @@ from maicc.config import AdaptConfig, MemoryConfig
 from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.stats import summary
-from maicc.team import TrainedModels
+from maicc.trained import TrainedModels
 from maicc.types import UserError
 
 FAMILY = get_family("lbf_7x7")

@@ -107,6 +107,17 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
         (["run", "lbf_7x7", "--collect.workers=-2"], "collect.workers=-2"),
         (["run", "lbf_7x7", "--decision.model.dropout=2"], "decision.model.dropout=2"),
         (["run", "lbf_7x7", "--decision.retrieval.index=IVFX"], "index 'IVFX'"),
+        (
+            [
+                "run",
+                "lbf_7x7",
+                "--embedding.model.attention=factored",
+                "--embedding.model.layers=1",
+            ],
+            "needs embedding.model.layers",
+        ),
+        (["run", "lbf_7x7", "--adapt.memory.window=0"], "adapt.memory.window=0"),
+        (["benchmark", "lbf_7x7", "--threads=0"], "--threads=0"),
         (["benchmark", "lbf_7x7", "--variants=none"], "no variant 'none'"),
         (["run", "lbf_7x7", "--collect.levels=[2.0]"], "collect.levels has 2.0"),
         (["collect", "chess"], "no task family 'chess'"),

@@ -60,3 +60,10 @@ def test_a_cluster_that_loses_a_worker_gives_the_table_of_one_process(tmp_path):
 def test_no_cluster_at_the_address():
     with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
         run_units([], "127.0.0.1:1", 1, lambda: None)
+
+
+def test_without_ray_the_extra_is_named_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("maicc.cluster.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'pip install "maicc\[cluster\]"'):
+        benchmark(tiny_config(), VARIANTS, seeds=1, tasks=1, out=tmp_path / "out", cluster="local")
+    assert not (tmp_path / "out").exists()

@@ -29,6 +29,7 @@ ORDER = [
     "decision",
     "retrieval_data contexts",
     "team",
+    "trained",
     "adapt",
     "report",
     "run",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from maicc.types import Task, UserError
 
 pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
 
+from maicc.envs import smax
 from maicc.envs.smax import MAX_STEPS, MOST, RACES, STOP, Smax, SmaxBatch
 
 PROTOSS, ALL = get_family("smax_protoss"), get_family("smax_all")
@@ -118,6 +120,8 @@ def test_tasks(family):
 def test_refused():
     with pytest.raises(UserError, match=f"race is one of {', '.join(RACES)}"):
         batch({"race": "human"})
+    with pytest.raises(UserError, match="expected allies, enemies, race, seed, vary"):
+        Smax(race="terran")
     with pytest.raises(UserError, match="1 to 12"):
         batch({"allies": 13})
 
@@ -127,3 +131,10 @@ def test_the_commander_reaches_four_fifths_of_the_maximum():
     assert episodes.agent_mask.sum(1).tolist() == [5] * 8
     assert episodes.rewards.sum(1).mean() > 1.6
     assert np.allclose(episodes.individual_rewards.sum(2), episodes.rewards, atol=1e-6)
+
+
+def test_without_jaxmarl_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jaxmarl.environments.smax", None)
+    monkeypatch.setattr(smax, "_engine", smax._Engine)
+    with pytest.raises(UserError, match=r'pip install "maicc\[smax\]"'):
+        batch({}).reset([0])

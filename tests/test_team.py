@@ -15,7 +15,8 @@ from maicc.decision import DecisionModule
 from maicc.envs import BatchEnv, get_family
 from maicc.files import ModelFiles
 from maicc.fitting import seeded
-from maicc.team import Team, TrainedModels
+from maicc.team import Team
+from maicc.trained import TrainedModels
 from maicc.types import Trajectories, UserError
 
 FAMILY = get_family("lbf_7x7")
