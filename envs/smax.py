@@ -19,7 +19,7 @@ from pettingzoo import ParallelEnv
 from maicc.envs.batch import BatchStep
 from maicc.envs.smax_policies import focus_fire
 from maicc.envs.tasks import TaskFamily
-from maicc.types import Task, UserError
+from maicc.types import ObsLayout, Task, UserError
 
 MOST = 12  # units of a side
 MAX_STEPS = 100
@@ -30,6 +30,13 @@ STOP = 4  # actions: 0 north, 1 east, 2 south, 3 west, 4 stop, 5 + j attack enem
 _FEATURES, _OWN = 13, 10
 OBSERVATION_SIZE = _FEATURES * (2 * MOST - 1) + _OWN  # allies, enemies, own features
 N_ACTIONS = 5 + MOST
+_ENEMIES = _FEATURES * (MOST - 1)
+LAYOUT = ObsLayout(
+    own=(OBSERVATION_SIZE - _OWN, _OWN),
+    allies=(0, MOST - 1, _FEATURES),
+    enemies=(_ENEMIES, MOST, _FEATURES),
+    attack=5,
+)
 
 
 class Situation:
@@ -300,6 +307,7 @@ def _family(name: str, races: Sequence[str], *, vary: bool, description: str) ->
         expert=focus_fire,
         team_reward="sum",
         sizes=(MOST, OBSERVATION_SIZE, N_ACTIONS),
+        layout=LAYOUT,
         description=description,
     )
 

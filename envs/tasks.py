@@ -15,7 +15,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from maicc.envs.spaces import largest_sizes
-from maicc.types import Spec, Task, UserError
+from maicc.types import ObsLayout, Spec, Task, UserError
 
 ENTRY_POINTS = "maicc.task_families"
 _BUILT_IN = {
@@ -53,6 +53,7 @@ class TaskFamily:
             where every agent is already paid the team reward.
         sizes: Most agents, longest observation and most actions of any task; found by making the
             environments of all tasks where it is not given.
+        layout: Where an observation holds whom, for models that read it by entities.
         description: One line for `maicc tasks`.
     """
 
@@ -67,6 +68,7 @@ class TaskFamily:
     make_batch: Callable[[Sequence[Task]], Any] | None = None
     team_reward: Literal["sum", "mean", "shared"] = "sum"
     sizes: tuple[int, int, int] | None = None
+    layout: ObsLayout | None = None
     description: str = field(default="", compare=False)
 
     @property
@@ -97,6 +99,8 @@ class TaskFamily:
                 each.append(largest_sizes(env))
                 env.close()
             sizes = tuple(map(max, zip(*each, strict=True)))
+        if self.layout is not None:
+            self._check_layout(self.layout, *sizes[1:])
         return Spec(
             family=self.name,
             n_agents=sizes[0],
@@ -105,7 +109,17 @@ class TaskFamily:
             max_steps=self.max_steps,
             return_min=float(self.return_bounds[0]),
             return_max=float(self.return_bounds[1]),
+            layout=self.layout,
         )
+
+    def _check_layout(self, layout: ObsLayout, observation_size: int, n_actions: int) -> None:
+        groups = ((layout.own[0], 1, layout.own[1]), layout.allies, layout.enemies)
+        ends = [start + count * size for start, count, size in groups]
+        if max(ends) > observation_size or layout.attack + layout.enemies[1] != n_actions:
+            raise UserError(
+                f"{self.name}: {layout} does not fit observations of {observation_size} numbers "
+                f"and {n_actions} actions, of which the last {layout.enemies[1]} are the attacks"
+            )
 
     def draw_tasks(self, n: int, seed: int, *, held_out: bool = True) -> list[Task]:
         """`n` tasks in an order fixed by `seed`; none repeats before all have had their turn."""

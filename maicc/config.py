@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from maicc.types import UserError
+from maicc.types import Spec, UserError
 
 
 @dataclass
@@ -50,6 +50,9 @@ class EmbeddingConfig:
         layers: Transformer layers.
         heads: Attention heads.
         dropout: Dropout; above 0 attention on CPU takes a path 3 to 5 times slower.
+        encoder: How observations are read: `flat`, as one padded vector (the paper), or `entities`,
+            attending over allies and enemies, with attacks aimed at enemies; for families that give
+            an observation layout.
         teacher: Distil the student from a centralised teacher; false is MAICC-S.
         attention: Of the teacher: `joint` over all tokens of the episode (the paper), or
             `factored`, over the team and over time in turns, for long episodes and large teams.
@@ -68,6 +71,7 @@ class EmbeddingConfig:
     layers: int = 4
     heads: int = 4
     dropout: float = 0.0
+    encoder: Literal["flat", "entities"] = "flat"
     teacher: bool = True
     attention: Literal["joint", "factored"] = "joint"
     credit: Literal["local", "teacher"] = "local"
@@ -88,6 +92,7 @@ class DecisionConfig:
         layers: Transformer layers.
         heads: Attention heads.
         dropout: Dropout; above 0 attention on CPU takes a path 3 to 5 times slower.
+        encoder: How observations are read; see the embedding's.
         k: Trajectories in the context; 0 for no context (a control).
         tokens: `fused`, one token per step, or `four`, the paper's g o a p.
         context: `independent`, each retrieved trajectory is encoded on its own, or `concatenated`,
@@ -101,6 +106,7 @@ class DecisionConfig:
     layers: int = 4
     heads: int = 4
     dropout: float = 0.0
+    encoder: Literal["flat", "entities"] = "flat"
     k: int = 3
     tokens: Literal["fused", "four"] = "fused"
     context: Literal["independent", "concatenated"] = "independent"
@@ -263,3 +269,12 @@ def check_choices(config: Any, name: str = "") -> None:
         ):
             choices = ", ".join(map(str, get_args(hints[option.name])))
             raise UserError(f"{key}={value!r} is not one of: {choices}")
+
+
+def check_encoder(encoder: str, spec: Spec) -> None:
+    """Raises UserError where entities are asked for and the family does not say where they are."""
+    if encoder == "entities" and spec.layout is None:
+        raise UserError(
+            f"encoder=entities needs to know where an observation of {spec.family} holds whom; "
+            "give its TaskFamily a layout (maicc.types.ObsLayout), or set encoder=flat"
+        )

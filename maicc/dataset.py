@@ -151,7 +151,7 @@ class EpisodeFile:
 
     @cached_property
     def spec(self) -> Spec:
-        return Spec(**json.loads(self._header["spec"]))
+        return Spec.from_json(json.loads(self._header["spec"]))
 
     @cached_property
     def tasks(self) -> list[Task]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import DecisionConfig, OptimiserConfig
+from maicc.encoders import ActionHead
 from maicc.fitting import MaiccModule
 from maicc.tokens import TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer, causal_mask, take_tokens
@@ -38,10 +39,10 @@ class DecisionTransformer(nn.Module):
     def __init__(self, spec: Spec, config: DecisionConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoders = TokenEncoders(spec, config.width)
+        self.encoders = TokenEncoders(spec, config.width, config.encoder)
         self.role = table(2, config.width)  # 0 context, 1 current
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
-        self.head = nn.Linear(config.width, spec.n_actions)
+        self.head = ActionHead(spec, config.width, self.encoders.observation)
 
     def forward(self, current: Trajectories, contexts: Trajectories) -> Tensor:
         """current (Q, T, ...), contexts (Q, K, T', ...) -> logits (Q, T, A)."""
@@ -83,7 +84,11 @@ class DecisionTransformer(nn.Module):
             own = causal_mask(L, device=x.device).expand(Q, L, L)
             seen = visible.unsqueeze(1).expand(Q, L, -1)
             y, _ = self.transformer(x, torch.cat([seen, own], 2).unsqueeze(1), past)
-        return self.head(self._read(y))
+        return self._act(self._read(y), current)
+
+    def _act(self, y: Tensor, current: Trajectories) -> Tensor:
+        """Outputs (Q, T, D) where the action is read -> logits (Q, T, A)."""
+        return self.head(y, current.observations, self.encoders.observation)
 
     def _concatenated(self, current: Trajectories, contexts: Trajectories) -> Tensor:
         before = rearrange(self._context_tokens(contexts), "q k l d -> q (k l) d")
@@ -96,7 +101,7 @@ class DecisionTransformer(nn.Module):
         x = take_tokens(torch.cat([before, own], 1), order)
         own_at = torch.arange(own.shape[1], device=own.device).expand(len(own), -1)
         at = seen.sum(1, keepdim=True) + self._read(own_at)
-        return self.head(self.transformer(x, at=at)[0])
+        return self._act(self.transformer(x, at=at)[0], current)
 
     @staticmethod
     def _side_by_side(kept: Tensor, K: int) -> Tensor:
@@ -107,7 +112,7 @@ class DecisionTransformer(nn.Module):
         return [
             e.encode_return_to_go(t.return_to_go),
             e.observation(t.observations),
-            e.action(t.actions),
+            e.encode_action(t.actions, t.observations),
             e.encode_outcome(t.rewards, t.done, t.completed),
         ]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import EmbeddingConfig, OptimiserConfig
+from maicc.encoders import ActionHead, DynamicsHead
 from maicc.factored import FactoredTransformer
 from maicc.fitting import MaiccModule
 from maicc.tokens import TokenEncoders, see, table, team_kinds
@@ -106,7 +107,8 @@ class Teacher(nn.Module):
         T, N = batch.actions.shape[1:]
         kinds = team_kinds(N, self.return_to_go)
         o = encoders.observation(batch.observations[:, :T]) + self.agent.weight[:N]
-        a = encoders.action(batch.actions) + self.agent.weight[:N]
+        a = encoders.encode_action(batch.actions, batch.observations[:, :T])
+        a = a + self.agent.weight[:N]
         p = encoders.encode_outcome(batch.rewards, batch.done, batch.completed).unsqueeze(2)
         tokens = [rearrange([o, a], "two b t n d -> b t (n two) d"), p]
         if self.return_to_go:
@@ -140,7 +142,7 @@ class Student(nn.Module):
         """(B, T, m, D): [g] o a p of each step."""
         kinds = [
             encoders.observation(slices.observations),
-            encoders.action(slices.actions),
+            encoders.encode_action(slices.actions, slices.observations),
             encoders.encode_outcome(slices.rewards, slices.done, slices.completed),
         ]
         if self.return_to_go:
@@ -158,14 +160,13 @@ class Embedding(nn.Module):
             raise UserError("credit=teacher needs a teacher; set credit=local, or teacher=true")
         width = config.width
         self.config = config
-        self.encoders = TokenEncoders(spec, width, return_to_go=config.return_to_go)
+        self.encoders = TokenEncoders(spec, width, config.encoder, return_to_go=config.return_to_go)
+        reader = self.encoders.observation
         self.student = Student(config)
         self.teacher = Teacher(spec, config) if config.teacher else None
-        self.action_head = nn.Linear(width, spec.n_actions)
+        self.action_head = ActionHead(spec, width, reader)
         self.reward_head = nn.Linear(width, 1)
-        self.dynamics_head = nn.Sequential(
-            nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 2 * spec.observation_size)
-        )
+        self.dynamics_head = DynamicsHead(spec, width, reader)
         self.credit_head = None
         if config.credit == "local":
             self.credit_head = nn.Sequential(
@@ -218,7 +219,10 @@ class Embedding(nn.Module):
         """Action, reward and dynamics losses, from the teacher's or (MAICC-S) the student's z."""
         T, N = batch.actions.shape[1:]
         real, each_real = batch.step_mask, agents_steps(batch)
-        logits = rearrange(self.action_head(z.observation), "b t n a -> b a t n")
+        now, after = batch.observations[:, :T], batch.observations[:, 1:]
+        reader = self.encoders.observation
+        logits = self.action_head(z.observation, now, reader)
+        logits = rearrange(logits, "b t n a -> b a t n")
         action = F.cross_entropy(logits, batch.actions, reduction="none")
 
         predicted = self.reward_head(z.action).squeeze(-1)  # (B, T, N)
@@ -229,11 +233,7 @@ class Embedding(nn.Module):
             reward = masked_mean((batch.rewards.unsqueeze(2) - predicted) ** 2, each_real)
 
         outcome = z.outcome if z.outcome.ndim == 4 else repeat(z.outcome, "b t d -> b t n d", n=N)
-        here = self.encoders.observation(batch.observations[:, :T])
-        mean, log_variance = self.dynamics_head(torch.cat([outcome, here], -1)).chunk(2, -1)
-        log_variance = log_variance.clamp(-2.0, 0.0)
-        error = (batch.observations[:, 1:] - mean) ** 2
-        dynamics = 0.5 * (log_variance + error / log_variance.exp()).mean(-1)
+        dynamics = self.dynamics_head(outcome, reader(now), now, after)
         return masked_mean(action, each_real), reward, masked_mean(dynamics, each_real)
 
     def individual_reward(self, z_action: Tensor, slices: Trajectories) -> Tensor:
@@ -278,7 +278,7 @@ class RunningPrefix:
     @torch.no_grad()
     def query(self, observations: Tensor, return_to_go: Tensor) -> Tensor:
         """The prefix that ends with `observations` (B, O), return-to-go (B,): (B, D) unit norm."""
-        e = self.embedding.encoders
+        e, self._observations = self.embedding.encoders, observations
         tokens = [e.observation(observations)]
         if self.embedding.student.return_to_go:
             tokens.insert(0, e.encode_return_to_go(return_to_go))
@@ -289,7 +289,10 @@ class RunningPrefix:
     def advance(self, actions: Tensor, rewards: Tensor, done: Tensor, completed: Tensor) -> None:
         """The step's action and outcome, (B,) each."""
         e = self.embedding.encoders
-        tokens = [e.action(actions), e.encode_outcome(rewards, done, completed)]
+        tokens = [
+            e.encode_action(actions, self._observations),
+            e.encode_outcome(rewards, done, completed),
+        ]
         self._before = self._extend(torch.stack(tokens, 1)).sum(1)
         self.step += 1
 

@@ -89,7 +89,7 @@ def load_module(
         raise UserError(
             f"{path}: holds {header.get('kind', 'no model of maicc')}, expected {module.kind}"
         )
-    found = Spec(**header["spec"])
+    found = Spec.from_json(header["spec"])
     if spec is not None and found != spec:
         raise UserError(f"{path}: trained for {found}, expected {spec}; train one for this family")
     loaded = module(found, config(**header["network"]))

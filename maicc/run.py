@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maicc.collect import check_family, check_settings, collect
-from maicc.config import DecisionFit, RunConfig, check_choices
+from maicc.config import DecisionFit, RunConfig, check_choices, check_encoder
 from maicc.envs import TaskFamily, get_family
 from maicc.files import ModelFiles, read_json, write_json
 from maicc.memory.index import empty_index
@@ -88,6 +88,7 @@ def check(config: RunConfig, family: TaskFamily) -> None:
                 f"{name}.optimiser.learning_rate={rate} must be above 0, and "
                 f"{name}.model.dropout={model.dropout} in [0, 1)"
             )
+        check_encoder(model.encoder, family.spec)
         if model.width < 1 or model.heads < 1 or model.width % model.heads:
             raise UserError(
                 f"{name}.model.width={model.width} must be a multiple of heads={model.heads}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maicc.encoders import HIDDEN, EntityObservation, observation_encoder
 from maicc.types import Spec
 
 RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME = range(4)  # the order inside a step
@@ -16,21 +17,30 @@ RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME = range(4)  # the order inside a step
 class TokenEncoders(nn.Module):
     """One encoder per kind of token, and the embedding of the step number.
 
-    METHOD.md, section 2: observations by an MLP [64, 64] with ReLU, actions by a table, outcome
-    and return-to-go by a linear layer.
+    METHOD.md, section 2: actions by a table, outcome and return-to-go by a linear layer.
     """
 
-    def __init__(self, spec: Spec, width: int, *, return_to_go: bool = True) -> None:
+    def __init__(
+        self, spec: Spec, width: int, encoder: str = "flat", *, return_to_go: bool = True
+    ) -> None:
         super().__init__()
-        self.observation = nn.Sequential(
-            nn.Linear(spec.observation_size, 64), nn.ReLU(),
-            nn.Linear(64, 64), nn.ReLU(),
-            nn.Linear(64, width),
-        )  # fmt: skip
-        self.action = table(spec.n_actions, width)
+        self.observation = observation_encoder(spec, width, encoder)
+        self.target = None
+        if isinstance(self.observation, EntityObservation):
+            self.action = table(spec.layout.attack + 1, width)  # one entry for all attacks
+            self.target = nn.Linear(HIDDEN, width, bias=False)
+        else:
+            self.action = table(spec.n_actions, width)
         self.outcome = nn.Linear(3, width)
         self.return_to_go = nn.Linear(1, width) if return_to_go else None
         self.step = table(spec.max_steps, width)
+
+    def encode_action(self, actions: Tensor, observations: Tensor) -> Tensor:
+        """Actions (...,) of agents that see `observations` (..., O) -> (..., D)."""
+        if self.target is None:
+            return self.action(actions)
+        kind = actions.clamp(max=self.action.num_embeddings - 1)
+        return self.action(kind) + self.target(self.observation.target(actions, observations))
 
     def encode_outcome(self, rewards: Tensor, done: Tensor, completed: Tensor) -> Tensor:
         """(...,) each -> (..., D)."""

@@ -28,6 +28,30 @@ class Task:
 
 
 @dataclass(frozen=True)
+class ObsLayout:
+    """Where an observation holds what an agent knows of itself, its allies and its enemies.
+
+    Allies and enemies that an agent does not see are all zero. Enemy j is attacked by action
+    `attack` + j; attacks are the last actions.
+
+    Args:
+        own: First number, and how many.
+        allies: First number, how many allies, numbers of each.
+        enemies: First number, how many enemies, numbers of each.
+        attack: The action that attacks enemy 0.
+    """
+
+    own: tuple[int, int]
+    allies: tuple[int, int, int]
+    enemies: tuple[int, int, int]
+    attack: int
+
+    def __post_init__(self) -> None:
+        for group in ("own", "allies", "enemies"):
+            object.__setattr__(self, group, tuple(getattr(self, group)))  # JSON has lists
+
+
+@dataclass(frozen=True)
 class Spec:
     """What a model must know of a task family: its largest sizes and the bounds of the return."""
 
@@ -38,6 +62,12 @@ class Spec:
     max_steps: int
     return_min: float
     return_max: float
+    layout: ObsLayout | None = None
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Spec:
+        layout = found.get("layout")
+        return cls(**{**found, "layout": ObsLayout(**layout) if layout else None})
 
 
 @dataclass(frozen=True)

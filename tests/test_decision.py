@@ -12,7 +12,7 @@ from maicc.config import DecisionConfig
 from maicc.decision import DecisionBatch, DecisionTransformer
 from maicc.envs import get_family
 from maicc.episode_data import team_batch
-from maicc.types import Trajectories
+from maicc.types import ObsLayout, Trajectories
 
 FAMILY = get_family("lbf_7x7")
 FORMS = list(itertools.product(["fused", "four"], ["independent", "concatenated"]))
@@ -27,7 +27,10 @@ def slices() -> Trajectories:
 def make(**changes) -> DecisionTransformer:
     torch.manual_seed(0)
     small = DecisionConfig(width=16, layers=2, heads=2)
-    model = DecisionTransformer(FAMILY.spec, dataclasses.replace(small, **changes)).eval()
+    # food, oneself and the other two, as a family with a layout would have them
+    layout = ObsLayout(own=(2, 2), allies=(4, 2, 2), enemies=(0, 1, 2), attack=5)
+    spec = dataclasses.replace(FAMILY.spec, layout=layout)
+    model = DecisionTransformer(spec, dataclasses.replace(small, **changes)).eval()
     for block in model.transformer.blocks:  # so that what is looked at matters before training
         torch.nn.init.normal_(block.attention.qkv.weight, std=0.3)
         torch.nn.init.normal_(block.attention.project.weight, std=0.3)
@@ -38,10 +41,11 @@ def contexts_of(slices: Trajectories, index) -> Trajectories:
     return slices.take(torch.as_tensor(index))
 
 
+@pytest.mark.parametrize("encoder", ["flat", "entities"])
 @pytest.mark.parametrize(("tokens", "context"), FORMS)
-def test_an_action_follows_from_what_came_before_it(slices, tokens, context):
+def test_an_action_follows_from_what_came_before_it(slices, tokens, context, encoder):
     """Changing a step's own action and outcome, or anything later, leaves its logits equal."""
-    model, t = make(tokens=tokens, context=context), 5
+    model, t = make(tokens=tokens, context=context, encoder=encoder), 5
     current = slices.take(slice(0, 2))
     contexts = contexts_of(slices, [[4, 5, 6], [7, 8, 9]])
     later = current._replace(

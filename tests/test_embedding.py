@@ -12,9 +12,13 @@ from maicc.config import EmbeddingConfig
 from maicc.embedding import Embedding, RunningPrefix, TeamBatch, masked_mean
 from maicc.envs import get_family
 from maicc.episode_data import team_batch
-from maicc.types import Trajectories
+from maicc.types import ObsLayout, Trajectories
 
 FAMILY = get_family("lbf_7x7")
+# food, oneself and the other two, as a family with a layout would have them
+LAYOUT = ObsLayout(own=(2, 2), allies=(4, 2, 2), enemies=(0, 1, 2), attack=5)
+SPEC = dataclasses.replace(FAMILY.spec, layout=LAYOUT)
+ENCODERS = pytest.mark.parametrize("encoder", ["flat", "entities"])
 SMALL = EmbeddingConfig(width=16, layers=2, heads=2)
 
 
@@ -26,12 +30,13 @@ def batch() -> TeamBatch:
 
 def make(**changes) -> Embedding:
     torch.manual_seed(0)
-    return Embedding(FAMILY.spec, dataclasses.replace(SMALL, **changes)).eval()
+    return Embedding(SPEC, dataclasses.replace(SMALL, **changes)).eval()
 
 
+@ENCODERS
 @pytest.mark.parametrize("g", [False, True])
-def test_one_pass_gives_the_key_of_every_prefix(batch, g):
-    model, slices = make(return_to_go=g), batch.slices()
+def test_one_pass_gives_the_key_of_every_prefix(batch, g, encoder):
+    model, slices = make(return_to_go=g, encoder=encoder), batch.slices()
     keys = model.keys(slices)
     for t in (0, 1, 6, 14):
         prefix = Trajectories(
@@ -41,8 +46,9 @@ def test_one_pass_gives_the_key_of_every_prefix(batch, g):
         assert torch.allclose(alone, keys.vectors[:, t], atol=1e-5)
 
 
-def test_a_key_knows_nothing_of_what_follows_its_observation(batch):
-    model, slices, t = make(), batch.slices(), 5
+@ENCODERS
+def test_a_key_knows_nothing_of_what_follows_its_observation(batch, encoder):
+    model, slices, t = make(encoder=encoder), batch.slices(), 5
     later = slices._replace(
         observations=slices.observations.clone(),
         actions=slices.actions.clone(),
@@ -66,9 +72,10 @@ def test_keys_are_sums_of_unit_norm(batch):
     assert torch.allclose(keys[:, 0], F.normalize(z.observation[:, 0], dim=-1), atol=1e-6)
 
 
+@ENCODERS
 @pytest.mark.parametrize("g", [False, True])
-def test_the_running_prefix_gives_the_same_keys(batch, g):
-    model, slices = make(return_to_go=g), batch.slices()
+def test_the_running_prefix_gives_the_same_keys(batch, g, encoder):
+    model, slices = make(return_to_go=g, encoder=encoder), batch.slices()
     keys, running = model.keys(slices), RunningPrefix(model)
     real = slices.step_mask
     for t in range(15):
@@ -110,7 +117,10 @@ def test_the_teacher_is_causal_and_hides_actions_from_observations(batch, attent
     assert not torch.allclose(a.observation[:, 5], b.observation[:, 5])
 
 
-@pytest.mark.parametrize("changes", [{}, {"attention": "factored"}, {"return_to_go": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"attention": "factored"}, {"return_to_go": True}, {"encoder": "entities"}],
+)
 def test_trimming_changes_nothing(batch, changes):
     """A team of two whose episodes end after nine steps, padded and not."""
     model = make(**changes)
@@ -131,14 +141,15 @@ def test_losses_against_a_second_way_of_computing_them(batch):
     action, reward, dynamics = [], [], []
     for b in range(len(batch.actions)):
         for t in range(int(batch.step_mask[b].sum())):
-            log_p = model.action_head(z.observation[b, t]).log_softmax(-1)
+            log_p = model.action_head.plain(z.observation[b, t]).log_softmax(-1)
             action.append(np.mean([-log_p[j, batch.actions[b, t, j]].item() for j in range(3)]))
             total = sum(model.reward_head(z.action[b, t, j]).item() for j in range(3))
             reward.append((batch.rewards[b, t].item() - total) ** 2)
             nll = []
             for j in range(3):
                 here = model.encoders.observation(batch.observations[b, t, j])
-                out = model.dynamics_head(torch.cat([z.outcome[b, t], here]))
+                head = model.dynamics_head
+                out = head.own(head.shared(torch.cat([z.outcome[b, t], here])).relu())
                 mean, log_var = out[:8], out[8:].clamp(-2, 0)
                 normal = torch.distributions.Normal(mean, (log_var / 2).exp())
                 nll.append(-normal.log_prob(batch.observations[b, t + 1, j]).mean().item())

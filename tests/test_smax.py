@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from maicc.collect import play
+from maicc.config import DecisionConfig, EmbeddingConfig, MemoryConfig
+from maicc.dataset import EpisodeFile, concatenate, slices, write_episodes
+from maicc.decision import DecisionTransformer
+from maicc.embedding import Embedding
 from maicc.envs import get_family
-from maicc.types import Task, UserError
+from maicc.episode_data import team_batch
+from maicc.keys import offline_keys, offline_memory
+from maicc.team import Team
+from maicc.types import Behaviour, Task, UserError
 
 pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
 
@@ -131,6 +138,37 @@ def test_the_commander_reaches_four_fifths_of_the_maximum():
     assert episodes.agent_mask.sum(1).tolist() == [5] * 8
     assert episodes.rewards.sum(1).mean() > 1.6
     assert np.allclose(episodes.individual_rewards.sum(2), episodes.rewards, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", ["flat", "entities"])
+def test_models_of_5v5_and_10v11_act_in_3v3_and_12v12(tmp_path, encoder):
+    tasks = [PROTOSS.training_tasks[i] for i in (0, 2)]
+    played = [play(PROTOSS, task, 0.5, [(1, e) for e in range(2)]) for task in tasks]
+    path = tmp_path / "episodes.h5"
+    behaviours = [Behaviour("expert", 0.5, 0.5, 0.5)]
+    write_episodes(path, concatenate(played), PROTOSS.spec, tasks, behaviours)
+    dataset = EpisodeFile(path)
+    small = {"width": 16, "layers": 2, "heads": 2, "encoder": encoder}
+    embedding = Embedding(PROTOSS.spec, EmbeddingConfig(attention="factored", **small))
+    decision = DecisionTransformer(PROTOSS.spec, DecisionConfig(k=2, **small))
+    embedding.total(embedding.losses(team_batch(dataset.read(), 2.0).trimmed())).backward()
+    grown = {n for n, p in embedding.named_parameters() if p.grad is None or not p.grad.any()}
+    assert not {n for n in grown if n.startswith(("encoders", "action_head", "dynamics_head"))}
+    stored = slices(dataset.read(), 2.0)
+    keys = offline_keys(embedding, dataset, tmp_path)
+    games = batch({"allies": 3, "enemies": 3}, {"allies": 12, "enemies": 12}, {})
+    team = Team(
+        PROTOSS.spec, embedding, decision, offline_memory(keys, stored, PROTOSS.spec),
+        MemoryConfig(), [0, 1, 2], agent_mask=games.agent_mask,
+    )  # fmt: skip
+    now = games.reset([0, 1, 2])
+    while not now.done.all():
+        actions = team.act(now.observations, now.action_mask)
+        playing = games.agent_mask & ~now.done[:, None]
+        assert np.take_along_axis(now.action_mask, actions[..., None], 2)[playing].all()
+        now = games.step(actions)
+        team.observe(actions, now.rewards, now.done)
+    assert team.episode == 1
 
 
 def test_without_jaxmarl_the_extra_is_named(monkeypatch):

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from maicc.config import DecisionConfig, EmbeddingConfig
+from maicc.decision import DecisionTransformer
+from maicc.embedding import Embedding
+from maicc.encoders import ActionHead, DynamicsHead, observation_encoder, take_apart
+from maicc.envs import get_family
+from maicc.types import ObsLayout, Spec, UserError
+
+LAYOUT = ObsLayout(own=(14, 3), allies=(0, 2, 4), enemies=(8, 3, 2), attack=2)
+SPEC = Spec("toy", 3, 17, 5, 6, 0.0, 1.0, LAYOUT)
+
+
+def encoder(seed: int = 0):
+    torch.manual_seed(seed)
+    return observation_encoder(SPEC, 8, "entities")
+
+
+def observations(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, 17, generator=torch.Generator().manual_seed(1))
+
+
+def swapped(x: torch.Tensor, first: int, second: int, size: int) -> torch.Tensor:
+    y = x.clone()
+    y[..., first : first + size] = x[..., second : second + size]
+    y[..., second : second + size] = x[..., first : first + size]
+    return y
+
+
+def test_an_observation_is_taken_apart_by_its_layout():
+    seen = take_apart(LAYOUT, torch.arange(17.0))
+    assert seen.allies.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert seen.enemies.tolist() == [[8, 9], [10, 11], [12, 13]]
+    assert seen.own.tolist() == [14, 15, 16]
+
+
+def test_order_does_not_matter_and_the_absent_change_nothing():
+    read, x = encoder(), observations(5)
+    assert torch.allclose(read(x), read(swapped(x, 0, 4, 4)), atol=1e-6)
+    assert torch.allclose(read(x), read(swapped(x, 8, 12, 2)), atol=1e-6)
+    assert not torch.allclose(read(x), read(swapped(x, 0, 8, 2)), atol=1e-3)
+    x[:, 4:8] = 0  # one ally is out of sight: as if the team had one fewer
+    fewer = Spec("toy", 2, 13, 5, 6, 0.0, 1.0, ObsLayout((10, 3), (0, 1, 4), (4, 3, 2), 2))
+    smaller = observation_encoder(fewer, 8, "entities")
+    smaller.load_state_dict(read.state_dict())
+    assert torch.allclose(read(x), smaller(x[:, [0, 1, 2, 3, *range(8, 17)]]), atol=1e-6)
+
+
+def test_an_attack_goes_with_the_enemy_it_is_aimed_at():
+    read, x, z = encoder(), observations(5), torch.randn(5, 8)
+    head = ActionHead(SPEC, 8, read)
+    logits, moved = head(z, x, read), head(z, swapped(x, 8, 10, 2), read)
+    assert logits.shape == (5, 5)
+    assert torch.allclose(moved, logits[:, [0, 1, 3, 2, 4]], atol=1e-6)
+    assert not torch.allclose(moved, logits, atol=1e-3)
+    aimed = read.target(torch.full((5,), 3), x)
+    assert torch.allclose(aimed, read.target(torch.full((5,), 2), swapped(x, 8, 10, 2)))
+    assert (read.target(torch.ones(5, dtype=torch.long), x) == 0).all()
+
+
+def test_dynamics_count_only_those_who_are_or_were_seen():
+    torch.manual_seed(0)
+    read = encoder()
+    head = DynamicsHead(SPEC, 8, read)
+    now, after, outcome = observations(4), observations(4) + 0.5, torch.randn(4, 8)
+    now[:, 8:], after[:, 8:14] = 0, 0  # no enemy, before or after
+    loss = head(outcome, read(now), now, after)
+    shared = head.shared(torch.cat([outcome, read(now)], -1))
+    with torch.no_grad():
+        head.next_enemy.weight.fill_(3.0)  # whatever is said of enemies is not asked for
+    assert torch.allclose(head(outcome, read(now), now, after), loss)
+
+    def expected(predicted, value):
+        mean, log_variance = predicted.chunk(2, -1)
+        spread = torch.exp(log_variance.clamp(-2, 0))
+        return 0.5 * (spread.log() + (value - mean) ** 2 / spread)
+
+    total = expected(head.own(shared.relu()), after[:, 14:]).sum(-1)
+    for start in (0, 4):
+        ally = slice(start, start + 4)
+        hidden = (shared + head.ally(now[:, ally])).relu()
+        total = total + expected(head.next_ally(hidden), after[:, ally]).sum(-1)
+    assert torch.allclose(loss, total / 11, atol=1e-5)
+
+
+def test_entities_need_a_layout():
+    spec = replace(SPEC, layout=None)
+    for model, config in ((Embedding, EmbeddingConfig), (DecisionTransformer, DecisionConfig)):
+        with pytest.raises(UserError, match="give its TaskFamily a layout"):
+            model(spec, config(encoder="entities"))
+
+
+def test_a_layout_must_fit():
+    family = get_family("lbf_7x7")
+    with pytest.raises(UserError, match="does not fit observations of 8 numbers"):
+        _ = replace(family, layout=LAYOUT).spec
+
+
+def test_a_spec_survives_json():
+    import json
+    from dataclasses import asdict
+
+    assert Spec.from_json(json.loads(json.dumps(asdict(SPEC)))) == SPEC
