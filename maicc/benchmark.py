@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from maicc.cluster import require_ray, run_units
+from maicc.collect import play
 from maicc.config import RunConfig
+from maicc.dataset import EpisodeFile
 from maicc.envs import TaskFamily, batch_env, get_family
 from maicc.files import read_json, write_json, write_text
 from maicc.report import write_benchmark
@@ -22,6 +25,7 @@ from maicc.table import make_table, markdown
 from maicc.types import Task
 from maicc.units import STAGES, Unit, run_stage, with_overrides
 
+_BEHAVIOUR_EPISODES = 20  # of each task
 _TASK_SEED = 2026  # the frozen list of tasks, shared by all variants and seeds
 
 
@@ -59,6 +63,7 @@ def benchmark(
     draw: str = "held_out",
     threads: int = 1,
     cluster: str | None = None,
+    behaviours: bool = False,
 ) -> dict[str, Any]:
     """Runs every unit that is not finished and writes the table to `out`.
 
@@ -72,6 +77,7 @@ def benchmark(
         threads: Cores of a unit.
         cluster: None runs one unit after another in this process; `local` or the address of a Ray
             cluster runs them there.
+        behaviours: Play the dataset's behaviour policies on the tasks as well.
 
     Returns:
         The table, as written to `benchmark.json`.
@@ -95,6 +101,8 @@ def benchmark(
         for stage in STAGES:
             run_stage(unit, stage, threads)
         write_table(work, family, out)  # what there is so far
+    if behaviours:
+        run_behaviours(work[0].files.episodes, family, frozen, out)
     return write_table(work, family, out)
 
 
@@ -129,6 +137,27 @@ def run_explorer(
     write_json(path, {"described": described, "runs": runs})
 
 
+def run_behaviours(dataset: Path, family: TaskFamily, tasks: Sequence[Task], out: Path) -> None:
+    """Plays the dataset's behaviour policies on the same tasks: what the team could imitate."""
+    for behaviour in EpisodeFile(dataset).behaviours:
+        path = out / "results" / f"behaviour-{behaviour.name}-{behaviour.target:g}.json"
+        described = {"rate": behaviour.random_rate, "tasks": [task.to_json() for task in tasks]}
+        if path.exists() and read_json(path)["described"] == described:
+            continue
+        runs = []
+        for i, task in enumerate(tqdm(tasks, desc=path.stem, unit="task")):
+            played = play(
+                family,
+                task,
+                behaviour.random_rate,
+                [(i, 71, e) for e in range(_BEHAVIOUR_EPISODES)],
+                explore=behaviour.name == "explorer",
+            )
+            returns = [round(float(r), 6) for r in played.rewards.sum(1)]
+            runs.append({"task": task.to_json(), "returns": returns})
+        write_json(path, {"described": described, "runs": runs})
+
+
 def write_table(work: Sequence[Unit], family: TaskFamily, out: Path) -> dict[str, Any]:
     """Gathers what is finished into benchmark.json, benchmark.md and report.html."""
     results = {
@@ -138,9 +167,13 @@ def write_table(work: Sequence[Unit], family: TaskFamily, out: Path) -> dict[str
     explored = out / "results" / "explorer.json"
     if explored.exists():
         results["scripted explorer"] = [read_json(explored)]
+    for path in sorted((out / "results").glob("behaviour-*.json")):
+        name, share = path.stem.removeprefix("behaviour-").rsplit("-", 1)
+        results[f"behaviour: {name}, aim {float(share):.0%}"] = [read_json(path)]
     seeds = sorted({unit.config.seed for unit in work})
     table, curves = make_table(family, seeds, work[0].tasks, results)
+    adapting = {name: curve for name, curve in curves.items() if not name.startswith("behaviour")}
     write_json(out / "benchmark.json", table)
     write_text(out / "benchmark.md", markdown(table))
-    write_benchmark(out, table, curves)
+    write_benchmark(out, table, adapting)
     return table

@@ -227,6 +227,10 @@ def _benchmark(argv: list[str]) -> None:
         help="run units side by side with Ray, on this machine's cores or on a cluster whose "
         "machines share the folder; default: one after another in this process",
     )  # fmt: skip
+    parser.add_argument(
+        "--behaviours", type=bool, default=False,
+        help="play the dataset's behaviour policies on the tasks as well",
+    )  # fmt: skip
     parser.add_argument("--variants", type=str, default="default", help="names, or `every`")
     parser.add_argument(
         "--variants_file", type=str, default=None,
@@ -237,8 +241,8 @@ def _benchmark(argv: list[str]) -> None:
     own = {
         key: options.pop(key)
         for key in (
-            "out", "seeds", "tasks", "draw", "episodes", "threads", "cluster", "variants",
-            "variants_file",
+            "out", "seeds", "tasks", "draw", "episodes", "threads", "cluster", "behaviours",
+            "variants", "variants_file",
         )
     }  # fmt: skip
     config: RunConfig = RunConfig(**parser.instantiate_classes(options).as_dict())
@@ -263,7 +267,7 @@ def _benchmark(argv: list[str]) -> None:
     table = benchmark(
         config, {name: known[name] or {} for name in wanted},
         seeds=own["seeds"], tasks=own["tasks"], out=out, draw=own["draw"],
-        threads=own["threads"], cluster=own["cluster"],
+        threads=own["threads"], cluster=own["cluster"], behaviours=own["behaviours"],
     )  # fmt: skip
     print(markdown(table))
     print(out / "report.html")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from maicc.envs import TaskFamily
+from maicc.returns import COMPLETION_MARGIN
 from maicc.stats import bootstrap_ci95, episodes_to, iqm, mean_ci95, regret
 from maicc.types import Task
 
@@ -53,7 +54,7 @@ def table_row(returns: np.ndarray, strata: np.ndarray, return_max: float) -> dic
     last, last_ci = mean_ci95(returns[:, -1])
     last10 = returns[:, -10:].mean(1)
     low, high = bootstrap_ci95(last10, strata)
-    curve = returns.mean(0)
+    curve, solved = returns.mean(0), return_max - COMPLETION_MARGIN
     return {
         "runs": len(returns),
         "episodes": returns.shape[1],
@@ -64,6 +65,7 @@ def table_row(returns: np.ndarray, strata: np.ndarray, return_max: float) -> dic
         "last10_ci95": round(mean_ci95(last10)[1], 4),
         "last10_iqm": round(iqm(last10), 4),
         "last10_iqm_ci95": [round(low, 4), round(high, 4)],
+        "solved_last10": round(float((returns[:, -10:] >= solved).mean()), 4),
         "regret_per_episode": round(float(regret(returns, return_max).mean() / len(curve)), 4),
         "episodes_to_85": episodes_to(curve, 0.85 * return_max),
     }
@@ -74,12 +76,13 @@ def markdown(table: Mapping[str, Any]) -> str:
     lines = [
         f"{table['family']}, seeds {table['seeds']}, {len(table['tasks'])} tasks each. The mean of "
         "the last episode with its normal 95 % interval over runs; the interquartile mean of the "
-        "last ten with a 95 % bootstrap interval stratified by task; regret per episode; the first "
+        "last ten with a 95 % bootstrap interval stratified by task; the share of the last ten "
+        f"that reach the maximum, to within {COMPLETION_MARGIN:g}; regret per episode; the first "
         f"episode whose 5-episode mean reaches 85 % of the maximum {table['return_max']:g}.",
         "",
-        "| variant | runs | episodes | last | first 10 | last 10 | last 10, IQM | regret "
+        "| variant | runs | episodes | last | first 10 | last 10 | last 10, IQM | solved | regret "
         "| to 85 % |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in table["rows"]:
         low, high = row["last10_iqm_ci95"]
@@ -88,6 +91,7 @@ def markdown(table: Mapping[str, Any]) -> str:
             f"| {row['last']:.2f} ± {row['last_ci95']:.2f} | {row['first10']:.2f} "
             f"| {row['last10']:.2f} ± {row['last10_ci95']:.2f} "
             f"| {row['last10_iqm']:.2f} [{low:.2f}, {high:.2f}] "
+            f"| {row['solved_last10']:.0%} "
             f"| {row['regret_per_episode']:.2f} | {row['episodes_to_85'] or 'never'} |"
         )
     return "\n".join(lines) + "\n"

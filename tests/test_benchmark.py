@@ -55,6 +55,19 @@ def test_all_units_play_the_same_tasks(finished):
     assert (out / "benchmark.md").read_text() == markdown(table)
 
 
+def test_behaviours_play_the_same_tasks(finished):
+    out, table = finished
+    again = benchmark(tiny_config(), VARIANTS, seeds=2, tasks=2, out=out, behaviours=True)
+    shown = {row["variant"]: row for row in again["rows"]}
+    best = shown["behaviour: expert, aim 100%"]
+    assert (best["runs"], best["episodes"], best["last10"], best["solved_last10"]) == (2, 20, 2, 1)
+    assert shown["behaviour: expert, aim 0%"]["last10"] < 1
+    for path in out.rglob("behaviour-*.json"):
+        runs = json.loads(path.read_text())["runs"]
+        assert [run["task"]["name"] for run in runs] == table["tasks"]
+        path.unlink()
+
+
 def test_frozen_tasks():
     held_out = {task.name for task in FAMILY.held_out_tasks}
     ours = [task.name for task in frozen_tasks(FAMILY, 10, "held_out")]
@@ -71,6 +84,7 @@ def test_table_row_by_hand():
     assert (row["runs"], row["episodes"]) == (2, 20)
     assert (row["first10"], row["last10"], row["last"]) == (0.0, 1.5, 1.5)
     assert row["regret_per_episode"] == 1.25
+    assert row["solved_last10"] == 0.5
     assert row["episodes_to_85"] is None
     assert row["last10_iqm_ci95"] == [1.5, 1.5]
 
