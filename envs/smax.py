@@ -17,15 +17,12 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from maicc.envs.batch import BatchStep
+from maicc.envs.battles import MAX_STEPS, MOST, battle_tasks, check_parameters
 from maicc.envs.smax_policies import focus_fire
 from maicc.envs.tasks import TaskFamily
 from maicc.types import ObsLayout, Task, UserError
 
-MOST = 12  # units of a side
-MAX_STEPS = 100
 RACES = {"terran": (0, 1), "protoss": (2, 3), "zerg": (4, 5)}  # SMAX numbers of the basic types
-PARAMETERS = {"race", "allies", "enemies", "seed", "vary"}
-TRAINING = ((5, 5), (7, 7), (10, 11))
 STOP = 4  # actions: 0 north, 1 east, 2 south, 3 west, 4 stop, 5 + j attack enemy j
 _FEATURES, _OWN = 13, 10
 OBSERVATION_SIZE = _FEATURES * (2 * MOST - 1) + _OWN  # allies, enemies, own features
@@ -70,13 +67,7 @@ class SmaxBatch:
             raise UserError("SmaxBatch needs at least one task")
         self.tasks = [dict(task.parameters) for task in tasks]
         for p in self.tasks:
-            if set(p) != PARAMETERS:
-                raise UserError(f"SMAX task {p}: expected {', '.join(sorted(PARAMETERS))}")
-            if p["race"] not in RACES or not all(1 <= p[s] <= MOST for s in ("allies", "enemies")):
-                raise UserError(
-                    f"SMAX task {p}: race is one of {', '.join(RACES)}, and allies and enemies are "
-                    f"1 to {MOST}"
-                )
+            check_parameters(p, RACES)
         there = np.arange(MOST)
         self.agent_mask = there < np.array([[p["allies"]] for p in self.tasks])
         enemies = there < np.array([[p["enemies"]] for p in self.tasks])
@@ -281,21 +272,7 @@ class Smax(ParallelEnv):
 
 
 def _family(name: str, races: Sequence[str], *, vary: bool, description: str) -> TaskFamily:
-    def parameters(race: str, allies: int, enemies: int, seed: int) -> dict[str, Any]:
-        return {"race": race, "allies": allies, "enemies": enemies, "seed": seed, "vary": vary}
-
-    training = {
-        f"{race}_{n}v{m}": parameters(race, n, m, seed)
-        for race in races
-        for seed, (n, m) in enumerate(TRAINING)
-    }
-    held_out = {
-        f"{race}_{n}v{n}_{seed}": parameters(race, n, n, seed)
-        for race in races
-        for seed in ((1000,) if vary else (1000, 1001))
-        for n in range(3, MOST + 1)
-        if not vary or (n, n) not in TRAINING  # with units drawn anew it would be the same task
-    }
+    training, held_out = battle_tasks(races, vary=vary)
     return TaskFamily(
         name=name,
         make=Smax,
@@ -305,7 +282,6 @@ def _family(name: str, races: Sequence[str], *, vary: bool, description: str) ->
         max_steps=MAX_STEPS,
         return_bounds=(0.0, 2.0),
         expert=focus_fire,
-        team_reward="sum",
         sizes=(MOST, OBSERVATION_SIZE, N_ACTIONS),
         layout=LAYOUT,
         description=description,

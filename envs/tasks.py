@@ -24,6 +24,10 @@ _BUILT_IN = {
         name: f"maicc.envs.smax:{name}"
         for name in ("smax_protoss", "smax_terran", "smax_zerg", "smax_all")
     },
+    **{
+        name: f"maicc.envs.smac:{name}"
+        for name in ("smac_protoss", "smac_terran", "smac_zerg", "smac_all")
+    },
 }
 
 # An expert sees the whole environment: it makes data, it is not an agent of ours.
@@ -54,6 +58,8 @@ class TaskFamily:
         sizes: Most agents, longest observation and most actions of any task; found by making the
             environments of all tasks where it is not given.
         layout: Where an observation holds whom, for models that read it by entities.
+        at_once: Environments that a dataset is collected from side by side in a process, where each
+            is costly; they are reset for episode after episode.
         description: One line for `maicc tasks`.
     """
 
@@ -69,6 +75,7 @@ class TaskFamily:
     team_reward: Literal["sum", "mean", "shared"] = "sum"
     sizes: tuple[int, int, int] | None = None
     layout: ObsLayout | None = None
+    at_once: int | None = None
     description: str = field(default="", compare=False)
 
     @property

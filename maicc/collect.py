@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from maicc.config import CollectConfig
 from maicc.dataset import concatenate, write_episodes
-from maicc.envs import TaskFamily, batch_env, get_family, importable
+from maicc.envs import BatchEnv, TaskFamily, batch_env, get_family, importable
 from maicc.files import whole_file
 from maicc.types import Behaviour, EpisodeBatch, Task, UserError
 
@@ -40,11 +40,28 @@ def play(
     Every episode's randomness comes from its own seed alone. `task` and `behaviour` are 0 in what
     is returned.
     """
+    size = min(len(seeds), family.at_once or len(seeds))
+    env = batch_env(family, [task] * size)
+    try:
+        parts = []
+        for start in range(0, len(seeds), size):
+            chunk = list(seeds[start : start + size])
+            chunk += [chunk[-1]] * (size - len(chunk))  # the last one is filled up
+            parts.append(_play(family, env, rate, chunk, explore))
+    finally:
+        env.close()
+    played = concatenate(parts)
+    return EpisodeBatch(**{f.name: getattr(played, f.name)[: len(seeds)] for f in fields(played)})
+
+
+def _play(
+    family: TaskFamily, env: BatchEnv, rate: float, seeds: Sequence[Sequence[int]], explore: bool
+) -> EpisodeBatch:
+    """One episode per environment of one task."""
     B, T, N = len(seeds), family.max_steps, family.spec.n_agents
     draws = np.stack([np.random.default_rng([*s, 0]).random((T, N, 2)) for s in seeds])
     expert_rngs = [np.random.default_rng([*s, 1]) for s in seeds]
     resets = [int(rng.integers(2**31)) for rng in expert_rngs]
-    env = batch_env(family, [task] * B)
     roster = env.rosters[0]  # one task, one team
     explorers = [[family.explorer() for _ in roster] for _ in range(B)] if explore else None
     now = env.reset(resets)
@@ -76,7 +93,6 @@ def play(
         episodes.rewards[running, t] = now.rewards[running]
         episodes.individual_rewards[running, t] = now.individual_rewards[running]
         episodes.length[running] += 1
-    env.close()
     at = np.arange(B)
     episodes.observations[at, episodes.length] = now.observations
     episodes.action_mask[at, episodes.length] = now.action_mask
@@ -111,7 +127,7 @@ def share_of_maximum(episodes: EpisodeBatch, family: TaskFamily) -> float:
 
 
 def check_family(family: TaskFamily) -> None:
-    """Plays one episode of random legal actions on every task, to refuse a broken contract early.
+    """Plays an episode of random legal actions on the tasks, to refuse a broken contract early.
 
     Raises:
         UserError: agents, spaces, masks or rewards break the contract, or there are no tasks.
@@ -119,12 +135,14 @@ def check_family(family: TaskFamily) -> None:
     if not family.training or not family.held_out:
         raise UserError(f"family {family.name} needs at least one training and one held-out task")
     tasks = [*family.training_tasks, *family.held_out_tasks]
-    env = batch_env(family, tasks)
-    now = env.reset(range(len(tasks)))
     rng = np.random.default_rng(0)
-    while not now.done.all():
-        now = env.step((rng.random(now.action_mask.shape) * now.action_mask).argmax(-1))
-    env.close()
+    # where environments are costly, one of each kind must do
+    for some in [[tasks[0]], [tasks[-1]]] if family.at_once else [tasks]:
+        env = batch_env(family, some)
+        now = env.reset(range(len(some)))
+        while not now.done.all():
+            now = env.step((rng.random(now.action_mask.shape) * now.action_mask).argmax(-1))
+        env.close()
 
 
 def calibrate(

@@ -137,12 +137,16 @@ class EmbeddingFit:
         model: Teacher and student.
         optimiser: AdamW and its schedule.
         batch_size: Episodes per step, all of one task.
+        window: Steps of each episode that are shown, from a random one on; 0 shows all.
+        tokens: Most tokens of the teacher per step: larger teams get smaller batches; 0 is any.
         steps: Gradient steps.
     """
 
     model: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     batch_size: int = 32
+    window: int = 0
+    tokens: int = 0
     steps: int = 1000
 
 

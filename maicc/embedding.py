@@ -34,6 +34,7 @@ class TeamBatch(NamedTuple):
     return_to_go: Tensor  # (B, T)
     step_mask: Tensor  # (B, T) bool
     agent_mask: Tensor  # (B, N) bool, False where a smaller team is padded
+    first: Tensor  # (B,) int64, the number of the first step; 0 unless this is a window
 
     def trimmed(self) -> TeamBatch:
         """Without steps that nobody played and agents that nobody has."""
@@ -43,6 +44,18 @@ class TeamBatch(NamedTuple):
             self.actions[:, :T, :N],
             *(part[:, :T] for part in self[2:7]),
             self.agent_mask[:, :N],
+            self.first,
+        )
+
+    def window(self, first: Tensor, steps: int) -> TeamBatch:
+        """So many steps of each episode, from its step `first` (B,) on."""
+        at = first[:, None] + torch.arange(steps + 1, device=first.device)
+        row = torch.arange(len(first), device=first.device)[:, None]
+        return TeamBatch(
+            self.observations[row, at],
+            *(part[row, at[:, :-1]] for part in self[1:7]),
+            self.agent_mask,
+            self.first + first,
         )
 
     def slices(self) -> Trajectories:
@@ -113,7 +126,7 @@ class Teacher(nn.Module):
         tokens = [rearrange([o, a], "two b t n d -> b t (n two) d"), p]
         if self.return_to_go:
             tokens.insert(0, encoders.encode_return_to_go(batch.return_to_go).unsqueeze(2))
-        x = torch.cat(tokens, 2) + encoders.step.weight[:T, None]
+        x = torch.cat(tokens, 2) + encoders.encode_step(batch.first, T).unsqueeze(2)
         if self.factored:
             z = self.transformer(x, kinds, batch.agent_mask)
         else:
@@ -132,13 +145,16 @@ class Student(nn.Module):
         self.return_to_go = config.return_to_go
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
 
-    def forward(self, encoders: TokenEncoders, slices: Trajectories) -> Embeddings:
-        x = self.tokens(encoders, slices)
+    def forward(
+        self, encoders: TokenEncoders, slices: Trajectories, first: Tensor | None = None
+    ) -> Embeddings:
+        """Slices (B, T, ...) from their step `first` (B,) on; from the start by default."""
+        x = self.tokens(encoders, slices, first)
         z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"))
         z = rearrange(z, "b (t m) d -> b t m d", t=x.shape[1])
         return Embeddings(z[:, :, -3], z[:, :, -2], z[:, :, -1])
 
-    def tokens(self, encoders: TokenEncoders, slices: Trajectories) -> Tensor:
+    def tokens(self, encoders: TokenEncoders, slices: Trajectories, first: Tensor | None) -> Tensor:
         """(B, T, m, D): [g] o a p of each step."""
         kinds = [
             encoders.observation(slices.observations),
@@ -147,8 +163,10 @@ class Student(nn.Module):
         ]
         if self.return_to_go:
             kinds.insert(0, encoders.encode_return_to_go(slices.return_to_go))
-        T = slices.actions.shape[1]
-        return torch.stack(kinds, 2) + encoders.step.weight[:T, None]
+        B, T = slices.actions.shape
+        if first is None:
+            first = torch.zeros(B, dtype=torch.long, device=slices.actions.device)
+        return torch.stack(kinds, 2) + encoders.encode_step(first, T).unsqueeze(2)
 
 
 class Embedding(nn.Module):
@@ -176,7 +194,7 @@ class Embedding(nn.Module):
     def losses(self, batch: TeamBatch) -> EmbeddingLosses:
         """METHOD.md, sections 3 and 4, and section 12 for local credit."""
         N, slices = batch.actions.shape[2], batch.slices()
-        own = self.student(self.encoders, slices)
+        own = self.student(self.encoders, slices, batch.first.repeat_interleave(N))
         student = Embeddings(*(rearrange(z, "(b n) t d -> b t n d", n=N) for z in own))
         distillation = credit = None
         if self.teacher is not None:

@@ -32,6 +32,7 @@ def team_batch(episodes: EpisodeBatch, return_max: float) -> TeamBatch:
         return_to_go=torch.from_numpy(return_to_go(episodes.rewards)),
         step_mask=torch.from_numpy(steps < episodes.length[:, None]),
         agent_mask=torch.from_numpy(episodes.agent_mask),
+        first=torch.zeros(len(last), dtype=torch.long),
     )
 
 
@@ -43,14 +44,23 @@ class EpisodeData(L.LightningDataModule):
         path: The dataset; collected first, with default settings, if it does not exist.
         batch_size: Episodes per batch.
         seed: Seed of the batches.
+        window: Steps of each episode that are shown, from a random one on; 0 shows all.
+        tokens: Most tokens of the teacher in a batch: larger teams get smaller batches; 0 is any.
     """
 
     def __init__(
-        self, family: str, path: str = "runs/episodes.h5", batch_size: int = 32, seed: int = 0
+        self,
+        family: str,
+        path: str = "runs/episodes.h5",
+        batch_size: int = 32,
+        seed: int = 0,
+        window: int = 0,
+        tokens: int = 0,
     ) -> None:
         super().__init__()
         self.family, self.path = get_family(family), Path(path)
         self.batch_size, self.seed = batch_size, seed
+        self.window, self.tokens = window, tokens
         self.spec = self.family.spec
 
     def prepare_data(self) -> None:
@@ -67,9 +77,26 @@ class EpisodeData(L.LightningDataModule):
         while True:
             rng = np.random.default_rng([self.seed, 30, self.trainer.global_rank, step])
             mine = self.by_task[rng.integers(len(self.by_task))]
-            index = torch.from_numpy(rng.choice(mine, self.batch_size))
-            yield TeamBatch(*(part[index] for part in self.episodes)).trimmed()
+            index = torch.from_numpy(rng.choice(mine, self._episodes_per_batch(mine)))
+            batch = TeamBatch(*(part[index] for part in self.episodes))
+            if 0 < self.window < self.spec.max_steps:
+                batch = batch.window(self._starts(batch, rng), self.window)
+            yield batch.trimmed()
             step += 1
+
+    def _episodes_per_batch(self, mine: np.ndarray) -> int:
+        if not self.tokens:
+            return self.batch_size
+        team = int(self.episodes.agent_mask[mine[0]].sum())
+        steps = min(self.window or self.spec.max_steps, self.spec.max_steps)
+        return max(min(self.batch_size, self.tokens // ((2 * team + 1) * steps)), 1)
+
+    def _starts(self, batch: TeamBatch, rng: np.random.Generator) -> torch.Tensor:
+        """Windows hang over the beginning as often as over any other step, and are moved in: the
+        first steps, which every prefix holds, are shown most."""
+        last = (batch.step_mask.sum(1) - self.window).clamp(min=0).numpy()
+        drawn = np.floor(rng.random(len(last)) * (last + self.window)) - self.window + 1
+        return torch.from_numpy(drawn.clip(0, last).astype(np.int64))
 
     def train_dataloader(self):
         return endless_loader(self.batches, self)

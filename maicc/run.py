@@ -77,6 +77,9 @@ def check(config: RunConfig, family: TaskFamily) -> None:
     ):
         if not low <= value <= high:
             raise UserError(f"{name}={value} must be between {low:g} and {high:g}")
+    for name in ("window", "tokens"):
+        if getattr(config.embedding, name) < 0:
+            raise UserError(f"embedding.{name} must be at least 0, for no limit")
     for name, fit in (("embedding", config.embedding), ("decision", config.decision)):
         model, rate = fit.model, fit.optimiser.learning_rate
         if fit.steps < 1 or fit.batch_size < 1 or model.layers < 1:
@@ -151,7 +154,9 @@ def fit_embedding(config: RunConfig, files: ModelFiles) -> None:
     from maicc.fitting import fit, seeded
 
     c = config.embedding
-    data = EpisodeData(config.family, str(files.episodes), c.batch_size, config.seed)
+    data = EpisodeData(
+        config.family, str(files.episodes), c.batch_size, config.seed, c.window, c.tokens
+    )
     with seeded(config.seed):
         module = EmbeddingModule(data.spec, c.model, c.optimiser)
     fit(module, data, files.embedding, c.steps, config.device, "embedding")

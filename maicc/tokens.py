@@ -42,6 +42,10 @@ class TokenEncoders(nn.Module):
         kind = actions.clamp(max=self.action.num_embeddings - 1)
         return self.action(kind) + self.target(self.observation.target(actions, observations))
 
+    def encode_step(self, first: Tensor, steps: int) -> Tensor:
+        """The numbers of so many steps from `first` (B,) on -> (B, T, D)."""
+        return self.step(first[:, None] + torch.arange(steps, device=first.device))
+
     def encode_outcome(self, rewards: Tensor, done: Tensor, completed: Tensor) -> Tensor:
         """(...,) each -> (..., D)."""
         return self.outcome(torch.stack([rewards, done, completed], -1))

@@ -234,3 +234,18 @@ def test_agents_that_are_not_there_change_nothing(batch, changes):
         if a is not None:
             assert torch.allclose(a, b, atol=1e-6)
             assert not torch.allclose(a, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention": "factored"}, {"encoder": "entities"}])
+def test_a_window_from_the_start_is_the_episode_and_a_later_one_knows_its_place(batch, changes):
+    model = make(**changes)
+    start = torch.zeros(6, dtype=torch.long)
+    whole, begun = (model.teacher(model.encoders, b) for b in (batch, batch.window(start, 5)))
+    assert torch.allclose(whole.observation[:, :5], begun.observation, atol=1e-5)
+    later = batch.window(start + 4, 5)
+    assert torch.equal(later.actions, batch.actions[:, 4:9])
+    assert torch.equal(later.observations, batch.observations[:, 4:10])
+    assert torch.equal(later.first, start + 4)
+    moved = later._replace(first=start)
+    here, there = (model.losses(b).action for b in (later, moved))
+    assert not torch.allclose(here, there, atol=1e-6)

@@ -1,0 +1,340 @@
+"""Battles of StarCraft II, through the package smacv2; the game itself is installed apart.
+
+Agents see and do the same as in SMAX where they can: observations are laid out for 12 against 12
+and for all races, whatever the size of a task, and action `ATTACK` + j attacks enemy j.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from maicc.envs.battles import MAX_STEPS, MOST, battle_tasks, check_parameters
+from maicc.envs.tasks import TaskFamily
+from maicc.types import ObsLayout, UserError
+
+RETURN_MAX = 20.0
+NO_OP, STOP, ATTACK = 0, 1, 6  # 2 to 5 move north, south, east, west
+N_ACTIONS = ATTACK + MOST
+# two basic types and the exceptional one, and whether the last may not make a whole team
+RACES = {
+    "protoss": (("stalker", "zealot", "colossus"), False),
+    "terran": (("marine", "marauder", "medivac"), True),
+    "zerg": (("zergling", "hydralisk", "baneling"), True),
+}
+_TYPES = 3
+_BASIC, _SHIELD = 5, 5  # visible, distance, x, y, health; then the shield, then types by race
+_UNIT = _BASIC + 1 + _TYPES * len(RACES)
+_MOVES, _POSITION = 4, 2
+_OWN = _MOVES + 2 + _POSITION + _TYPES * len(RACES)  # moves, health, shield, position, type
+OBSERVATION_SIZE = _OWN + _UNIT * (2 * MOST - 1)
+LAYOUT = ObsLayout(
+    own=(0, _OWN),
+    allies=(_OWN, MOST - 1, _UNIT),
+    enemies=(_OWN + _UNIT * (MOST - 1), MOST, _UNIT),
+    attack=ATTACK,
+)
+
+
+class Smac(ParallelEnv):
+    """One battle as a PettingZoo environment.
+
+    Every ally is paid an equal share of the team reward, 20 in all. Dead allies stay in the roster
+    and may only do nothing. An illegal action becomes `STOP`. `infos` hold `action_mask`,
+    `battle_won`, and `game_died` where StarCraft II broke off: the episode is then truncated, and
+    the next reset starts the game anew.
+
+    Args:
+        parameters: `race`, `allies`, `enemies`, `seed`, and `vary`, true where unit types
+            (.45, .45 and .1 of the exceptional one) and spawns are drawn anew in each episode;
+            else the task's seed draws the two basic types, and spawns are fixed.
+
+    Raises:
+        UserError: wrong parameters, or smacv2 or the game can't be started.
+    """
+
+    metadata = {"name": "smac", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
+
+    def __init__(self, **parameters: Any) -> None:
+        check_parameters(parameters, RACES)
+        self.parameters, self.render_mode = parameters, None
+        self.game: Any = None
+        self.possible_agents = [f"ally_{i}" for i in range(parameters["allies"])]
+        self.agents: list[str] = []
+        self._died = False  # in the episode before, too
+        box = spaces.Box(-1.0, 1.0, (OBSERVATION_SIZE,), np.float32)
+        self._observation_spaces = dict.fromkeys(self.possible_agents, box)
+        self._action_spaces = {a: spaces.Discrete(N_ACTIONS) for a in self.possible_agents}
+
+    def observation_space(self, agent: str) -> spaces.Box:
+        return self._observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Discrete:
+        return self._action_spaces[agent]
+
+    def reset(self, seed: int | None = None, options: dict | None = None):
+        if seed is None:
+            seed = int(np.random.default_rng().integers(2**31))
+        self._seed, wrapper = seed, _smacv2()
+        errors = _game_errors()
+        try:
+            self._begin(seed, wrapper)
+        except errors:
+            self.close()  # once more, with a fresh game
+            try:
+                self._begin(seed, wrapper)
+            except errors as error:
+                self.close()
+                raise UserError(
+                    f"StarCraft II can't be started ({type(error).__name__}: {error}); "
+                    "`maicc doctor` says what is missing"
+                ) from None
+        self.agents = list(self.possible_agents)
+        self._seen = self._look()
+        return self._seen, self._infos({})
+
+    def _begin(self, seed: int, wrapper: Any) -> None:
+        p = self.parameters
+        if self.game is None:
+            self.game = _make_game(p, wrapper)
+        inner = self.game.env
+        # with `vary` the episode's seed draws units and spawns, else the task's own
+        with _python_random(seed if p["vary"] else p["seed"]) as rng:
+            drawn: dict[str, Any] = {}
+            for distribution in self.game.env_key_to_distribution_map.values():
+                _reseed(distribution, rng)
+                drawn |= distribution.generate()
+            restarts = inner.force_restarts
+            inner.reset(drawn)
+        if inner.force_restarts != restarts:
+            raise ConnectionError("the game broke off while the battle was set up")
+        # smacv2 scales rewards by the first team it drew; this battle's own makes 20 the maximum
+        strength = sum(e.health_max + e.shield_max for e in inner.enemies.values())
+        inner.max_reward = inner.n_enemies * inner.reward_death_value + inner.reward_win + strength
+
+    def step(self, actions: Mapping[str, int]):
+        legal = np.array(self.game.get_avail_actions(), bool)
+        chosen = [int(actions[agent]) for agent in self.possible_agents]
+        chosen = [
+            a if a < legal.shape[1] and legal[i, a] else (STOP if legal[i, STOP] else NO_OP)
+            for i, a in enumerate(chosen)
+        ]
+        restarts = self.game.env.force_restarts
+        reward, ended, info = self.game.step(chosen)
+        died = self.game.env.force_restarts != restarts
+        if died:
+            self.close()
+            if self._died:
+                raise UserError(
+                    "StarCraft II broke off in two episodes running; `maicc doctor` says what may "
+                    "be missing, and the game's log why it stops"
+                )
+            reward, ended, info = 0.0, True, {"game_died": True}
+        else:
+            self._seen = self._look()
+        truncated = died or bool(info.get("episode_limit", False))
+        if ended:
+            self._died = died
+        result = (
+            self._seen,
+            dict.fromkeys(self.possible_agents, float(reward) / len(self.possible_agents)),
+            dict.fromkeys(self.possible_agents, bool(ended) and not truncated),
+            dict.fromkeys(self.possible_agents, truncated),
+            self._infos(info),
+        )
+        if ended:
+            self.agents = []
+        return result
+
+    def close(self) -> None:
+        game, self.game = self.game, None
+        if game is not None:
+            game.close()
+
+    def _look(self) -> dict[str, np.ndarray]:
+        inner = self.game.env
+        race = list(RACES).index(self.parameters["race"])
+        shields = int(inner.shield_bits_ally)
+        enemies, allies = inner.get_obs_enemy_feats_size(), inner.get_obs_ally_feats_size()
+        own = inner.get_obs_own_feats_size()
+        cuts = np.cumsum([_MOVES, np.prod(enemies), np.prod(allies), own])
+        with _python_random(self._seed + inner._episode_steps):  # the agents look in random order
+            rows = self.game.get_obs()
+        seen = {}
+        for agent, row in zip(self.possible_agents, rows, strict=True):
+            moves, foes, friends, self_, _ = np.split(np.asarray(row, np.float32), cuts)
+            out = np.zeros(OBSERVATION_SIZE, np.float32)
+            out[:_MOVES] = moves
+            out[_MOVES : _MOVES + 1 + shields] = self_[: 1 + shields]
+            out[_MOVES + 2 : _MOVES + 4] = self_[1 + shields : 3 + shields]
+            out[_MOVES + 4 + _TYPES * race :][:_TYPES] = self_[-_TYPES:]
+            for units, (start, _, _) in (
+                (friends.reshape(allies), LAYOUT.allies),
+                (foes.reshape(enemies), LAYOUT.enemies),
+            ):
+                spread = np.zeros((len(units), _UNIT), np.float32)
+                spread[:, : _BASIC + shields] = units[:, : _BASIC + shields]
+                first = _BASIC + 1 + _TYPES * race
+                spread[:, first : first + _TYPES] = units[:, -_TYPES:]
+                out[start : start + spread.size] = spread.ravel()
+            seen[agent] = out.clip(-1.0, 1.0)
+        return seen
+
+    def _infos(self, info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        n = len(self.possible_agents)
+        mask = np.zeros((n, N_ACTIONS), np.int8)
+        if self.game is None:
+            mask[:, NO_OP] = 1
+        else:
+            legal = np.array(self.game.get_avail_actions(), np.int8)
+            mask[:, : legal.shape[1]] = legal
+        told = {
+            "battle_won": bool(info.get("battle_won", False)),
+            "game_died": bool(info.get("game_died", False)),
+        }
+        return {
+            agent: {"action_mask": mask[i], **told} for i, agent in enumerate(self.possible_agents)
+        }
+
+
+def _make_game(p: Mapping[str, Any], wrapper: Any) -> Any:
+    types, exception = RACES[p["race"]]
+    team: dict[str, Any] = {"dist_type": "weighted_teams", "observe": True}
+    if p["vary"]:
+        team |= {"unit_types": list(types), "weights": [0.45, 0.45, 0.1]}
+        if exception:
+            team["exception_unit_types"] = [types[-1]]
+    else:
+        team |= {"unit_types": list(types[:2]), "weights": [0.5, 0.5]}
+    config = {"n_units": p["allies"], "n_enemies": p["enemies"], "team_gen": team}
+    if p["vary"]:
+        spawns = {"dist_type": "surrounded_and_reflect", "p": 0.5, "map_x": 32, "map_y": 32}
+        config["start_positions"] = spawns
+    game = wrapper(
+        capability_config=config,
+        map_name=f"10gen_{p['race']}",
+        seed=p["seed"],
+        obs_own_pos=True,
+        use_unit_ranges=True,
+        continuing_episode=True,  # tells a time-out from an end
+    )
+    game.env.episode_limit = MAX_STEPS
+    return game
+
+
+def _smacv2() -> Any:
+    try:
+        from smacv2.env.starcraft2.wrapper import StarCraftCapabilityEnvWrapper
+    except (ImportError, TypeError) as error:  # TypeError: protobuf in the wrong mode
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"StarCraft II needs smacv2 ({first}); `maicc doctor` says what is missing"
+        ) from None
+    return StarCraftCapabilityEnvWrapper
+
+
+def _game_errors() -> tuple[type[Exception], ...]:
+    """What smacv2, pysc2 and the connection to the game raise."""
+    from pysc2.lib import protocol, remote_controller, sc_process
+    from smacv2.env.starcraft2.starcraft2 import CannotResetException
+
+    return (
+        OSError,  # ConnectionError among them
+        protocol.ConnectionError,
+        protocol.ProtocolError,
+        remote_controller.ConnectError,
+        remote_controller.RequestError,
+        sc_process.SC2LaunchError,
+        CannotResetException,
+    )
+
+
+@contextmanager
+def _python_random(seed: int) -> Iterator[np.random.Generator]:
+    """smacv2 shuffles with Python's own generator: seeded in here, as before afterwards."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield np.random.default_rng([seed, 91])
+    finally:
+        random.setstate(state)
+
+
+def _reseed(distribution: Any, rng: np.random.Generator) -> None:
+    """Gives a distribution, and those it is made of, `rng` in place of unseeded generators."""
+    for name, part in vars(distribution).items():
+        if name == "rng":
+            distribution.rng = rng
+        elif hasattr(part, "generate"):
+            _reseed(part, rng)
+
+
+def focus_fire(env: Smac, rng: np.random.Generator) -> Mapping[str, int]:
+    """A scripted commander, to make data with; sees the whole battle.
+
+    All who can shoot the weakest enemy in range, and no more of them than it takes; the others move
+    to the nearest enemy.
+    """
+    inner = env.unwrapped.game.env
+    legal = np.array(inner.get_avail_actions(), bool)
+    enemies = {j: e for j, e in inner.enemies.items() if e.health > 0}
+    remaining = {j: e.health + e.shield for j, e in enemies.items()}
+    actions = dict.fromkeys(env.possible_agents, NO_OP)
+    for i in np.argsort(legal[:, ATTACK:].sum(1), kind="stable"):  # the fewest targets first
+        unit, agent = inner.agents[int(i)], env.possible_agents[i]
+        if unit.health <= 0 or not enemies:
+            continue
+        targets = [j for j in np.flatnonzero(legal[i, ATTACK:]) if remaining.get(int(j), 0) > 0]
+        targets = targets or list(np.flatnonzero(legal[i, ATTACK:]))
+        if targets:
+            target = int(min(targets, key=lambda j: remaining.get(int(j), 0.0)))
+            actions[agent] = ATTACK + target
+            remaining[target] = remaining.get(target, 0.0) - _SHOT
+            continue
+        near = min(
+            enemies.values(),
+            key=lambda e: (e.pos.x - unit.pos.x) ** 2 + (e.pos.y - unit.pos.y) ** 2,
+        )
+        x, y = near.pos.x - unit.pos.x, near.pos.y - unit.pos.y
+        wish = np.where(legal[i, 2:ATTACK], [y, -y, x, -x], -np.inf)
+        actions[agent] = 2 + int(wish.argmax()) if legal[i, 2:ATTACK].any() else STOP
+    return actions
+
+
+_SHOT = 10.0  # about what a unit's attack takes
+
+
+def _family(name: str, races: Sequence[str], *, vary: bool, description: str) -> TaskFamily:
+    training, held_out = battle_tasks(races, vary=vary)
+    return TaskFamily(
+        name=name,
+        make=Smac,
+        training=training,
+        held_out=held_out,
+        max_steps=MAX_STEPS,
+        return_bounds=(0.0, RETURN_MAX),
+        expert=focus_fire,
+        sizes=(MOST, OBSERVATION_SIZE, N_ACTIONS),
+        layout=LAYOUT,
+        at_once=1,
+        description=description,
+    )
+
+
+smac_protoss, smac_terran, smac_zerg = (
+    _family(
+        f"smac_{race}", [race], vary=False,
+        description=f"StarCraft II battles of {race} teams of 3 to 12, fixed units per task",
+    )
+    for race in RACES
+)  # fmt: skip
+smac_all = _family(
+    "smac_all", list(RACES), vary=True,
+    description="StarCraft II battles of all races, units and spawns drawn anew in each episode",
+)  # fmt: skip

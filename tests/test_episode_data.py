@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from maicc.episode_data import EpisodeData
+
+
+def data(folder, **options) -> EpisodeData:
+    made = EpisodeData("lbf_7x7", str(folder / "episodes.h5"), batch_size=8, **options)
+    made.setup("fit")
+    made.trainer = SimpleNamespace(global_rank=0)
+    return made
+
+
+def test_a_batch_follows_from_its_step(tiny_run):
+    drawn = data(tiny_run).batches(0)
+    first = [next(drawn).observations for _ in range(4)]
+    again = next(data(tiny_run).batches(3)).observations
+    assert torch.equal(first[3], again)
+
+
+def test_windows_hold_what_was_played_and_often_begin_at_the_start(tiny_run):
+    windows, whole = data(tiny_run, window=6), data(tiny_run)
+    starts = []
+    for step in range(40):
+        batch = next(windows.batches(step))
+        assert batch.actions.shape[1] <= 6
+        assert batch.step_mask[:, 0].all()
+        starts += batch.first.tolist()
+        if step < 3:
+            full = next(whole.batches(step))  # the same episodes
+            for b, first in enumerate(batch.first.tolist()):
+                n = int(batch.step_mask[b].sum())
+                assert torch.equal(batch.rewards[b, :n], full.rewards[b, first : first + n])
+    counts = np.bincount(starts)
+    assert counts[0] > counts[1:].max()
+    assert len(counts) > 5
+
+
+@pytest.mark.parametrize(("tokens", "episodes"), [(0, 8), (7 * 15 * 3, 3), (5, 1)])
+def test_batches_counted_in_tokens(tiny_run, tokens, episodes):
+    batch = next(data(tiny_run, tokens=tokens).batches(0))
+    assert len(batch.actions) == episodes

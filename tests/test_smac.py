@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import random
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from maicc.collect import play
+from maicc.envs import get_family
+from maicc.envs.smac import ATTACK, LAYOUT, NO_OP, RACES, STOP, Smac, focus_fire
+from maicc.types import UserError
+
+FIXED = {"race": "protoss", "allies": 3, "enemies": 3, "seed": 7, "vary": False}
+FAMILIES = [get_family(f"smac_{name}") for name in ("protoss", "terran", "zerg", "all")]
+
+
+@pytest.fixture
+def game(monkeypatch):
+    """The real smacv2 on a stand-in for StarCraft II; gives its `dies`."""
+    try:
+        import smacv2.env.starcraft2.starcraft2
+    except (ImportError, TypeError) as error:
+        pytest.skip(f"smacv2 can't be imported ({str(error).strip().splitlines()[0]})")
+    from tests import stand_in_game
+
+    dies: list[int] = []
+    monkeypatch.setattr(
+        smacv2.env.starcraft2.starcraft2.run_configs,
+        "get",
+        lambda version: stand_in_game.run_config(dies),
+    )
+    stand_in_game.Game.launched = stand_in_game.Game.closed = 0
+    return SimpleNamespace(dies=dies, Game=stand_in_game.Game)
+
+
+def battle(env: Smac, seed: int = 0) -> tuple[float, dict]:
+    """Return and last infos of a battle under the scripted commander."""
+    rng, total = np.random.default_rng(0), 0.0
+    _, infos = env.reset(seed)
+    while env.agents:
+        _, rewards, terminated, truncated, infos = env.step(focus_fire(env, rng))
+        total += sum(rewards.values())
+    assert all(terminated.values()) != all(truncated.values())
+    return total, infos
+
+
+def test_pettingzoo_contract(game):
+    from pettingzoo.test import parallel_api_test, parallel_seed_test
+
+    parallel_api_test(Smac(**FIXED), num_cycles=60)
+    parallel_seed_test(lambda: Smac(**{**FIXED, "vary": True}), num_cycles=5)
+
+
+@pytest.mark.parametrize("race", RACES)
+@pytest.mark.parametrize("vary", [False, True])
+def test_a_battle_won_pays_twenty_whatever_was_drawn_before(game, race, vary):
+    env = Smac(**{**FIXED, "race": race, "vary": vary, "allies": 6})
+    for seed in range(3):
+        total, infos = battle(env, seed)
+        assert total == pytest.approx(20.0, abs=1e-4)
+        assert infos["ally_0"]["battle_won"]
+    assert game.Game.launched == 1
+    env.close()
+    assert game.Game.closed == 1
+
+
+def test_observations_are_laid_out_for_all_sizes_and_races(game):
+    for race, others in (("zerg", {}), ("protoss", {"allies": 5, "enemies": 6})):
+        env = Smac(**{**FIXED, "race": race, "vary": True, **others})
+        seen, infos = env.reset(3)
+        units, inner = env.game.env.enemies, env.game.env
+        for i, agent in enumerate(env.possible_agents):
+            at, count, size = LAYOUT.enemies
+            foes = seen[agent][at : at + count * size].reshape(count, size)
+            assert not foes[env.parameters["enemies"] :].any()
+            mask = infos[agent]["action_mask"]
+            assert mask[ATTACK:].tolist() == [*foes[:, 0]]  # who can be shot, by its place
+            for j, unit in units.items():
+                if foes[j].any():
+                    assert foes[j, 4] == unit.health / unit.health_max
+                    assert foes[j, 5] == (1.0 if race == "protoss" else 0.0)
+                    kind = 6 + 3 * list(RACES).index(race) + inner.get_unit_type_id(unit, False)
+                    assert np.flatnonzero(foes[j, 6:]).tolist() == [kind - 6]
+            own = seen[agent][: LAYOUT.own[1]]
+            assert own[6:8] == pytest.approx(
+                [inner.agents[i].pos.x / 32, inner.agents[i].pos.y / 32]
+            )
+        env.close()
+
+
+def test_seeds_draw_units_and_spawns_and_leave_pythons_generator_alone(game):
+    def start(episode, **changes):
+        env = Smac(**{**FIXED, "allies": 6, "enemies": 6, **changes})
+        env.reset(episode)
+        drawn = [(u.unit_type, u.pos.x, u.pos.y) for u in env.game.env.agents.values()]
+        env.close()
+        return drawn
+
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    assert start(1, vary=True) == start(1, vary=True)
+    assert start(1, vary=True) != start(2, vary=True)
+    assert start(1) == start(2)
+    assert start(1) != start(1, seed=8)
+    assert random.random() == expected
+
+
+def test_the_time_limit_truncates_and_the_dead_do_nothing(game):
+    env = Smac(**FIXED)
+    env.reset(0)
+    idle = dict.fromkeys(env.possible_agents, STOP)
+    while env.agents:
+        _, _, terminated, truncated, infos = env.step(idle)
+    assert not infos["ally_0"]["battle_won"]
+    assert all(terminated.values()) or all(truncated.values())
+    alone = Smac(**{**FIXED, "allies": 1, "enemies": 8})
+    alone.reset(0)
+    while alone.agents:
+        _, _, terminated, _, infos = alone.step({"ally_0": STOP})
+    assert terminated["ally_0"]
+    assert np.flatnonzero(infos["ally_0"]["action_mask"]).tolist() == [NO_OP]
+    far = Smac(**{**FIXED, "vary": True})
+    far.reset(0)
+    for unit in list(far.game.env._controller.units.values()):
+        unit.pos.x = 0.0 if unit.owner == 1 else 500.0
+    for _ in range(100):
+        _, _, terminated, truncated, _ = far.step(dict.fromkeys(far.possible_agents, STOP))
+    assert truncated["ally_0"]
+    assert not terminated["ally_0"]
+
+
+def test_a_game_that_dies_costs_an_episode_and_then_is_an_error(game):
+    env = Smac(**FIXED)
+    assert battle(env)[0] == pytest.approx(20.0, abs=1e-4)
+    env.reset(0)
+    game.dies.append(0)
+    _, rewards, terminated, truncated, infos = env.step(dict.fromkeys(env.possible_agents, STOP))
+    assert (sum(rewards.values()), truncated["ally_0"], terminated["ally_0"]) == (0, True, False)
+    assert infos["ally_0"]["game_died"]
+    assert battle(env)[0] == pytest.approx(20.0, abs=1e-4)  # a fresh game
+    for _ in range(2):
+        env.reset(0)
+        game.dies.append(0)
+        if not env._died:
+            env.step(dict.fromkeys(env.possible_agents, STOP))
+    with pytest.raises(UserError, match="broke off in two episodes running"):
+        env.step(dict.fromkeys(env.possible_agents, STOP))
+
+
+def test_a_game_that_does_not_start_is_tried_twice(game, monkeypatch):
+    from smacv2.env.starcraft2 import starcraft2
+
+    tried, works = [], starcraft2.run_configs.get
+
+    def flaky(version):
+        tried.append(version)
+        if len(tried) == 1:
+            raise ConnectionError("no answer")
+        return works(version)
+
+    monkeypatch.setattr(starcraft2.run_configs, "get", flaky)
+    assert battle(Smac(**FIXED))[0] == pytest.approx(20.0, abs=1e-4)
+
+    def broken(version):
+        raise starcraft2.protocol.ConnectionError("no answer")
+
+    monkeypatch.setattr(starcraft2.run_configs, "get", broken)
+    with pytest.raises(UserError, match=r"can't be started .* `maicc doctor`"):
+        Smac(**FIXED).reset(0)
+
+
+def test_datasets_are_played_in_one_game(game):
+    family = get_family("smac_protoss")
+    episodes = play(family, family.training_tasks[0], 0.0, [(1, e) for e in range(3)])
+    assert episodes.rewards.sum(1) == pytest.approx([20.0] * 3, abs=1e-3)
+    assert episodes.agent_mask.sum(1).tolist() == [5] * 3
+    assert (game.Game.launched, game.Game.closed) == (1, 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_tasks(family):
+    assert family.spec.layout == LAYOUT
+    assert family.spec.n_agents == 12
+    names = [task.name for task in (*family.training_tasks, *family.held_out_tasks)]
+    assert len(set(names)) == len(names)
+
+
+def test_refused(monkeypatch):
+    with pytest.raises(UserError, match="race is one of protoss, terran, zerg"):
+        Smac(**{**FIXED, "race": "human"})
+    with pytest.raises(UserError, match="expected allies, enemies, race, seed, vary"):
+        Smac(race="terran")
+    monkeypatch.setitem(sys.modules, "smacv2.env.starcraft2.wrapper", None)
+    with pytest.raises(UserError, match=r"needs smacv2 .* `maicc doctor` says what is missing"):
+        Smac(**FIXED).reset(0)
