@@ -1,7 +1,14 @@
 """Task families, and PettingZoo environments stepped in lock step."""
 
 from maicc.envs.batch import BatchEnv, BatchStep, batch_env
-from maicc.envs.tasks import TaskFamily, families, get_family, importable, register
+from maicc.envs.tasks import (
+    TaskFamily,
+    families,
+    get_family,
+    importable,
+    register,
+    sample_tasks,
+)
 
 __all__ = [
     "BatchEnv",
@@ -12,4 +19,5 @@ __all__ = [
     "get_family",
     "importable",
     "register",
+    "sample_tasks",
 ]

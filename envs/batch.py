@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -78,11 +79,13 @@ class BatchEnv:
         self._mask[~self.agent_mask, 0] = True
         self._terminated = np.ones(B, bool)
         self._truncated = np.zeros(B, bool)
+        self.died = np.zeros(B, bool)  # episodes that broke off, by `infos[agent]["game_died"]`
         self._steps = 0
 
     def reset(self, seeds: Sequence[int]) -> BatchStep:
         self._terminated[:] = False
         self._truncated[:] = False
+        self.died[:] = False
         self._steps = 0
         for b, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
             observations, infos = env.reset(seed=int(seed))
@@ -120,12 +123,14 @@ class BatchEnv:
             self._terminated[b] = ended and all(terminations.get(a, True) for a in roster)
             limit = self._steps == self.max_steps
             self._truncated[b] = (ended or limit) and not self._terminated[b]
+            self.died[b] = any(info.get("game_died", False) for info in infos.values())
             self._read(b, observations, infos, ended=ended)
         return self._result(rewards)
 
     def close(self) -> None:
-        for env in self.envs:
-            env.close()
+        with ExitStack() as stack:  # all of them, also where one refuses
+            for env in self.envs:
+                stack.callback(env.close)
 
     def _result(self, rewards: np.ndarray) -> BatchStep:
         total = rewards.sum(1)

@@ -1,7 +1,10 @@
 """Battles of StarCraft II, through the package smacv2; the game itself is installed apart.
 
-Agents see and do the same as in SMAX where they can: observations are laid out for 12 against 12
-and for all races, whatever the size of a task, and action `ATTACK` + j attacks enemy j.
+Observations are laid out for 12 against 12 and for all races, whatever the size of a task, and
+action `ATTACK` + j attacks enemy j. A medivac is the exception: it heals ally j by that action.
+
+The game draws its own random numbers, from one seed at its start: the seed of an episode gives
+units and spawns, and the battle is only nearly the same.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from maicc.envs.tasks import TaskFamily
 from maicc.types import ObsLayout, UserError
 
 RETURN_MAX = 20.0
+_SHOT = 10.0  # about what a unit's attack takes
 NO_OP, STOP, ATTACK = 0, 1, 6  # 2 to 5 move north, south, east, west
 N_ACTIONS = ATTACK + MOST
 # two basic types and the exceptional one, and whether the last may not make a whole team
@@ -29,7 +33,9 @@ RACES = {
     "zerg": (("zergling", "hydralisk", "baneling"), True),
 }
 _TYPES = 3
-_BASIC, _SHIELD = 5, 5  # visible, distance, x, y, health; then the shield, then types by race
+# of an ally: visible, distance, x, y, health; of an enemy "can be shot" in place of visible; then
+# the shield, then types by race
+_BASIC = 5
 _UNIT = _BASIC + 1 + _TYPES * len(RACES)
 _MOVES, _POSITION = 4, 2
 _OWN = _MOVES + 2 + _POSITION + _TYPES * len(RACES)  # moves, health, shield, position, type
@@ -46,9 +52,9 @@ class Smac(ParallelEnv):
     """One battle as a PettingZoo environment.
 
     Every ally is paid an equal share of the team reward, 20 in all. Dead allies stay in the roster
-    and may only do nothing. An illegal action becomes `STOP`. `infos` hold `action_mask`,
-    `battle_won`, and `game_died` where StarCraft II broke off: the episode is then truncated, and
-    the next reset starts the game anew.
+    and may only do nothing. An illegal action becomes `STOP`, or `NO_OP` of the dead. `infos` hold
+    `action_mask`, `battle_won`, and `game_died` where StarCraft II broke off: the episode is then
+    truncated, and the next reset starts the game anew.
 
     Args:
         parameters: `race`, `allies`, `enemies`, `seed`, and `vary`, true where unit types
@@ -67,7 +73,7 @@ class Smac(ParallelEnv):
         self.game: Any = None
         self.possible_agents = [f"ally_{i}" for i in range(parameters["allies"])]
         self.agents: list[str] = []
-        self._died = False  # in the episode before, too
+        self._died = False  # the game broke off in the last episode
         box = spaces.Box(-1.0, 1.0, (OBSERVATION_SIZE,), np.float32)
         self._observation_spaces = dict.fromkeys(self.possible_agents, box)
         self._action_spaces = {a: spaces.Discrete(N_ACTIONS) for a in self.possible_agents}
@@ -81,8 +87,7 @@ class Smac(ParallelEnv):
     def reset(self, seed: int | None = None, options: dict | None = None):
         if seed is None:
             seed = int(np.random.default_rng().integers(2**31))
-        self._seed, wrapper = seed, _smacv2()
-        errors = _game_errors()
+        wrapper, errors = _smacv2(), _game_errors()
         try:
             self._begin(seed, wrapper)
         except errors:
@@ -110,10 +115,9 @@ class Smac(ParallelEnv):
             for distribution in self.game.env_key_to_distribution_map.values():
                 _reseed(distribution, rng)
                 drawn |= distribution.generate()
-            restarts = inner.force_restarts
             inner.reset(drawn)
-        if inner.force_restarts != restarts:
-            raise ConnectionError("the game broke off while the battle was set up")
+        # smacv2 launches the game again at every reset until one battle has been played out
+        inner._episode_count = max(inner._episode_count, 1)
         # smacv2 scales rewards by the first team it drew; this battle's own makes 20 the maximum
         strength = sum(e.health_max + e.shield_max for e in inner.enemies.values())
         inner.max_reward = inner.n_enemies * inner.reward_death_value + inner.reward_win + strength
@@ -125,19 +129,19 @@ class Smac(ParallelEnv):
             a if a < legal.shape[1] and legal[i, a] else (STOP if legal[i, STOP] else NO_OP)
             for i, a in enumerate(chosen)
         ]
-        restarts = self.game.env.force_restarts
-        reward, ended, info = self.game.step(chosen)
-        died = self.game.env.force_restarts != restarts
-        if died:
+        try:
+            reward, ended, info = self.game.step(chosen)
+            self._seen = self._look()
+        except _game_errors() as error:
             self.close()
             if self._died:
                 raise UserError(
-                    "StarCraft II broke off in two episodes running; `maicc doctor` says what may "
-                    "be missing, and the game's log why it stops"
-                )
+                    f"StarCraft II broke off in two episodes running ({error}); `maicc doctor` "
+                    "says what may be missing, and the game's log why it stops"
+                ) from None
+            print(f"smac: the game broke off ({error}); its episode is cut short")
             reward, ended, info = 0.0, True, {"game_died": True}
-        else:
-            self._seen = self._look()
+        died = "game_died" in info
         truncated = died or bool(info.get("episode_limit", False))
         if ended:
             self._died = died
@@ -164,7 +168,9 @@ class Smac(ParallelEnv):
         enemies, allies = inner.get_obs_enemy_feats_size(), inner.get_obs_ally_feats_size()
         own = inner.get_obs_own_feats_size()
         cuts = np.cumsum([_MOVES, np.prod(enemies), np.prod(allies), own])
-        with _python_random(self._seed + inner._episode_steps):  # the agents look in random order
+        # Without this, an enemy that no teammate has seen before hides those listed before it.
+        inner.obs_enemies[:] = 1
+        with _python_random(0):  # smacv2 asks the agents in random order
             rows = self.game.get_obs()
         seen = {}
         for agent, row in zip(self.possible_agents, rows, strict=True):
@@ -225,7 +231,12 @@ def _make_game(p: Mapping[str, Any], wrapper: Any) -> Any:
         continuing_episode=True,  # tells a time-out from an end
     )
     game.env.episode_limit = MAX_STEPS
+    game.env.full_restart = _broke_off  # smacv2 would go on with units of the game that is gone
     return game
+
+
+def _broke_off() -> None:
+    raise ConnectionError("the connection to the game was lost")
 
 
 def _smacv2() -> Any:
@@ -246,6 +257,8 @@ def _game_errors() -> tuple[type[Exception], ...]:
 
     return (
         OSError,  # ConnectionError among them
+        RuntimeError,  # no binary that could be run
+        ValueError,  # no such map
         protocol.ConnectionError,
         protocol.ProtocolError,
         remote_controller.ConnectError,
@@ -257,7 +270,10 @@ def _game_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def _python_random(seed: int) -> Iterator[np.random.Generator]:
-    """smacv2 shuffles with Python's own generator: seeded in here, as before afterwards."""
+    """smacv2 shuffles with Python's own generator: seeded in here, as before afterwards.
+
+    Gives a generator for what it draws with NumPy.
+    """
     state = random.getstate()
     random.seed(seed)
     try:
@@ -278,8 +294,8 @@ def _reseed(distribution: Any, rng: np.random.Generator) -> None:
 def focus_fire(env: Smac, rng: np.random.Generator) -> Mapping[str, int]:
     """A scripted commander, to make data with; sees the whole battle.
 
-    All who can shoot the weakest enemy in range, and no more of them than it takes; the others move
-    to the nearest enemy.
+    All who can shoot the weakest enemy in range, and no more of them than it takes; medivacs heal
+    the weakest ally in range; the others move to the nearest enemy.
     """
     inner = env.unwrapped.game.env
     legal = np.array(inner.get_avail_actions(), bool)
@@ -289,6 +305,11 @@ def focus_fire(env: Smac, rng: np.random.Generator) -> Mapping[str, int]:
     for i in np.argsort(legal[:, ATTACK:].sum(1), kind="stable"):  # the fewest targets first
         unit, agent = inner.agents[int(i)], env.possible_agents[i]
         if unit.health <= 0 or not enemies:
+            continue
+        if unit.unit_type == inner.medivac_id and legal[i, ATTACK:].any():
+            wounded = np.flatnonzero(legal[i, ATTACK:])
+            weakest = min(wounded, key=lambda j: inner.agents[int(j)].health)
+            actions[agent] = ATTACK + int(weakest)
             continue
         targets = [j for j in np.flatnonzero(legal[i, ATTACK:]) if remaining.get(int(j), 0) > 0]
         targets = targets or list(np.flatnonzero(legal[i, ATTACK:]))
@@ -305,9 +326,6 @@ def focus_fire(env: Smac, rng: np.random.Generator) -> Mapping[str, int]:
         wish = np.where(legal[i, 2:ATTACK], [y, -y, x, -x], -np.inf)
         actions[agent] = 2 + int(wish.argmax()) if legal[i, 2:ATTACK].any() else STOP
     return actions
-
-
-_SHOT = 10.0  # about what a unit's attack takes
 
 
 def _family(name: str, races: Sequence[str], *, vary: bool, description: str) -> TaskFamily:

@@ -76,6 +76,7 @@ class SmaxBatch:
         self.envs = [Situation(self, b) for b in range(len(self.tasks))]
         self.known: dict[str, np.ndarray] = {}
         self.won = np.zeros(len(self.tasks), bool)
+        self.died = np.zeros(len(self.tasks), bool)  # games never break off
 
     def reset(self, seeds: Sequence[int]) -> BatchStep:
         B = len(self.tasks)

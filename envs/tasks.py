@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pettingzoo import ParallelEnv
 
+from maicc.envs.adapters import as_parallel
 from maicc.envs.spaces import largest_sizes
 from maicc.types import ObsLayout, Spec, Task, UserError
 
@@ -32,6 +33,7 @@ _BUILT_IN = {
 
 # An expert sees the whole environment: it makes data, it is not an agent of ours.
 Expert = Callable[[ParallelEnv, np.random.Generator], Mapping[str, int]]
+Policy = Callable[[np.ndarray, np.ndarray, str, np.random.Generator], int]
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,20 @@ class TaskFamily:
 
     Args:
         name: The name users type.
-        make: `make(**task.parameters)` gives a fresh PettingZoo `ParallelEnv`.
-        training: Parameters of each training task, by task name.
-        held_out: Parameters of the tasks that are never trained on, by task name.
+        make: `make(**task.parameters)` gives a fresh environment: a PettingZoo `ParallelEnv` or
+            parallelizable `AECEnv`, or a Gymnasium one with a Tuple of spaces.
+        training: Parameters of each training task, by task name; a list names them itself. Plain
+            JSON. `sample_tasks` draws both kinds.
+        held_out: Parameters of the tasks that are never trained on, likewise.
         max_steps: An episode has at most this many steps.
-        return_bounds: Lowest and highest possible team return.
+        return_bounds: Lowest and highest possible team return; where it is not given, those of the
+            dataset.
         expert: `expert(env, rng)` gives the best action known for each agent.
+        behaviours: Policies that make the dataset where there is no expert:
+            `policy(observation, action_mask, agent, rng)` gives one agent's action from what that
+            agent sees, padded to the largest sizes. One, which then plays at several levels with
+            random actions mixed in, or a list from worst to best. Without any, agents act at
+            random.
         explorer: `explorer()` gives one agent's scripted policy that explores on its own
             observations alone (`act(observation, action_mask, rng)` and `end_episode()`); a
             yardstick, where the family has one.
@@ -64,12 +74,13 @@ class TaskFamily:
     """
 
     name: str
-    make: Callable[..., ParallelEnv]
-    training: Mapping[str, Mapping[str, Any]]
-    held_out: Mapping[str, Mapping[str, Any]]
+    make: Callable[..., Any]
+    training: Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, Any]]
+    held_out: Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, Any]]
     max_steps: int
-    return_bounds: tuple[float, float]
-    expert: Expert
+    return_bounds: tuple[float, float] | None = None
+    expert: Expert | None = None
+    behaviours: Policy | Sequence[Policy] | None = None
     explorer: Callable[[], Any] | None = None
     make_batch: Callable[[Sequence[Task]], Any] | None = None
     team_reward: Literal["sum", "mean", "shared"] = "sum"
@@ -77,6 +88,17 @@ class TaskFamily:
     layout: ObsLayout | None = None
     at_once: int | None = None
     description: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        for kind in ("training", "held_out"):
+            object.__setattr__(self, kind, _named(getattr(self, kind)))
+
+    @property
+    def policies(self) -> list[Policy]:
+        """The behaviours as a list."""
+        if self.behaviours is None:
+            return []
+        return [self.behaviours] if callable(self.behaviours) else list(self.behaviours)
 
     @property
     def training_tasks(self) -> list[Task]:
@@ -88,12 +110,12 @@ class TaskFamily:
 
     def task(self, **parameters: Any) -> Task:
         """A task of one's own choice."""
-        return Task(self.name, ",".join(f"{k}={v}" for k, v in parameters.items()), parameters)
+        return Task(self.name, _name(parameters), parameters)
 
     def make_env(self, task: Task) -> ParallelEnv:
         if task.family != self.name:
             raise UserError(f"task {task.name} belongs to family {task.family}, not to {self.name}")
-        return self.make(**task.parameters)
+        return as_parallel(self.make(**task.parameters))
 
     @cached_property
     def spec(self) -> Spec:
@@ -114,8 +136,8 @@ class TaskFamily:
             observation_size=sizes[1],
             n_actions=sizes[2],
             max_steps=self.max_steps,
-            return_min=float(self.return_bounds[0]),
-            return_max=float(self.return_bounds[1]),
+            return_min=float(self.return_bounds[0]) if self.return_bounds else None,
+            return_max=float(self.return_bounds[1]) if self.return_bounds else None,
             layout=self.layout,
         )
 
@@ -133,6 +155,40 @@ class TaskFamily:
         tasks = self.held_out_tasks if held_out else self.training_tasks
         order = np.random.default_rng([seed, 20]).permutation(len(tasks))
         return [tasks[order[i % len(tasks)]] for i in range(n)]
+
+
+def _name(parameters: Mapping[str, Any]) -> str:
+    return ",".join(f"{k}={v}" for k, v in parameters.items())
+
+
+def _named(tasks: Any) -> Mapping[str, Mapping[str, Any]]:
+    if isinstance(tasks, Mapping):
+        return tasks
+    named = {_name(parameters): parameters for parameters in tasks}
+    if len(named) < len(tasks):
+        raise UserError("the same task is listed twice; every task has its own parameters")
+    return named
+
+
+def sample_tasks(
+    draw: Callable[[np.random.Generator], Mapping[str, Any]],
+    training: int,
+    held_out: int,
+    seed: int = 0,
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Parameters of training and held-out tasks from a sampler, no task twice.
+
+    Raises:
+        UserError: the sampler has too few different tasks.
+    """
+    rng, found = np.random.default_rng([seed, 21]), {}
+    for _ in range(100 * (training + held_out)):
+        parameters = draw(rng)
+        found.setdefault(_name(parameters), parameters)
+        if len(found) == training + held_out:
+            tasks = list(found.values())
+            return tasks[:training], tasks[training:]
+    raise UserError(f"the sampler gave {len(found)} tasks, {training + held_out} are needed")
 
 
 _registered: dict[str, TaskFamily] = {}

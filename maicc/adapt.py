@@ -106,7 +106,8 @@ def adapt(
         except KeyboardInterrupt:
             keep()
             raise
-    env.close()
+        finally:
+            env.close()
     held_out = {json.dumps(task.to_json()) for task in family.held_out_tasks}
     return {
         "schema": SCHEMA,

@@ -96,7 +96,7 @@ def _models(
     device: str,
     peak: dict[str, float],
 ) -> Iterator[dict[str, Any]]:
-    spec = family.spec
+    spec = EpisodeFile(path).spec
     with seeded(0):
         embedding = EmbeddingModule(spec, embedding_config, OptimiserConfig())
         decision = DecisionModule(spec, decision_config, OptimiserConfig())
@@ -157,7 +157,7 @@ def _adaptation(
     tasks = family.draw_tasks(_RUNS, 0)
     env = batch_env(family, tasks)
     team = Team(
-        family.spec, embedding.net, decision.net, memory, MemoryConfig(), list(range(_RUNS)),
+        embedding.spec, embedding.net, decision.net, memory, MemoryConfig(), list(range(_RUNS)),
         device=device,
     )  # fmt: skip
     steps, start, episodes = 0, time.perf_counter(), 0
@@ -188,7 +188,7 @@ def _retrieval(
 ) -> Iterator[dict[str, Any]]:
     """Search among ever more keys: real ones, and real ones with noise."""
     with seeded(0):
-        net = EmbeddingModule(family.spec).net
+        net = EmbeddingModule(EpisodeFile(path).spec).net
     real = offline_keys(net, EpisodeFile(path), path.parent).vectors
     real = real[:, real.shape[1] // 2]
     rng = np.random.default_rng(0)

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from maicc.behaviour import play
 from maicc.cluster import require_ray, run_units
-from maicc.collect import play
+from maicc.collect import check_family
 from maicc.config import RunConfig
-from maicc.dataset import EpisodeFile
+from maicc.dataset import EpisodeFile, known_spec
 from maicc.envs import TaskFamily, batch_env, get_family
 from maicc.files import read_json, write_json, write_text
 from maicc.report import write_benchmark
@@ -89,6 +90,7 @@ def benchmark(
     work = units(config, variants, range(config.seed, config.seed + seeds), frozen, out)
     for unit in work:
         check(unit.config, family)
+    check_family(family)
     if family.explorer is not None:
         run_explorer(config, family, frozen, seeds, out)
     waiting = [unit for unit in work if not unit.result.exists()]
@@ -139,23 +141,29 @@ def run_explorer(
 
 def run_behaviours(dataset: Path, family: TaskFamily, tasks: Sequence[Task], out: Path) -> None:
     """Plays the dataset's behaviour policies on the same tasks: what the team could imitate."""
-    for behaviour in EpisodeFile(dataset).behaviours:
-        path = out / "results" / f"behaviour-{behaviour.name}-{behaviour.target:g}.json"
-        described = {"rate": behaviour.random_rate, "tasks": [task.to_json() for task in tasks]}
-        if path.exists() and read_json(path)["described"] == described:
-            continue
-        runs = []
-        for i, task in enumerate(tqdm(tasks, desc=path.stem, unit="task")):
+    path, episodes = out / "results" / "behaviours.json", EpisodeFile(dataset)
+    described = {
+        "dataset": episodes.fingerprint,
+        "episodes": _BEHAVIOUR_EPISODES,
+        "tasks": [task.to_json() for task in tasks],
+    }
+    if path.exists() and read_json(path)["described"] == described:
+        return
+    rows = {}
+    for behaviour in episodes.behaviours:
+        name, runs = f"behaviour: {behaviour.name}, aim {behaviour.target:.0%}", []
+        for i, task in enumerate(tqdm(tasks, desc=name, unit="task")):
             played = play(
                 family,
                 task,
                 behaviour.random_rate,
                 [(i, 71, e) for e in range(_BEHAVIOUR_EPISODES)],
-                explore=behaviour.name == "explorer",
+                behaviour.name,
             )
             returns = [round(float(r), 6) for r in played.rewards.sum(1)]
             runs.append({"task": task.to_json(), "returns": returns})
-        write_json(path, {"described": described, "runs": runs})
+        rows[name] = {"runs": runs}
+    write_json(path, {"described": described, "rows": rows})
 
 
 def write_table(work: Sequence[Unit], family: TaskFamily, out: Path) -> dict[str, Any]:
@@ -167,11 +175,14 @@ def write_table(work: Sequence[Unit], family: TaskFamily, out: Path) -> dict[str
     explored = out / "results" / "explorer.json"
     if explored.exists():
         results["scripted explorer"] = [read_json(explored)]
-    for path in sorted((out / "results").glob("behaviour-*.json")):
-        name, share = path.stem.removeprefix("behaviour-").rsplit("-", 1)
-        results[f"behaviour: {name}, aim {float(share):.0%}"] = [read_json(path)]
+    behaviours = out / "results" / "behaviours.json"
+    if behaviours.exists():
+        found = read_json(behaviours)
+        if found["described"]["tasks"] == [task.to_json() for task in work[0].tasks]:
+            results |= {name: [row] for name, row in found["rows"].items()}
     seeds = sorted({unit.config.seed for unit in work})
-    table, curves = make_table(family, seeds, work[0].tasks, results)
+    spec = known_spec(family.spec, work[0].files.episodes)
+    table, curves = make_table(family.name, seeds, work[0].tasks, results, spec.return_max)
     adapting = {name: curve for name, curve in curves.items() if not name.startswith("behaviour")}
     write_json(out / "benchmark.json", table)
     write_text(out / "benchmark.md", markdown(table))

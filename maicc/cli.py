@@ -26,6 +26,7 @@ usage: maicc COMMAND [options]        maicc COMMAND --help tells more
   credit     predicted against true individual rewards, where the environment knows them
   report     write the report of a run's folder
   tasks      list the task families, or the tasks of one
+  check      does a task family keep its contract? every item with the fix
   doctor     what is installed, what is missing, and the command that puts it right
 
 First steps:  maicc tasks
@@ -75,7 +76,12 @@ def _run(argv: list[str]) -> None:
         "Finished stages are skipped, an interrupted one goes on where it stopped."
     )
     parser = _parser("run", what)
-    parser.usage = "maicc run NAME|FILE.yaml [--out DIR] [--seed N] [--section.key value ...]"
+    if argv and argv[0].split("=")[0] == "--tasks":  # MODULE:ATTRIBUTE by another name
+        argv = [*argv[0].split("=")[1:], *argv[1:]]
+    parser.usage = (
+        "maicc run NAME|FILE.yaml|--tasks MODULE:ATTRIBUTE [--out DIR] [--seed N] "
+        "[--section.key value ...]"
+    )
     parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
     parser.add_argument("--out", type=str, default=None, help="folder; runs/NAME by default")
     parser.add_class_arguments(RunConfig)
@@ -124,9 +130,14 @@ def _collect(argv: list[str]) -> None:
         "--from_reference", "--from-reference", type=str, default=None, metavar="FILE.h5",
         help="read a dataset in the layout of the authors' code instead of playing",
     )  # fmt: skip
+    parser.add_argument(
+        "--from_arrays", "--from-arrays", type=str, default=None, metavar="FILE.npz|FILE.h5",
+        help="read episodes of your own; maicc/arrays.py describes the fields",
+    )  # fmt: skip
     parser.add_class_arguments(CollectConfig)
     options = parser.parse_args(argv)
 
+    from maicc.arrays import convert_arrays
     from maicc.collect import check_family, collect
     from maicc.envs import get_family
     from maicc.reference import convert_reference
@@ -137,6 +148,9 @@ def _collect(argv: list[str]) -> None:
         raise UserError(f"{out} is there already; choose another --out, or remove it")
     if options.from_reference:
         convert_reference(Path(options.from_reference), family, out)
+        return
+    if options.from_arrays:
+        convert_arrays(Path(options.from_arrays), family, out)
         return
     check_family(family)
     config = CollectConfig(options.episodes, options.levels, options.explorer, options.workers)
@@ -337,13 +351,28 @@ def _tasks(argv: list[str]) -> None:
         s = f.spec
         rows.append(
             (name, s.n_agents, s.observation_size, s.n_actions, s.max_steps,
-             f"{s.return_min:g} to {s.return_max:g}", len(f.training), len(f.held_out),
+             "from the data" if s.return_max is None else f"{s.return_min:g} to {s.return_max:g}",
+             len(f.training), len(f.held_out),
              f.description)
         )  # fmt: skip
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(head))]
     for row in rows:
         cells = (str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
+
+
+def _check(argv: list[str]) -> None:
+    parser = _parser(
+        "check", "Does a task family keep its contract? Exit code 1 where it does not."
+    )
+    parser.add_argument("family", type=str, help="task family, or MODULE:ATTRIBUTE")
+    options = parser.parse_args(argv)
+
+    from maicc.check import check_contract, report
+    from maicc.envs import get_family
+
+    if not report(check_contract(get_family(options.family))):
+        sys.exit(1)
 
 
 def _doctor(argv: list[str]) -> None:
@@ -365,5 +394,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "credit": _credit,
     "report": _report,
     "tasks": _tasks,
+    "check": _check,
     "doctor": _doctor,
 }

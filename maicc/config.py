@@ -85,7 +85,7 @@ class EmbeddingConfig:
 
 @dataclass
 class DecisionConfig:
-    """The decision transformer (METHOD.md, sections 6 and 12).
+    """The decision transformer (METHOD.md, section 6).
 
     Args:
         width: Width of the model.
@@ -138,7 +138,8 @@ class EmbeddingFit:
         optimiser: AdamW and its schedule.
         batch_size: Episodes per step, all of one task.
         window: Steps of each episode that are shown, from a random one on; 0 shows all.
-        tokens: Most tokens of the teacher per step: larger teams get smaller batches; 0 is any.
+        tokens: Most tokens of the teacher per step, but at least one episode: larger teams get
+            smaller batches; 0 is any.
         steps: Gradient steps.
     """
 

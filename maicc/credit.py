@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from maicc.collect import play
+from maicc.behaviour import play
 from maicc.config import EmbeddingConfig
 from maicc.dataset import EpisodeFile, concatenate
 from maicc.embedding import EmbeddingModule
@@ -36,7 +36,8 @@ def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
     """
     dataset = EpisodeFile(files.episodes)
     family = get_family(dataset.spec.family)
-    net = load_module(files.embedding, EmbeddingModule, EmbeddingConfig, family.spec).net
+    spec = dataset.require(family.spec)
+    net = load_module(files.embedding, EmbeddingModule, EmbeddingConfig, spec).net
     if not any(b.name == "expert" for b in dataset.behaviours):
         raise UserError(f"{files.episodes} was not made by `maicc collect`: no expert to play")
     played = concatenate(
@@ -51,7 +52,7 @@ def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
     there = played.agent_mask[:, None]  # (B, 1, N)
     if np.ptp(np.where(there, true, true[:, :, :1]), axis=2).max() == 0:
         raise UserError(f"{family.name} pays all agents alike: there is no credit to compare with")
-    batch = team_batch(played, family.spec.return_max)
+    batch = team_batch(played, dataset.spec.return_max)
     with torch.no_grad():
         keys = net.keys(batch.slices())
     predicted = keys.individual_reward.numpy().reshape(*true.swapaxes(1, 2).shape).swapaxes(1, 2)

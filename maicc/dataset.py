@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,14 +168,21 @@ class EpisodeFile:
     def __len__(self) -> int:
         return int(self._header["shapes"]["length"][0])
 
-    def require(self, spec: Spec) -> None:
-        """Refuses a dataset that was made for another family or another size."""
-        if self.spec != spec:
-            ours, theirs = asdict(spec), asdict(self.spec)
+    def require(self, spec: Spec) -> Spec:
+        """The dataset's spec; bounds of the return may be known from the data alone.
+
+        Raises:
+            UserError: it was made for another family or another size.
+        """
+        bounds = {"return_min": self.spec.return_min, "return_max": self.spec.return_max}
+        known = spec if spec.return_max is not None else replace(spec, **bounds)
+        if self.spec != known:
+            ours, theirs = asdict(known), asdict(self.spec)
             differ = ", ".join(
                 f"{k} {theirs[k]} instead of {v}" for k, v in ours.items() if theirs[k] != v
             )
             raise UserError(f"{self.path}: made for another family or size: {differ}")
+        return self.spec
 
     def read(self, index: Any = slice(None)) -> EpisodeBatch:
         """The episodes at `index` (a slice or sorted integers), checked."""
@@ -231,3 +238,20 @@ def check_episodes(
     refuse("behaviour", unknown, "unknown behaviour")
     padded = np.arange(T) >= arrays["length"][:, None]
     refuse("rewards", padded & (arrays["rewards"] != 0), "a reward after the last step")
+
+
+def known_spec(spec: Spec, path: str | Path) -> Spec:
+    """The spec with return bounds, from the dataset at `path` where the family gives none.
+
+    Raises:
+        UserError: neither says.
+    """
+    if spec.return_max is not None:
+        return spec
+    dataset = EpisodeFile(path)
+    if not dataset.path.exists():
+        raise UserError(
+            f"{spec.family} gives no return_bounds; make the dataset first, which tells them: "
+            f"maicc collect {spec.family} --out {path}"
+        )
+    return dataset.require(spec)

@@ -1,7 +1,7 @@
 """The decision transformer: retrieved trajectories and the current one give the next action.
 
-METHOD.md, section 6 (four tokens per step, contexts concatenated) and section 12 (one fused token
-per step, each context encoded on its own).
+METHOD.md, section 6: four tokens per step and contexts concatenated, as in the paper, or one fused
+token per step and each context encoded on its own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DecisionTransformer(nn.Module):
         self.encoders = TokenEncoders(spec, config.width, config.encoder)
         self.role = table(2, config.width)  # 0 context, 1 current
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
-        self.head = ActionHead(spec, config.width, self.encoders.observation)
+        self.head = ActionHead(spec, config.width, config.encoder)
 
     def forward(self, current: Trajectories, contexts: Trajectories) -> Tensor:
         """current (Q, T, ...), contexts (Q, K, T', ...) -> logits (Q, T, A)."""

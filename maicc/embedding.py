@@ -179,12 +179,11 @@ class Embedding(nn.Module):
         width = config.width
         self.config = config
         self.encoders = TokenEncoders(spec, width, config.encoder, return_to_go=config.return_to_go)
-        reader = self.encoders.observation
         self.student = Student(config)
         self.teacher = Teacher(spec, config) if config.teacher else None
-        self.action_head = ActionHead(spec, width, reader)
+        self.action_head = ActionHead(spec, width, config.encoder)
         self.reward_head = nn.Linear(width, 1)
-        self.dynamics_head = DynamicsHead(spec, width, reader)
+        self.dynamics_head = DynamicsHead(spec, width, config.encoder)
         self.credit_head = None
         if config.credit == "local":
             self.credit_head = nn.Sequential(
@@ -210,7 +209,10 @@ class Embedding(nn.Module):
             each = self.individual_reward(own.action, slices)
             each = rearrange(each, "(b n) t -> b t n", n=N)
             team = (each * batch.agent_mask[:, None]).sum(2)
-            credit = masked_mean((batch.rewards - team) ** 2, batch.step_mask)
+            error = (batch.rewards - team) * self.encoders.scale
+            # what followed the last step of a window is not known
+            followed = F.pad(batch.step_mask[:, 1:], (0, 1)) | batch.done.bool()
+            credit = masked_mean(error**2, batch.step_mask & followed)
         return EmbeddingLosses(*self._predictions(batch, predicting), distillation, credit)
 
     def total(self, losses: EmbeddingLosses) -> Tensor:
@@ -237,6 +239,7 @@ class Embedding(nn.Module):
         """Action, reward and dynamics losses, from the teacher's or (MAICC-S) the student's z."""
         T, N = batch.actions.shape[1:]
         real, each_real = batch.step_mask, agents_steps(batch)
+        rewards = batch.rewards * self.encoders.scale
         now, after = batch.observations[:, :T], batch.observations[:, 1:]
         reader = self.encoders.observation
         logits = self.action_head(z.observation, now, reader)
@@ -246,9 +249,9 @@ class Embedding(nn.Module):
         predicted = self.reward_head(z.action).squeeze(-1)  # (B, T, N)
         if self.teacher is not None:
             predicted = (predicted * batch.agent_mask[:, None]).sum(2)
-            reward = masked_mean((batch.rewards - predicted) ** 2, real)
+            reward = masked_mean((rewards - predicted) ** 2, real)
         else:  # without the team's view each agent regresses the whole team reward
-            reward = masked_mean((batch.rewards.unsqueeze(2) - predicted) ** 2, each_real)
+            reward = masked_mean((rewards.unsqueeze(2) - predicted) ** 2, each_real)
 
         outcome = z.outcome if z.outcome.ndim == 4 else repeat(z.outcome, "b t d -> b t n d", n=N)
         dynamics = self.dynamics_head(outcome, reader(now), now, after)
@@ -261,10 +264,11 @@ class Embedding(nn.Module):
         the team reward: all of it is the agent's own information, and none tells the others' share.
         """
         if self.credit_head is None:
-            return self.reward_head(z_action).squeeze(-1)
+            return self.reward_head(z_action).squeeze(-1) / self.encoders.scale
         seen = self.encoders.observation(slices.observations[:, 1:])
         seen = F.pad(seen * slices.step_mask[:, 1:, None], (0, 0, 0, 1))
-        return self.credit_head(torch.cat([z_action, seen], -1)).squeeze(-1)
+        predicted = self.credit_head(torch.cat([z_action, seen], -1)).squeeze(-1)
+        return predicted / self.encoders.scale
 
     @torch.no_grad()
     def keys(self, slices: Trajectories) -> Keys:
@@ -292,6 +296,8 @@ class RunningPrefix:
         self.embedding = embedding
         self.past: KeyValues | None = None
         self.step = 0
+        self._observations: Tensor | None = None  # of the running step
+        self._before: Tensor | None = None  # action and outcome of the step before
 
     @torch.no_grad()
     def query(self, observations: Tensor, return_to_go: Tensor) -> Tensor:

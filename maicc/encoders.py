@@ -56,7 +56,7 @@ def take_apart(layout: ObsLayout, observations: Tensor) -> Entities:
 
 
 def present(entities: Tensor) -> Tensor:
-    """(..., A, F) -> (..., A) bool."""
+    """Who is seen: (..., A, F) -> (..., A) bool."""
     return (entities != 0).any(-1)
 
 
@@ -94,6 +94,8 @@ class EntityObservation(nn.Module):
 
     def target(self, actions: Tensor, observations: Tensor) -> Tensor:
         """The enemy that an attack (...,) is aimed at, (..., HIDDEN); zero for other actions."""
+        if not self.layout.enemies[1]:
+            return observations.new_zeros(*actions.shape, HIDDEN)
         enemies = take_apart(self.layout, observations).enemies
         aim = actions - self.layout.attack
         at = aim.clamp(min=0)[..., None, None].expand(*aim.shape, 1, enemies.shape[-1])
@@ -113,21 +115,21 @@ def observation_encoder(spec: Spec, width: int, encoder: str) -> nn.Module:
 
 
 class ActionHead(nn.Module):
-    """Scores of all actions; with entities, of an attack by whom it is aimed at.
+    """Scores of all actions; with entities, of an attack against the enemy it is aimed at."""
 
-    Args:
-        reader: The encoder that reads the observations.
-    """
-
-    def __init__(self, spec: Spec, width: int, reader: nn.Module) -> None:
+    def __init__(self, spec: Spec, width: int, encoder: str) -> None:
         super().__init__()
-        self.entities = isinstance(reader, EntityObservation)
+        self.entities = encoder == "entities"
         self.plain = nn.Linear(width, spec.layout.attack if self.entities else spec.n_actions)
         if self.entities:
             self.aim = nn.Linear(width, HIDDEN)
 
     def forward(self, z: Tensor, observations: Tensor, reader: nn.Module) -> Tensor:
-        """z (..., D) of agents that see `observations` (..., O) -> logits (..., A)."""
+        """z (..., D) of agents that see `observations` (..., O) -> logits (..., A).
+
+        Args:
+            reader: The encoder of those observations.
+        """
         logits = self.plain(z)
         if not self.entities:
             return logits
@@ -138,15 +140,14 @@ class ActionHead(nn.Module):
 class DynamicsHead(nn.Module):
     """Gaussian prediction of the next observation (METHOD.md, section 3)."""
 
-    def __init__(self, spec: Spec, width: int, reader: nn.Module) -> None:
+    def __init__(self, spec: Spec, width: int, encoder: str) -> None:
         super().__init__()
-        self.entities = isinstance(reader, EntityObservation)
-        self.layout = spec.layout
+        self.entities, self.layout = encoder == "entities", spec.layout
         self.shared = nn.Linear(2 * width, width)
         if not self.entities:
             self.own = nn.Linear(width, 2 * spec.observation_size)
             return
-        layout = spec.layout
+        layout = self.layout
         self.own = nn.Linear(width, 2 * layout.own[1])
         self.ally, self.enemy = (nn.Linear(g[2], width) for g in (layout.allies, layout.enemies))
         self.next_ally = nn.Linear(width, 2 * layout.allies[2])
@@ -163,10 +164,10 @@ class DynamicsHead(nn.Module):
         """
         shared = self.shared(torch.cat([outcome, here], -1))
         if not self.entities:
-            return _unlikelihood(self.own(F.relu(shared)), after).mean(-1)
+            return _negative_log_likelihood(self.own(F.relu(shared)), after).mean(-1)
         layout = self.layout
         before, then = take_apart(layout, now), take_apart(layout, after)
-        total = _unlikelihood(self.own(F.relu(shared)), then.own).sum(-1)
+        total = _negative_log_likelihood(self.own(F.relu(shared)), then.own).sum(-1)
         count = layout.own[1]
         for group, read, predict in (
             ("allies", self.ally, self.next_ally),
@@ -175,12 +176,12 @@ class DynamicsHead(nn.Module):
             old, new = getattr(before, group), getattr(then, group)
             each = predict(F.relu(shared.unsqueeze(-2) + read(old)))
             there = present(old) | present(new)
-            total = total + (_unlikelihood(each, new).sum(-1) * there).sum(-1)
+            total = total + (_negative_log_likelihood(each, new).sum(-1) * there).sum(-1)
             count = count + there.sum(-1) * new.shape[-1]
         return total / count
 
 
-def _unlikelihood(predicted: Tensor, value: Tensor) -> Tensor:
+def _negative_log_likelihood(predicted: Tensor, value: Tensor) -> Tensor:
     """Gaussian negative log-likelihood of each number, up to a constant."""
     mean, log_variance = predicted.chunk(2, -1)
     log_variance = log_variance.clamp(-2.0, 0.0)

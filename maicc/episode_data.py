@@ -11,7 +11,7 @@ import torch
 
 from maicc.collect import collect
 from maicc.config import CollectConfig
-from maicc.dataset import EpisodeFile
+from maicc.dataset import EpisodeFile, known_spec
 from maicc.embedding import TeamBatch
 from maicc.envs import get_family
 from maicc.fitting import endless_loader
@@ -37,7 +37,7 @@ def team_batch(episodes: EpisodeBatch, return_max: float) -> TeamBatch:
 
 
 class EpisodeData(L.LightningDataModule):
-    """Batches of episodes, each of one task drawn at random.
+    """Batches of episodes, each batch of one task drawn at random.
 
     Args:
         family: Task family; `maicc tasks` lists them.
@@ -45,7 +45,8 @@ class EpisodeData(L.LightningDataModule):
         batch_size: Episodes per batch.
         seed: Seed of the batches.
         window: Steps of each episode that are shown, from a random one on; 0 shows all.
-        tokens: Most tokens of the teacher in a batch: larger teams get smaller batches; 0 is any.
+        tokens: Most tokens in a batch, 2 for each agent and one more in every step, but at least
+            one episode: larger teams get smaller batches; 0 is any.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class EpisodeData(L.LightningDataModule):
         self.family, self.path = get_family(family), Path(path)
         self.batch_size, self.seed = batch_size, seed
         self.window, self.tokens = window, tokens
-        self.spec = self.family.spec
+        self.spec = known_spec(self.family.spec, self.path)
 
     def prepare_data(self) -> None:
         if not self.path.exists():
@@ -92,8 +93,8 @@ class EpisodeData(L.LightningDataModule):
         return max(min(self.batch_size, self.tokens // ((2 * team + 1) * steps)), 1)
 
     def _starts(self, batch: TeamBatch, rng: np.random.Generator) -> torch.Tensor:
-        """Windows hang over the beginning as often as over any other step, and are moved in: the
-        first steps, which every prefix holds, are shown most."""
+        """Drawn from -(window - 1) on and moved up to 0: the start, which every prefix holds, is
+        shown most, with probability window / (last + window)."""
         last = (batch.step_mask.sum(1) - self.window).clamp(min=0).numpy()
         drawn = np.floor(rng.random(len(last)) * (last + self.window)) - self.window + 1
         return torch.from_numpy(drawn.clip(0, last).astype(np.int64))

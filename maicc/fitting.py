@@ -93,7 +93,10 @@ def load_module(
     if spec is not None and found != spec:
         raise UserError(f"{path}: trained for {found}, expected {spec}; train one for this family")
     loaded = module(found, config(**header["network"]))
-    loaded.load_state_dict(checkpoint["state_dict"])
+    try:
+        loaded.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError:
+        raise UserError(f"{path}: made by another version of maicc; train it again") from None
     return loaded.eval().requires_grad_(False)
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from maicc.arrays import behaviours_of
 from maicc.dataset import write_episodes
 from maicc.envs import TaskFamily
 from maicc.returns import COMPLETION_MARGIN
-from maicc.types import Behaviour, EpisodeBatch, UserError
+from maicc.types import EpisodeBatch, UserError
 
 FIELDS = ("actions", "avail_actions", "obs", "reward", "terminated", "filled")
 
@@ -88,15 +89,11 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
         terminated=~truncated,
         truncated=truncated,
         task=task,
-        behaviour=_quintiles(returns, task),
+        behaviour=np.zeros(E, np.int64),
         seed=np.full(E, -1),
     )
-    scale = s.return_max - s.return_min
-    behaviours = []
-    for level in range(5):
-        mine = returns[episodes.behaviour == level]
-        reached = float((mine.mean() - s.return_min) / scale) if len(mine) else 0.0
-        behaviours.append(Behaviour(f"quintile {level + 1}", -1.0, reached, reached))
+    number, behaviours = behaviours_of(episodes, s)
+    episodes.behaviour[:] = number
     write_episodes(out, episodes, s, family.training_tasks, behaviours)
     print(f"{out}: {E} episodes of {len(family.training)} tasks from {source}")
 
@@ -114,12 +111,3 @@ def _read(source: Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"{source}: not a readable HDF5 file, perhaps cut short ({error})"
         ) from None
-
-
-def _quintiles(returns: np.ndarray, task: np.ndarray) -> np.ndarray:
-    level = np.zeros(len(returns), np.int64)
-    for t in np.unique(task):
-        mine = np.flatnonzero(task == t)
-        rank = returns[mine].argsort(kind="stable").argsort()
-        level[mine] = rank * 5 // len(mine)
-    return level

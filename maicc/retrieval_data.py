@@ -15,7 +15,7 @@ import torch
 
 from maicc.collect import collect
 from maicc.config import CollectConfig, EmbeddingConfig, RetrievalConfig
-from maicc.dataset import EpisodeFile, Slices, slices
+from maicc.dataset import EpisodeFile, Slices, known_spec, slices
 from maicc.decision import DecisionBatch
 from maicc.embedding import EmbeddingModule
 from maicc.envs import get_family
@@ -60,7 +60,7 @@ class RetrievalData(L.LightningDataModule):
         super().__init__()
         self.family, self.path, self.embedding = get_family(family), Path(path), Path(embedding)
         self.k, self.batch_size, self.seed, self.retrieval = k, batch_size, seed, retrieval
-        self.spec = self.family.spec
+        self.spec = known_spec(self.family.spec, self.path)
 
     def prepare_data(self) -> None:
         if not self.path.exists():

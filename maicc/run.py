@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from maicc.behaviour import behaviour_count
 from maicc.collect import check_family, check_settings, collect
 from maicc.config import DecisionFit, RunConfig, check_choices, check_encoder
 from maicc.envs import TaskFamily, get_family
@@ -28,6 +29,7 @@ def run(config: RunConfig, out: Path) -> None:
     """
     family = get_family(config.family)
     check(config, family)
+    check_family(family)
     _same_configuration(config, out / "config.json")
 
     stages = Stages(out / "stages.json")
@@ -57,7 +59,7 @@ def check(config: RunConfig, family: TaskFamily) -> None:
         resolve_device(config.device)
     empty_index(config.embedding.model.width, config.decision.retrieval.index)
     k, c, memory = config.decision.model.k, config.collect, config.adapt.memory
-    stored = len(family.training) * c.episodes * (len(c.levels) + c.explorer)
+    stored = len(family.training) * c.episodes * behaviour_count(family, c)
     inf = float("inf")
     for name, value, low, high in (
         ("seed", config.seed, 0, inf),
@@ -97,7 +99,6 @@ def check(config: RunConfig, family: TaskFamily) -> None:
                 f"{name}.model.width={model.width} must be a multiple of heads={model.heads}"
             )
     check_settings(family, config.collect)
-    check_family(family)
 
 
 def _same_configuration(config: RunConfig, path: Path) -> None:

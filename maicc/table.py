@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from maicc.envs import TaskFamily
 from maicc.returns import COMPLETION_MARGIN
 from maicc.stats import bootstrap_ci95, episodes_to, iqm, mean_ci95, regret
 from maicc.types import Task
@@ -16,18 +15,19 @@ SCHEMA = 1
 
 
 def make_table(
-    family: TaskFamily,
+    family: str,
     seeds: Sequence[int],
     tasks: Sequence[Task],
     results: Mapping[str, Sequence[Mapping[str, Any]]],
+    return_max: float,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The table, and the returns (runs, episodes) of each variant.
 
     Args:
-        family: Knows the maximum.
         seeds: Of the models.
         tasks: Of every unit.
         results: Of each variant, one for each finished seed; variants without any are left out.
+        return_max: Highest possible return.
     """
     rows: list[dict[str, Any]] = []
     curves: dict[str, np.ndarray] = {}
@@ -37,12 +37,12 @@ def make_table(
         runs = [run for result in mine for run in result["runs"]]
         returns = np.array([run["returns"] for run in runs])
         strata = np.array([run["task"]["name"] for run in runs])
-        rows.append({"variant": variant, **table_row(returns, strata, family.spec.return_max)})
+        rows.append({"variant": variant, **table_row(returns, strata, return_max)})
         curves[variant] = returns
     return {
         "schema": SCHEMA,
-        "family": family.name,
-        "return_max": family.spec.return_max,
+        "family": family,
+        "return_max": return_max,
         "seeds": list(seeds),
         "tasks": [task.name for task in tasks],
         "rows": rows,

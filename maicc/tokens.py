@@ -17,13 +17,15 @@ RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME = range(4)  # the order inside a step
 class TokenEncoders(nn.Module):
     """One encoder per kind of token, and the embedding of the step number.
 
-    METHOD.md, section 2: actions by a table, outcome and return-to-go by a linear layer.
+    METHOD.md, section 2: actions by a table, outcome and return-to-go by a linear layer. Rewards
+    and returns are read on a scale on which the family's returns span 2.
     """
 
     def __init__(
         self, spec: Spec, width: int, encoder: str = "flat", *, return_to_go: bool = True
     ) -> None:
         super().__init__()
+        self.scale = 2.0 / (spec.return_max - spec.return_min)
         self.observation = observation_encoder(spec, width, encoder)
         self.target = None
         if isinstance(self.observation, EntityObservation):
@@ -48,12 +50,12 @@ class TokenEncoders(nn.Module):
 
     def encode_outcome(self, rewards: Tensor, done: Tensor, completed: Tensor) -> Tensor:
         """(...,) each -> (..., D)."""
-        return self.outcome(torch.stack([rewards, done, completed], -1))
+        return self.outcome(torch.stack([rewards * self.scale, done, completed], -1))
 
     def encode_return_to_go(self, return_to_go: Tensor) -> Tensor:
         """(...,) -> (..., D)."""
         assert self.return_to_go is not None
-        return self.return_to_go(return_to_go.unsqueeze(-1))
+        return self.return_to_go((return_to_go * self.scale).unsqueeze(-1))
 
 
 def table(entries: int, width: int) -> nn.Embedding:

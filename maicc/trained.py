@@ -30,8 +30,7 @@ class TrainedModels:
     ) -> None:
         self.device = resolve_device(device)
         dataset = EpisodeFile(files.episodes)
-        self.spec = spec or dataset.spec
-        dataset.require(self.spec)
+        self.spec = dataset.require(spec or dataset.spec)
         self.embedding = load_module(
             files.embedding, EmbeddingModule, EmbeddingConfig, self.spec
         ).net

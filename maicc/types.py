@@ -60,8 +60,8 @@ class Spec:
     observation_size: int
     n_actions: int
     max_steps: int
-    return_min: float
-    return_max: float
+    return_min: float | None  # None until a dataset tells
+    return_max: float | None
     layout: ObsLayout | None = None
 
     @classmethod

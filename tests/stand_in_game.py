@@ -28,7 +28,8 @@ class Game:
     """Process and controller in one.
 
     Args:
-        dies: Steps of the battle after which the connection breaks, once for each entry.
+        dies: For each death: the step of the battle, or -1 for the setting up, at which the
+            connection breaks.
     """
 
     launched = closed = 0
@@ -102,7 +103,7 @@ class Game:
         if count < 8:
             return  # setting up, not the battle
         self.steps += 1
-        if self.dies and self.steps >= self.dies[0]:
+        if self.dies and self.steps >= self.dies[0] >= 0:
             self.dies.pop(0)
             raise protocol.ConnectionError("the stand-in breaks off")
         for enemy in [u for u in self.units.values() if u.owner == 2]:
@@ -118,6 +119,9 @@ class Game:
                 enemy.pos.y += (near.pos.y - enemy.pos.y) / away(near)
 
     def observe(self):
+        if self.dies and self.dies[0] < 0:
+            self.dies.pop(0)
+            raise protocol.ConnectionError("the stand-in breaks off")
         seen = sc2api_pb2.ResponseObservation()
         seen.observation.raw_data.units.extend(copy.deepcopy(list(self.units.values())))
         return seen

@@ -62,10 +62,11 @@ def test_behaviours_play_the_same_tasks(finished):
     best = shown["behaviour: expert, aim 100%"]
     assert (best["runs"], best["episodes"], best["last10"], best["solved_last10"]) == (2, 20, 2, 1)
     assert shown["behaviour: expert, aim 0%"]["last10"] < 1
-    for path in out.rglob("behaviour-*.json"):
-        runs = json.loads(path.read_text())["runs"]
-        assert [run["task"]["name"] for run in runs] == table["tasks"]
-        path.unlink()
+    path = out / "results" / "behaviours.json"
+    rows = json.loads(path.read_text())["rows"]
+    for row in rows.values():
+        assert [run["task"]["name"] for run in row["runs"]] == table["tasks"]
+    path.unlink()
 
 
 def test_frozen_tasks():

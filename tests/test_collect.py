@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from maicc import collect as module
-from maicc.collect import calibrate, collect, play, share_of_maximum
+from maicc.behaviour import calibrate, play, share_of_maximum
+from maicc.collect import collect
 from maicc.config import CollectConfig
 from maicc.dataset import EpisodeFile
 from maicc.envs import get_family

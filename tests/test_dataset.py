@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from maicc.collect import play
+from maicc.behaviour import play
 from maicc.dataset import FIELDS, EpisodeFile, concatenate, slices, write_episodes
 from maicc.envs import get_family
 from maicc.types import Behaviour, UserError

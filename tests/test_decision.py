@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maicc.collect import play
+from maicc.behaviour import play
 from maicc.config import DecisionConfig
 from maicc.decision import DecisionBatch, DecisionTransformer
 from maicc.envs import get_family

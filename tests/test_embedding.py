@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maicc.collect import play
+from maicc.behaviour import play
 from maicc.config import EmbeddingConfig
 from maicc.embedding import Embedding, RunningPrefix, TeamBatch, masked_mean
 from maicc.envs import get_family
@@ -246,6 +246,28 @@ def test_a_window_from_the_start_is_the_episode_and_a_later_one_knows_its_place(
     assert torch.equal(later.actions, batch.actions[:, 4:9])
     assert torch.equal(later.observations, batch.observations[:, 4:10])
     assert torch.equal(later.first, start + 4)
-    moved = later._replace(first=start)
-    here, there = (model.losses(b).action for b in (later, moved))
-    assert not torch.allclose(here, there, atol=1e-6)
+    # each episode has its own place, and both teacher and student know it
+    places = torch.tensor([0, 1, 2, 3, 4, 5])
+    spread, swapped = (
+        batch.window(places, 5),
+        batch.window(places, 5)._replace(first=places.flip(0)),
+    )
+    for name in ("action", "credit"):
+        here, there = (getattr(model.losses(b), name) for b in (spread, swapped))
+        assert not torch.allclose(here, there, atol=1e-6), name
+    agents = spread.slices()
+    own = model.student(model.encoders, agents, places.repeat_interleave(3)).observation
+    alone = model.student(model.encoders, agents.take(slice(9, 12)), places[[3, 3, 3]]).observation
+    assert torch.allclose(own[9:12], alone, atol=1e-5)
+
+
+def test_credit_of_a_windows_last_step_waits_for_what_followed(batch):
+    model = make()
+    window = batch.window(torch.zeros(6, dtype=torch.long), 5)
+    window = window._replace(done=torch.zeros_like(window.done))
+    paid = window._replace(rewards=window.rewards.clone())
+    paid.rewards[:, 4] += 1.0
+    assert torch.equal(model.losses(window).credit, model.losses(paid).credit)
+    over = paid._replace(done=paid.done.clone())
+    over.done[:, 4] = 1.0
+    assert model.losses(over).credit > model.losses(paid).credit

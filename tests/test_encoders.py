@@ -53,7 +53,7 @@ def test_order_does_not_matter_and_the_absent_change_nothing():
 
 def test_an_attack_goes_with_the_enemy_it_is_aimed_at():
     read, x, z = encoder(), observations(5), torch.randn(5, 8)
-    head = ActionHead(SPEC, 8, read)
+    head = ActionHead(SPEC, 8, "entities")
     logits, moved = head(z, x, read), head(z, swapped(x, 8, 10, 2), read)
     assert logits.shape == (5, 5)
     assert torch.allclose(moved, logits[:, [0, 1, 3, 2, 4]], atol=1e-6)
@@ -66,7 +66,7 @@ def test_an_attack_goes_with_the_enemy_it_is_aimed_at():
 def test_dynamics_count_only_those_who_are_or_were_seen():
     torch.manual_seed(0)
     read = encoder()
-    head = DynamicsHead(SPEC, 8, read)
+    head = DynamicsHead(SPEC, 8, "entities")
     now, after, outcome = observations(4), observations(4) + 0.5, torch.randn(4, 8)
     now[:, 8:], after[:, 8:14] = 0, 0  # no enemy, before or after
     loss = head(outcome, read(now), now, after)
@@ -106,3 +106,11 @@ def test_a_spec_survives_json():
     from dataclasses import asdict
 
     assert Spec.from_json(json.loads(json.dumps(asdict(SPEC)))) == SPEC
+
+
+def test_a_family_without_enemies():
+    spec = Spec("allies", 3, 7, 2, 6, 0.0, 1.0, ObsLayout((0, 3), (3, 2, 2), (7, 0, 1), 2))
+    read, x = observation_encoder(spec, 8, "entities"), torch.randn(4, 7)
+    assert read(x).shape == (4, 8)
+    assert (read.target(torch.zeros(4, dtype=torch.long), x) == 0).all()
+    assert ActionHead(spec, 8, "entities")(torch.randn(4, 8), x, read).shape == (4, 2)

@@ -35,7 +35,9 @@ def test_windows_hold_what_was_played_and_often_begin_at_the_start(tiny_run):
             full = next(whole.batches(step))  # the same episodes
             for b, first in enumerate(batch.first.tolist()):
                 n = int(batch.step_mask[b].sum())
-                assert torch.equal(batch.rewards[b, :n], full.rewards[b, first : first + n])
+                assert torch.equal(batch.actions[b, :n], full.actions[b, first : first + n])
+                shown = full.observations[b, first : first + n + 1]
+                assert torch.equal(batch.observations[b, : n + 1], shown)
     counts = np.bincount(starts)
     assert counts[0] > counts[1:].max()
     assert len(counts) > 5

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from maicc.collect import play
+from maicc.behaviour import play
 from maicc.dataset import EpisodeFile, concatenate
 from maicc.envs import get_family
 from maicc.reference import convert_reference

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from maicc.collect import play
+from maicc.behaviour import play
 from maicc.envs import get_family
 from maicc.envs.smac import ATTACK, LAYOUT, NO_OP, RACES, STOP, Smac, focus_fire
 from maicc.types import UserError
@@ -66,28 +66,66 @@ def test_a_battle_won_pays_twenty_whatever_was_drawn_before(game, race, vary):
     assert game.Game.closed == 1
 
 
-def test_observations_are_laid_out_for_all_sizes_and_races(game):
-    for race, others in (("zerg", {}), ("protoss", {"allies": 5, "enemies": 6})):
-        env = Smac(**{**FIXED, "race": race, "vary": True, **others})
-        seen, infos = env.reset(3)
-        units, inner = env.game.env.enemies, env.game.env
-        for i, agent in enumerate(env.possible_agents):
-            at, count, size = LAYOUT.enemies
-            foes = seen[agent][at : at + count * size].reshape(count, size)
-            assert not foes[env.parameters["enemies"] :].any()
-            mask = infos[agent]["action_mask"]
-            assert mask[ATTACK:].tolist() == [*foes[:, 0]]  # who can be shot, by its place
-            for j, unit in units.items():
-                if foes[j].any():
-                    assert foes[j, 4] == unit.health / unit.health_max
-                    assert foes[j, 5] == (1.0 if race == "protoss" else 0.0)
-                    kind = 6 + 3 * list(RACES).index(race) + inner.get_unit_type_id(unit, False)
-                    assert np.flatnonzero(foes[j, 6:]).tolist() == [kind - 6]
-            own = seen[agent][: LAYOUT.own[1]]
-            assert own[6:8] == pytest.approx(
-                [inner.agents[i].pos.x / 32, inner.agents[i].pos.y / 32]
-            )
+@pytest.mark.parametrize("race", RACES)
+def test_observations_show_all_who_are_in_sight_where_the_layout_says(game, race):
+    rng, checked = np.random.default_rng(0), 0
+    kind, shields = 3 * list(RACES).index(race), race == "protoss"
+    for seed, (allies, enemies) in ((3, (2, 3)), (4, (5, 6)), (5, (5, 5))):
+        env = Smac(**{**FIXED, "race": race, "vary": True, "allies": allies, "enemies": enemies})
+        seen, infos = env.reset(seed)
+        inner = env.game.env
+        while env.agents:
+            for i, agent in enumerate(env.possible_agents):
+                me, own = inner.agents[i], seen[agent][: LAYOUT.own[1]]
+                if me.health == 0:
+                    assert not seen[agent].any()
+                    continue
+                mask = infos[agent]["action_mask"]
+                assert own[:4].tolist() == mask[2:6].tolist()
+                assert own[4] == pytest.approx(me.health / me.health_max)
+                assert own[5] == pytest.approx(me.shield / me.shield_max if shields else 0)
+                assert own[6:8] == pytest.approx([me.pos.x / 32, me.pos.y / 32])
+                assert np.flatnonzero(own[8:]) == kind + inner.get_unit_type_id(me, True)
+                others = {j if j < i else j - 1: u for j, u in inner.agents.items() if j != i}
+                for group, units, ally in (
+                    (LAYOUT.allies, others, True),
+                    (LAYOUT.enemies, inner.enemies, False),
+                ):
+                    at, count, width = group
+                    rows = seen[agent][at : at + count * width].reshape(count, width)
+                    assert not rows[len(units) :].any()
+                    for j, unit in units.items():
+                        away = np.hypot(unit.pos.x - me.pos.x, unit.pos.y - me.pos.y)
+                        shown = unit.health > 0 and away < inner.unit_sight_range(i)
+                        assert rows[j].any() == shown
+                        if shown:
+                            assert rows[j, 4] == pytest.approx(unit.health / unit.health_max)
+                            expected = kind + inner.get_unit_type_id(unit, ally)
+                            assert np.flatnonzero(rows[j, 6:]) == expected
+                            checked += 1
+                    if not ally and inner.medivac_id != me.unit_type:
+                        assert mask[ATTACK:].tolist() == rows[:, 0].tolist()  # who can be shot
+            seen, _, _, _, infos = env.step(focus_fire(env, rng))
         env.close()
+    assert checked > 300
+
+
+def test_medivacs_heal_the_weakest_in_range(game):
+    env = Smac(**{**FIXED, "race": "terran", "vary": True, "allies": 8, "enemies": 8})
+    rng, healed = np.random.default_rng(0), 0
+    for seed in range(12):
+        env.reset(seed)
+        while env.agents:
+            inner, orders = env.game.env, focus_fire(env, rng)
+            for i, agent in enumerate(env.possible_agents):
+                aim = orders[agent] - ATTACK
+                if inner.agents[i].unit_type == inner.medivac_id and aim >= 0:
+                    legal = np.flatnonzero(inner.get_avail_agent_actions(i)[ATTACK:])
+                    healths = [inner.agents[int(j)].health for j in legal]
+                    assert inner.agents[aim].health == min(healths)
+                    healed += 1
+            env.step(orders)
+    assert healed > 5
 
 
 def test_seeds_draw_units_and_spawns_and_leave_pythons_generator_alone(game):
@@ -109,45 +147,63 @@ def test_seeds_draw_units_and_spawns_and_leave_pythons_generator_alone(game):
 
 
 def test_the_time_limit_truncates_and_the_dead_do_nothing(game):
-    env = Smac(**FIXED)
-    env.reset(0)
-    idle = dict.fromkeys(env.possible_agents, STOP)
-    while env.agents:
-        _, _, terminated, truncated, infos = env.step(idle)
-    assert not infos["ally_0"]["battle_won"]
-    assert all(terminated.values()) or all(truncated.values())
     alone = Smac(**{**FIXED, "allies": 1, "enemies": 8})
     alone.reset(0)
     while alone.agents:
-        _, _, terminated, _, infos = alone.step({"ally_0": STOP})
-    assert terminated["ally_0"]
+        _, _, terminated, truncated, infos = alone.step({"ally_0": STOP})
+    assert (terminated["ally_0"], truncated["ally_0"]) == (True, False)
+    assert not infos["ally_0"]["battle_won"]
     assert np.flatnonzero(infos["ally_0"]["action_mask"]).tolist() == [NO_OP]
     far = Smac(**{**FIXED, "vary": True})
     far.reset(0)
     for unit in list(far.game.env._controller.units.values()):
         unit.pos.x = 0.0 if unit.owner == 1 else 500.0
-    for _ in range(100):
+    for step in range(100):
+        assert far.agents, step
         _, _, terminated, truncated, _ = far.step(dict.fromkeys(far.possible_agents, STOP))
-    assert truncated["ally_0"]
-    assert not terminated["ally_0"]
+    assert (terminated["ally_0"], truncated["ally_0"], far.agents) == (False, True, [])
 
 
 def test_a_game_that_dies_costs_an_episode_and_then_is_an_error(game):
     env = Smac(**FIXED)
+    idle = dict.fromkeys(env.possible_agents, STOP)
     assert battle(env)[0] == pytest.approx(20.0, abs=1e-4)
     env.reset(0)
     game.dies.append(0)
-    _, rewards, terminated, truncated, infos = env.step(dict.fromkeys(env.possible_agents, STOP))
+    _, rewards, terminated, truncated, infos = env.step(idle)
     assert (sum(rewards.values()), truncated["ally_0"], terminated["ally_0"]) == (0, True, False)
     assert infos["ally_0"]["game_died"]
+    assert (game.Game.launched, game.Game.closed) == (1, 1)
     assert battle(env)[0] == pytest.approx(20.0, abs=1e-4)  # a fresh game
-    for _ in range(2):
-        env.reset(0)
-        game.dies.append(0)
-        if not env._died:
-            env.step(dict.fromkeys(env.possible_agents, STOP))
+    env.reset(0)
+    game.dies.append(0)
+    env.step(idle)
+    env.reset(0)
+    game.dies.append(0)
     with pytest.raises(UserError, match="broke off in two episodes running"):
-        env.step(dict.fromkeys(env.possible_agents, STOP))
+        env.step(idle)
+    assert game.Game.launched == game.Game.closed == 3
+
+
+def test_a_game_that_dies_while_a_battle_is_set_up_is_started_again(game):
+    env = Smac(**FIXED)
+    game.dies.append(-1)
+    assert battle(env)[0] == pytest.approx(20.0, abs=1e-4)
+    for _ in range(3):
+        env.reset(0)  # without an end in between
+    assert (game.Game.launched, game.Game.closed) == (2, 1)
+    game.dies += [-1, -1]
+    with pytest.raises(UserError, match="can't be started"):
+        env.reset(0)
+    assert game.Game.launched == game.Game.closed
+
+
+def test_a_dataset_holds_no_episode_that_broke_off(game):
+    family = get_family("smac_protoss")
+    game.dies.append(3)
+    episodes = play(family, family.training_tasks[0], 0.0, [(1, e) for e in range(2)])
+    assert episodes.rewards.sum(1) == pytest.approx([20.0] * 2, abs=1e-3)
+    assert episodes.terminated.all()
 
 
 def test_a_game_that_does_not_start_is_tried_twice(game, monkeypatch):

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
 
 import numpy as np
 import pytest
+import torch
 
-from maicc.collect import play
+from maicc.behaviour import play
 from maicc.config import DecisionConfig, EmbeddingConfig, MemoryConfig
 from maicc.dataset import EpisodeFile, concatenate, slices, write_episodes
 from maicc.decision import DecisionTransformer
@@ -19,8 +21,9 @@ from maicc.types import Behaviour, Task, UserError
 
 pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
 
+from maicc.encoders import present, take_apart
 from maicc.envs import smax
-from maicc.envs.smax import MAX_STEPS, MOST, RACES, STOP, Smax, SmaxBatch
+from maicc.envs.smax import LAYOUT, MAX_STEPS, MOST, RACES, STOP, Smax, SmaxBatch
 
 PROTOSS, ALL = get_family("smax_protoss"), get_family("smax_all")
 FIXED = {"race": "terran", "allies": 3, "enemies": 3, "seed": 7, "vary": False}
@@ -66,6 +69,26 @@ def test_units_that_a_task_does_not_have_are_dead_and_unseen():
     allies = now.observations[0, 0, : 11 * 13].reshape(11, 13)
     assert (allies[1:] == 0).all()
     assert (allies[0] != 0).any()
+
+
+def test_the_layout_says_who_is_where():
+    games, rng = batch({"allies": 5, "enemies": 6}, {}, {"allies": 12}), np.random.default_rng(0)
+    now, attacks, strongest = games.reset([0, 1, 2]), 0, defaultdict(set)
+    while not now.done.all():
+        seen = take_apart(LAYOUT, torch.from_numpy(now.observations))
+        enemies = present(seen.enemies).numpy()
+        legal = now.action_mask[..., LAYOUT.attack :] & ~now.done[:, None, None]
+        assert enemies[legal].all()  # whoever can be shot is seen
+        attacks += int(legal.sum())
+        for b, i, j in np.argwhere(enemies)[:20]:
+            most = 1e-6 + games.known["health"][b, MOST + j] / seen.enemies[b, i, j, 0].item()
+            strongest[games.known["kind"][b, MOST + j]].add(round(most))
+        mates = present(seen.allies).numpy()
+        assert not mates[0, :, 4:].any()  # a team of five has four others
+        assert present(seen.own.unsqueeze(-2))[now.action_mask[..., :STOP].any(-1)].all()
+        now = games.step((rng.random(now.action_mask.shape) * now.action_mask).argmax(-1))
+    assert attacks > 50
+    assert all(len(full) == 1 for full in strongest.values())  # health is a share of one number
 
 
 def test_rewards_ends_and_the_dead():

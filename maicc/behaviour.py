@@ -1,0 +1,225 @@
+"""Behaviour policies: who plays the episodes of a dataset, how well, and at what rate at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+
+import numpy as np
+
+from maicc.config import CollectConfig
+from maicc.dataset import concatenate
+from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env
+from maicc.types import Behaviour, EpisodeBatch, Task
+
+_TRIAL_EPISODES = 16  # per task and trial
+CALIBRATION_TRIALS = 8
+
+# of one environment: its row, what it showed, its random numbers -> each agent's action
+Chooser = Callable[[int, BatchStep, np.random.Generator], Mapping[str, int]]
+
+
+def play(
+    family: TaskFamily,
+    task: Task,
+    rate: float,
+    seeds: Sequence[Sequence[int]],
+    policy: str = "expert",
+) -> EpisodeBatch:
+    """One episode per seed, in lock step; each agent acts at random at `rate`, else as `policy`.
+
+    Every episode's randomness comes from its own seed alone. `task` and `behaviour` are 0 in what
+    is returned.
+
+    Args:
+        policy: `expert`, the family's expert or its only behaviour; `policy0`, `policy1`, ..., its
+            behaviours; `explorer`, which starts every episode knowing nothing; `random`.
+    """
+    size = min(len(seeds), family.at_once or len(seeds))
+    env = batch_env(family, [task] * size)
+    try:
+        parts = []
+        for start in range(0, len(seeds), size):
+            chunk = list(seeds[start : start + size])
+            chunk += [chunk[-1]] * (size - len(chunk))  # the last one is filled up
+            part = _play(family, env, rate, chunk, _chooser(family, policy, env))
+            while env.died.any():  # twice running is an error of the environment's
+                part = _play(family, env, rate, chunk, _chooser(family, policy, env))
+            parts.append(part)
+    finally:
+        env.close()
+    played = concatenate(parts)
+    return EpisodeBatch(**{f.name: getattr(played, f.name)[: len(seeds)] for f in fields(played)})
+
+
+def _chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
+    roster = env.rosters[0]  # one task, one team
+    if policy == "random":
+        return lambda b, now, rng: dict.fromkeys(roster, 0)
+    if policy == "explorer":
+        teams = [[family.explorer() for _ in roster] for _ in env.envs]
+
+        def explore(b: int, now: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
+            seen = zip(roster, teams[b], now.observations[b], now.action_mask[b], strict=False)
+            return {agent: mind.act(o, mask, rng) for agent, mind, o, mask in seen}
+
+        return explore
+    if policy == "expert" and family.expert is not None:
+        return lambda b, now, rng: family.expert(env.envs[b], rng)
+    act = family.policies[0 if policy == "expert" else int(policy.removeprefix("policy"))]
+
+    def behave(b: int, now: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
+        seen = zip(roster, now.observations[b], now.action_mask[b], strict=False)
+        return {agent: int(act(o, mask, agent, rng)) for agent, o, mask in seen}
+
+    return behave
+
+
+def _play(
+    family: TaskFamily,
+    env: BatchEnv,
+    rate: float,
+    seeds: Sequence[Sequence[int]],
+    choose: Chooser,
+) -> EpisodeBatch:
+    """One episode per environment of one task."""
+    B, T, N = len(seeds), family.max_steps, family.spec.n_agents
+    draws = np.stack([np.random.default_rng([*s, 0]).random((T, N, 2)) for s in seeds])
+    rngs = [np.random.default_rng([*s, 1]) for s in seeds]
+    resets = [int(rng.integers(2**31)) for rng in rngs]
+    roster = env.rosters[0]
+    now = env.reset(resets)
+    episodes = empty_episodes(family, B)
+    episodes.seed[:] = resets
+    episodes.agent_mask[:] = env.agent_mask
+    for t in range(T):
+        running = ~now.done
+        if not running.any():
+            break
+        episodes.observations[running, t] = now.observations[running]
+        episodes.action_mask[running, t] = now.action_mask[running]
+        actions = np.zeros((B, N), np.int64)
+        for b in np.flatnonzero(running):
+            best = choose(b, now, rngs[b])
+            for i, agent in enumerate(roster):
+                legal = np.flatnonzero(now.action_mask[b, i])
+                act_at_random = draws[b, t, i, 0] < rate
+                choice = legal[int(draws[b, t, i, 1] * len(legal))]
+                actions[b, i] = choice if act_at_random else best[agent]
+        now = env.step(actions)
+        episodes.actions[running, t] = actions[running]
+        episodes.rewards[running, t] = now.rewards[running]
+        episodes.individual_rewards[running, t] = now.individual_rewards[running]
+        episodes.length[running] += 1
+    at = np.arange(B)
+    episodes.observations[at, episodes.length] = now.observations
+    episodes.action_mask[at, episodes.length] = now.action_mask
+    episodes.terminated[:] = now.terminated
+    episodes.truncated[:] = now.truncated
+    return episodes
+
+
+def empty_episodes(family: TaskFamily, B: int) -> EpisodeBatch:
+    s = family.spec
+    T, N = s.max_steps, s.n_agents
+    return EpisodeBatch(
+        observations=np.zeros((B, T + 1, N, s.observation_size), np.float32),
+        actions=np.zeros((B, T, N), np.int64),
+        action_mask=np.zeros((B, T + 1, N, s.n_actions), bool),
+        agent_mask=np.ones((B, N), bool),
+        rewards=np.zeros((B, T), np.float32),
+        individual_rewards=np.zeros((B, T, N), np.float32),
+        length=np.zeros(B, np.int64),
+        terminated=np.zeros(B, bool),
+        truncated=np.zeros(B, bool),
+        task=np.zeros(B, np.int64),
+        behaviour=np.zeros(B, np.int64),
+        seed=np.zeros(B, np.int64),
+    )
+
+
+def with_bounds(family: TaskFamily, returns: np.ndarray) -> TaskFamily:
+    """The family with the lowest and highest of these returns as its bounds."""
+    low, high = float(returns.min()), float(returns.max())
+    return replace(family, return_bounds=(low, high if high > low else low + 1.0))
+
+
+def share_of_maximum(episodes: EpisodeBatch, family: TaskFamily) -> float:
+    """Mean return as a share of the way from the family's lowest to its highest return."""
+    low, high = family.return_bounds
+    return float((episodes.rewards.sum(1).mean() - low) / (high - low))
+
+
+def behaviour_count(family: TaskFamily, config: CollectConfig) -> int:
+    """How many behaviours a dataset has."""
+    levels = len(config.levels) if family.expert or len(family.policies) == 1 else 0
+    return (levels or max(len(family.policies), 1)) + config.explorer
+
+
+def plan_behaviours(
+    family: TaskFamily, config: CollectConfig, seed: int, progress: Callable[[int], object]
+) -> tuple[TaskFamily, list[Behaviour]]:
+    """Who plays, with `reached` still 0, and the family with return bounds, at least estimated.
+
+    An expert, or an only behaviour, plays at each of the levels by acting at random at some rate;
+    several behaviours play as they are; without any, agents act at random.
+    """
+    best = "expert" if family.expert or len(family.policies) == 1 else None
+    if family.return_bounds is None:
+        last = best or (f"policy{len(family.policies) - 1}" if family.policies else "random")
+        tried = [_trial(family, rate, seed, last) for rate in (0.0, 1.0)]
+        progress(2 * len(family.training) * _TRIAL_EPISODES)
+        family = with_bounds(family, concatenate(tried).rewards.sum(1))
+    if best:
+        rates = [calibrate(family, level, seed, progress) for level in config.levels]
+        planned = [
+            Behaviour("expert", round(rate, 6), level, 0.0)
+            for rate, level in zip(rates, config.levels, strict=True)
+        ]
+    elif family.policies:
+        planned = [Behaviour(f"policy{i}", 0.0, 0.0, 0.0) for i in range(len(family.policies))]
+    else:
+        planned = [Behaviour("random", 1.0, 0.0, 0.0)]
+    if config.explorer:
+        planned.append(Behaviour("explorer", 0.0, 0.0, 0.0))
+    return family, planned
+
+
+def _trial(family: TaskFamily, rate: float, seed: int, policy: str = "expert") -> EpisodeBatch:
+    """A few episodes of each training task."""
+    return concatenate(
+        [
+            play(family, task, rate, [(seed, 10, i, e) for e in range(_TRIAL_EPISODES)], policy)
+            for i, task in enumerate(family.training_tasks)
+        ]
+    )
+
+
+def calibrate(
+    family: TaskFamily, level: float, seed: int, progress: Callable[[int], object]
+) -> float:
+    """The random-action rate whose mean return over the training tasks is nearest to `level`.
+
+    Bisection on the rate; the same seeds at every trial make the return a near-monotone function
+    of it. A level below what acting at random reaches gets rate 1.
+    """
+
+    def reached(rate: float) -> float:
+        progress(len(family.training) * _TRIAL_EPISODES)
+        return share_of_maximum(_trial(family, rate, seed), family)
+
+    low, high = 0.0, 1.0
+    if level >= reached(low):
+        return low
+    if level <= reached(high):
+        return high
+    for _ in range(CALIBRATION_TRIALS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if reached(middle) > level else (low, middle)
+    return (low + high) / 2
+
+
+def trial_episodes(family: TaskFamily, config: CollectConfig) -> int:
+    """Most episodes that `plan_behaviours` plays, for a progress bar."""
+    each = len(family.training) * _TRIAL_EPISODES
+    return (len(config.levels) * (CALIBRATION_TRIALS + 2) + 2) * each

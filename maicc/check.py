@@ -1,0 +1,267 @@
+"""Does a task family keep its contract? Every item with a verdict, and the fix where it fails."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from typing import Any, NamedTuple
+
+import numpy as np
+from pettingzoo.test import parallel_api_test
+
+from maicc.envs import BatchEnv, TaskFamily
+from maicc.envs.spaces import observation_box
+from maicc.types import Task, UserError
+
+_SECONDS = 1.0  # of the speed trial
+
+
+class Verdict(NamedTuple):
+    """One line of the report."""
+
+    item: str
+    fine: bool
+    found: str
+    fix: str = ""
+
+
+def check_contract(family: TaskFamily) -> Iterator[Verdict]:
+    """Verdicts, in the order in which things are needed; those that follow a failure may be left
+    out where they could not mean anything."""
+    yield _tasks(family)
+    task = family.training_tasks[0] if family.training else None
+    if task is None:
+        return
+    for item, look, fix in (
+        ("spaces", _spaces, ""),
+        ("episodes", _episodes, ""),
+        ("PettingZoo", _pettingzoo, "see pettingzoo.farama.org, the Parallel API"),
+    ):
+        verdict = _verdict(item, lambda look=look: look(family, task), fix)
+        yield verdict
+        if not verdict.fine and item != "PettingZoo":
+            return
+    for item, look in (
+        ("observations", _observations),
+        ("seeds", _seeds),
+        ("time limit", _time_limit),
+        ("returns", _returns),
+        ("speed", _speed),
+    ):
+        yield _verdict(item, lambda look=look: look(family, task), "")
+
+
+def _verdict(item: str, look: Callable[[], Verdict | str], fix: str) -> Verdict:
+    try:
+        result = look()
+    except Exception as error:
+        found = str(error).strip() or type(error).__name__
+        if not isinstance(error, (UserError, AssertionError)):
+            found = f"{type(error).__name__}: {found}"
+        return Verdict(item, False, found, fix)
+    return result if isinstance(result, Verdict) else Verdict(item, True, result)
+
+
+def _tasks(family: TaskFamily) -> Verdict:
+    known = {json.dumps(task.parameters, sort_keys=True) for task in family.training_tasks}
+    both = [
+        task.name
+        for task in family.held_out_tasks
+        if json.dumps(task.parameters, sort_keys=True) in known
+    ]
+    if not family.training or not family.held_out:
+        fix = "give the TaskFamily both `training` and `held_out`"
+        return Verdict("tasks", False, "no training or no held-out tasks", fix)
+    if both:
+        fix = "take them out of `held_out`: what was trained on tells nothing of adaptation"
+        return Verdict("tasks", False, f"held out, and trained on as well: {both[0]}", fix)
+    found = f"{len(family.training)} for training, {len(family.held_out)} held out"
+    return Verdict("tasks", True, found)
+
+
+def _spaces(family: TaskFamily, task: Task) -> str:
+    s = family.spec
+    return (
+        f"up to {s.n_agents} agents, {s.observation_size} observation numbers, {s.n_actions} "
+        f"actions, {s.max_steps} steps"
+    )
+
+
+def _episodes(family: TaskFamily, task: Task) -> str:
+    """Two episodes of every task under random legal actions: roster, shapes, masks, rewards."""
+    rng, restricted = np.random.default_rng(0), False
+    tasks = [*family.training_tasks, *family.held_out_tasks]
+    for one in [tasks[0], tasks[-1]] if family.at_once else tasks:
+        env = _open(family, one)
+        for seed in range(2):
+            now = env.reset([seed])
+            while not now.done.all():
+                legal = now.action_mask[0, : len(env.rosters[0])]
+                restricted |= not legal.all()
+                now = env.step(_random(now.action_mask, rng))
+        env.close()
+    masks = "with illegal actions masked" if restricted else "every action always legal"
+    return f"2 of each task played, {masks}"
+
+
+def _pettingzoo(family: TaskFamily, task: Task) -> str:
+    env = family.make_env(task)
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        parallel_api_test(env, num_cycles=2 * family.max_steps)
+    env.close()
+    ours = [str(w.message) for w in said if not issubclass(w.category, DeprecationWarning)]
+    return "parallel_api_test passed" + (f"; it warns: {ours[0]}" if ours else "")
+
+
+def _observations(family: TaskFamily, task: Task) -> Verdict | str:
+    """Also the values, which a space of numbers promises and `episodes` does not look at."""
+    env = family.make_env(task)
+    for step, (seen, _) in enumerate(_walk(env, family.max_steps, seed=0)):
+        for agent, observation in seen.items():
+            box = observation_box(env, agent)
+            shown = np.array(_numbers(observation))
+            beyond = np.maximum(box.low - shown, shown - box.high)
+            if beyond.max() > 1e-4:
+                value = shown[beyond.argmax()]
+                return Verdict(
+                    "observations", False,
+                    f"{agent} saw {value:.4g} at step {step}, outside its observation_space",
+                    "widen the Box in observation_space, or clip what is observed",
+                )  # fmt: skip
+    env.close()
+    return "inside their spaces"
+
+
+def _seeds(family: TaskFamily, task: Task) -> Verdict | str:
+    """The same seed gives the same episode, in a fresh environment and in one with a history."""
+    first, second = family.make_env(task), family.make_env(task)
+    _trace(second, family.max_steps, 1)
+    if _trace(first, family.max_steps, 7) != _trace(second, family.max_steps, 7):
+        again = family.make_env(task)
+        alike = _trace(family.make_env(task), family.max_steps, 7) == _trace(
+            again, family.max_steps, 7
+        )
+        return Verdict(
+            "seeds", False,
+            "reset(seed=7) and the same actions gave another episode"
+            + (" in an environment that had been played before" if alike else ""),
+            "draw everything random in reset and step from a generator that reset(seed) seeds",
+        )  # fmt: skip
+    return "reset(seed) fixes the episode"
+
+
+def _time_limit(family: TaskFamily, task: Task) -> Verdict | str:
+    env, rng = _open(family, task), np.random.default_rng(0)
+    terminated = truncated = 0
+    for seed in range(5):
+        now, steps = env.reset([seed]), 0
+        while not now.done.all():
+            now = env.step(_random(now.action_mask, rng))
+            steps += 1
+        if steps == family.max_steps:
+            terminated += int(now.terminated[0])
+            truncated += int(now.truncated[0])
+    env.close()
+    if terminated > 1:
+        return Verdict(
+            "time limit", False,
+            f"{terminated} of 5 random episodes ended at step {family.max_steps} as terminated",
+            "report a time-out as truncation: terminated is for ends that belong to the task",
+        )  # fmt: skip
+    return f"{truncated} of 5 random episodes were truncated at step {family.max_steps}"
+
+
+def _returns(family: TaskFamily, task: Task) -> Verdict | str:
+    env, rng, seen = _open(family, task), np.random.default_rng(0), []
+    for seed in range(5):
+        now, total = env.reset([seed]), 0.0
+        while not now.done.all():
+            now = env.step(_random(now.action_mask, rng))
+            total += float(now.rewards[0])
+        seen.append(total)
+    env.close()
+    found = f"random agents got {min(seen):.4g} to {max(seen):.4g}"
+    if family.return_bounds is None:
+        return f"{found}; bounds will be those of the dataset"
+    low, high = family.return_bounds
+    if min(seen) < low - 1e-4 or max(seen) > high + 1e-4:
+        return Verdict(
+            "returns", False, f"{found}, outside return_bounds {family.return_bounds}",
+            "widen return_bounds, or leave them out: they are then those of the dataset",
+        )  # fmt: skip
+    return f"{found} of {low:g} to {high:g}"
+
+
+def _speed(family: TaskFamily, task: Task) -> str:
+    env, rng = _open(family, task), np.random.default_rng(0)
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < _SECONDS:
+        now = env.reset([steps])
+        while not now.done.all() and time.perf_counter() - start < _SECONDS:
+            now = env.step(_random(now.action_mask, rng))
+            steps += 1
+    env.close()
+    return f"{steps / (time.perf_counter() - start):.0f} steps/s in one process"
+
+
+def _open(family: TaskFamily, task: Task) -> BatchEnv:
+    s = family.spec
+    sizes = (s.n_agents, s.observation_size, s.n_actions)
+    return BatchEnv([family.make_env(task)], family.team_reward, s.max_steps, sizes)
+
+
+def _random(legal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return (rng.random(legal.shape) * legal).argmax(-1)
+
+
+def _walk(env: Any, steps: int, seed: int) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+    """What agents saw, and were paid before it, through an episode of random legal actions."""
+    rng = np.random.default_rng(seed)
+    seen, infos = env.reset(seed=seed)
+    yield seen, {}
+    for _ in range(steps):
+        actions = {}
+        for agent in env.agents:
+            mask = infos.get(agent, {}).get("action_mask")
+            if mask is None and isinstance(seen[agent], dict):
+                mask = seen[agent].get("action_mask")
+            n = env.action_space(agent).n
+            legal = np.arange(n) if mask is None else np.flatnonzero(mask)
+            actions[agent] = int(legal[int(rng.random() * len(legal))])
+        seen, rewards, _, _, infos = env.step(actions)
+        yield seen, rewards
+        if not env.agents:
+            return
+
+
+def _trace(env: Any, steps: int, seed: int) -> list[Any]:
+    """An episode's numbers, rounded."""
+    return [
+        (
+            {agent: _numbers(o) for agent, o in seen.items()},
+            {agent: round(float(r), 5) for agent, r in rewards.items()},
+        )
+        for seen, rewards in _walk(env, steps, seed)
+    ]
+
+
+def _numbers(observation: Any) -> list[float]:
+    if isinstance(observation, dict):
+        observation = observation["observation"]
+    return np.round(np.asarray(observation, np.float64).reshape(-1), 5).tolist()
+
+
+def report(verdicts: Iterator[Verdict], write: Callable[[str], object] = print) -> bool:
+    """Prints the verdicts; True where all is fine."""
+    fine = True
+    for v in verdicts:
+        fine &= v.fine
+        write(f"{'ok  ' if v.fine else 'FAIL'}  {v.item:13} {v.found}")
+        if v.fix and not v.fine:
+            write(f"{'':20}{v.fix}")
+    return fine
