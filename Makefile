@@ -10,7 +10,7 @@ setup: .venv/.complete
 .venv/.complete: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[$(EXTRA),cluster,smax,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[$(EXTRA),cluster,smax,examples,dev]"
 	touch $@
 
 demo: setup

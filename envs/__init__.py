@@ -1,5 +1,6 @@
 """Task families, and PettingZoo environments stepped in lock step."""
 
+from maicc.envs.adapters import map_observations
 from maicc.envs.batch import BatchEnv, BatchStep, batch_env
 from maicc.envs.tasks import (
     TaskFamily,
@@ -18,6 +19,7 @@ __all__ = [
     "families",
     "get_family",
     "importable",
+    "map_observations",
     "register",
     "sample_tasks",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo.utils import BaseParallelWrapper
 from pettingzoo.utils.conversions import aec_to_parallel
 
 from maicc.types import UserError
@@ -33,6 +35,40 @@ def as_parallel(env: Any) -> ParallelEnv:
         f"{type(env).__name__} is no PettingZoo ParallelEnv or AECEnv, nor a Gymnasium environment "
         "with a Tuple of action spaces; `make` must return one of these"
     )
+
+
+class _Mapped(BaseParallelWrapper):
+    def __init__(self, env: ParallelEnv, change: Callable[[np.ndarray], np.ndarray]) -> None:
+        super().__init__(env)
+        self._change, self._spaces = change, {}
+        for agent in env.possible_agents:
+            box = env.observation_space(agent)
+            low, high = (np.asarray(change(bound), np.float32) for bound in (box.low, box.high))
+            self._spaces[agent] = spaces.Box(low, high, dtype=np.float32)
+
+    def observation_space(self, agent: str) -> spaces.Box:
+        return self._spaces[agent]
+
+    def _changed(self, seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {a: np.asarray(self._change(o), np.float32) for a, o in seen.items()}
+
+    def reset(self, seed: int | None = None, options: dict | None = None):
+        seen, infos = self.env.reset(seed=seed, options=options)
+        return self._changed(seen), infos
+
+    def step(self, actions: dict[str, int]):
+        seen, *rest = self.env.step(actions)
+        return self._changed(seen), *rest
+
+
+def map_observations(env: ParallelEnv, change: Callable[[np.ndarray], np.ndarray]) -> ParallelEnv:
+    """`env` with every observation changed: `np.ravel` makes a vector of a matrix, for example.
+
+    Args:
+        env: Its observations are Boxes.
+        change: Picks, leaves out or arranges numbers; it is applied to the bounds of the space too.
+    """
+    return _Mapped(env, change)
 
 
 class TupleEnv(ParallelEnv):

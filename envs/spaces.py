@@ -31,7 +31,8 @@ def agent_sizes(env: ParallelEnv, agent: str) -> tuple[int, int]:
     if not isinstance(box, spaces.Box) or len(box.shape) != 1:
         raise UserError(
             f"{name_of(env)}: {agent} has observation space {box}; supported are Box vectors, also "
-            "in a dict under 'observation'; flatten others with a wrapper"
+            "in a dict under 'observation'; maicc.envs.map_observations(env, np.ravel) makes "
+            "vectors of matrices, images need a wrapper that encodes them"
         )
     if not isinstance(action, spaces.Discrete) or action.start != 0:
         raise UserError(

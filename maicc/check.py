@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pettingzoo.test import parallel_api_test
 
+from maicc.behaviour import play
 from maicc.envs import BatchEnv, TaskFamily
 from maicc.envs.spaces import observation_box
 from maicc.types import Task, UserError
@@ -50,6 +51,7 @@ def check_contract(family: TaskFamily) -> Iterator[Verdict]:
         ("seeds", _seeds),
         ("time limit", _time_limit),
         ("returns", _returns),
+        ("behaviours", _behaviours),
         ("speed", _speed),
     ):
         yield _verdict(item, lambda look=look: look(family, task), "")
@@ -195,6 +197,23 @@ def _returns(family: TaskFamily, task: Task) -> Verdict | str:
             "widen return_bounds, or leave them out: they are then those of the dataset",
         )  # fmt: skip
     return f"{found} of {low:g} to {high:g}"
+
+
+def _behaviours(family: TaskFamily, task: Task) -> Verdict | str:
+    """Whoever makes the dataset plays two episodes of the first training task."""
+    names = [f"policy{i}" for i in range(len(family.policies))]
+    if family.expert is not None or len(names) == 1:
+        names = ["expert"]
+    found = []
+    for name in names:
+        played = play(family, task, 0.0, [(0, 0), (0, 1)], name)
+        legal = np.take_along_axis(played.action_mask[:, :-1], played.actions[..., None], 3)
+        steps = np.arange(family.max_steps) < played.length[:, None]
+        if not legal[..., 0][steps[:, :, None] & played.agent_mask[:, None]].all():
+            fix = "look at the action mask before choosing"
+            return Verdict("behaviours", False, f"{name} chose an illegal action", fix)
+        found.append(f"{name} gets {played.rewards.sum(1).mean():.4g}")
+    return "; ".join(found) or "none: the dataset will be of agents that act at random"
 
 
 def _speed(family: TaskFamily, task: Task) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _SMACV2 = "pip install --no-deps git+https://github.com/oxwhirl/smacv2"
-_PYSC2 = "pip install pysc2"
+_PYSC2 = 'pip install "maicc[smac]"'
 
 
 class Finding(NamedTuple):

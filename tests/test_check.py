@@ -98,7 +98,7 @@ def test_a_sound_family_passes(capsys):
     items = [line.split()[1] for line in lines]
     assert items == [
         "tasks", "spaces", "episodes", "PettingZoo", "observations", "seeds", "time", "returns",
-        "speed",
+        "behaviours", "speed",
     ]  # fmt: skip
 
 

@@ -1,0 +1,47 @@
+"""Third-party environments as in `examples/`: the contract, and the whole pipeline in small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maicc.check import check_contract
+from maicc.dataset import EpisodeFile
+from maicc.envs import get_family
+from maicc.run import run
+from tests.conftest import tiny_config
+
+FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLES = [
+    ("spread", "mpe2"),
+    ("foraging", "lbforaging"),
+    ("warehouse", "rware"),
+    ("zombies", "pettingzoo"),
+]
+
+
+@pytest.mark.parametrize(("name", "package"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+def test_an_example_keeps_its_contract_and_runs(name, package, tmp_path, monkeypatch):
+    pytest.importorskip(package, reason="the extra `examples` is not installed")
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr("maicc.check._SECONDS", 0.05)
+    family = get_family(f"{name}:{name}")
+    failed = [v for v in check_contract(family) if not v.fine]
+    assert not failed
+    config = tiny_config(family=f"{name}:{name}")
+    config.adapt.episodes = 2
+    run(config, tmp_path / "run")
+    spec = EpisodeFile(tmp_path / "run" / "episodes.h5").spec
+    assert spec.return_min < spec.return_max
+    result = json.loads((tmp_path / "run" / "adapt" / "result.json").read_text())
+    for played in result["runs"]:
+        assert all(spec.return_min - 100 <= r <= spec.return_max + 100 for r in played["returns"])
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_examples_are_short():
+    for path in FOLDER.glob("*.py"):
+        code = [line for line in path.read_text().splitlines() if line.strip()]
+        assert len(code) <= 35, path.name
