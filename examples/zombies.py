@@ -29,6 +29,6 @@ def shoot(observation, action_mask, agent, rng):
 
 zombies = TaskFamily(
     name="zombies", make=lambda spawn_delay: map_observations(Fresh(spawn_delay), np.ravel),
-    training=[{"spawn_delay": d} for d in (8, 12, 16, 20)], max_steps=100, behaviours=[wander, shoot],
-    held_out=[{"spawn_delay": d} for d in (10, 14, 18)],
+    training=[{"spawn_delay": d} for d in (8, 12, 16, 20)], behaviours=[wander, shoot],
+    held_out=[{"spawn_delay": d} for d in (10, 14, 18)], max_steps=100,
 )  # fmt: skip

@@ -81,6 +81,8 @@ def adapt(
     finished = team.episode
 
     def keep() -> None:
+        if config.memory.max_episodes and team.episode != finished:
+            return  # interrupted as it was stored: what was kept before stands
         if kept is not None and finished:
             done = {
                 "identity": identity,

@@ -195,6 +195,8 @@ class MemoryConfig:
             similarity either (a control).
         margin: A trajectory that scores more than this below the best one makes room for the better
             ones, which are shown again; `.inf` shows the k best whatever they are (the paper).
+        max_episodes: Episodes that an agent keeps; of more, the one with the lowest return gives
+            way, the oldest first. 0 keeps all.
         cache_gib: Room for keys and values of trajectories that were looked up; when it is full
             they are computed anew.
     """
@@ -210,6 +212,7 @@ class MemoryConfig:
     alpha: float = 1.0
     score: Literal["paper", "code", "similarity", "random"] = "paper"
     margin: float = 0.3
+    max_episodes: int = 0
     cache_gib: float = 1.0
 
 

@@ -33,6 +33,7 @@ class ContextCache:
 
     def clear(self) -> None:
         self.slot_of: dict[int, int] = {}
+        self.used = 0  # slots; those of trajectories that were forgotten stay until all are taken
         self.keys: Tensor | None = None  # (slots, layers, heads, tokens, width / heads)
         self.values: Tensor | None = None
 
@@ -45,14 +46,12 @@ class ContextCache:
         """Logits (Q, T, A), equal to `decision(current, contexts)`."""
         if self.decision.config.context == "concatenated":
             return self.decision(current, self._tensors(self.memory.contexts(rows, found), current))
-        # offline trajectories are shared, online ones are a row's own: one number for each
-        shared = len(self.memory.offline)
-        own = shared + rows[:, None] * 1_000_000 + found.item
+        own = self._own(rows[:, None], found.item)
         names = np.where(found.offline[:, None], found.item, own)
         names = np.where(found.item >= 0, names, -1)
         missing = self._missing(names)
         slots = self._slots(current)
-        if len(self.slot_of) + len(missing) > slots:
+        if self.used + len(missing) > slots:
             self.clear()
             missing = self._missing(names)
         if missing:
@@ -69,6 +68,16 @@ class ContextCache:
         )
         visible = rearrange(self.seen[index], "(q k) t -> q (k t)", k=K)
         return self.decision.decide(current, list(zip(keys, values, strict=True)), visible)
+
+    def forget(self, places: np.ndarray) -> None:
+        """Each row's online trajectory at its place (rows,) is another one now."""
+        for name in self._own(np.arange(len(places)), places).tolist():
+            self.slot_of.pop(name, None)
+
+    def _own(self, rows: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Numbers of online trajectories, which are a row's own, behind the offline ones, which
+        all rows share."""
+        return len(self.memory.offline) + rows * 1_000_000 + item
 
     def _missing(self, names: np.ndarray) -> dict[int, int]:
         """Trajectories without a slot, and where in the flattened retrieval each stands."""
@@ -92,7 +101,7 @@ class ContextCache:
             parts.append(torch.stack([torch.stack(layer) for layer in kept], 2))
         keys, values = torch.cat(parts, 1)[:, : len(names)]
         seen = self.decision.visible(contexts.step_mask.unsqueeze(1))
-        start = len(self.slot_of)
+        start = self.used
         if self.keys is None or start + len(names) > len(self.keys):
             grown = max(min(2 * start, slots), start + len(names), min(1024, slots))
             for name, new in (("keys", keys), ("values", values), ("seen", seen)):
@@ -103,6 +112,7 @@ class ContextCache:
         end = start + len(names)
         self.keys[start:end], self.values[start:end], self.seen[start:end] = keys, values, seen
         self.slot_of.update({name: start + i for i, name in enumerate(names)})
+        self.used = end
 
     @staticmethod
     def _tensors(arrays: Trajectories, like: Trajectories) -> Trajectories:

@@ -30,6 +30,7 @@ def run(config: RunConfig, out: Path) -> None:
     family = get_family(config.family)
     check(config, family)
     check_family(family)
+    print(memory_needed(config, family))
     _same_configuration(config, out / "config.json")
 
     stages = Stages(out / "stages.json")
@@ -72,6 +73,7 @@ def check(config: RunConfig, family: TaskFamily) -> None:
         ("adapt.memory.margin", memory.margin, 0, inf),
         ("adapt.memory.floor", memory.floor, 0, 1),
         ("adapt.memory.window", memory.window, 1, inf),
+        ("adapt.memory.max_episodes", memory.max_episodes, 0, inf),
         ("adapt.memory.cache_gib", memory.cache_gib, 0, inf),
         ("decision.retrieval.candidates", config.decision.retrieval.candidates, max(k, 1), inf),
         ("adapt.memory.candidates", memory.candidates, max(k, 1), inf),
@@ -99,6 +101,22 @@ def check(config: RunConfig, family: TaskFamily) -> None:
                 f"{name}.model.width={model.width} must be a multiple of heads={model.heads}"
             )
     check_settings(family, config.collect)
+
+
+def memory_needed(config: RunConfig, family: TaskFamily) -> str:
+    """About how much memory the dataset and the teams take, and which options bound it."""
+    s, adapt = family.spec, config.adapt
+    count = behaviour_count(family, config.collect) * config.collect.episodes * len(family.training)
+    trajectory = s.max_steps * (4 * s.observation_size + 29)  # 29: all else that is kept of a step
+    key = s.max_steps * 4 * config.embedding.model.width
+    offline = count * s.n_agents * (2 * trajectory + 2 * key)  # read and sliced; kept and indexed
+    episodes = min(adapt.memory.max_episodes or adapt.episodes, adapt.episodes)
+    online = max(adapt.runs, adapt.training_runs) * s.n_agents * episodes * (trajectory + key)
+    return (
+        f"memory: up to {offline / 2**30:.1f} GiB for the dataset and its keys (collect.episodes, "
+        f"decision.retrieval.index), {online / 2**30:.1f} GiB for what the teams live through "
+        f"(adapt.runs, adapt.memory.max_episodes), {adapt.memory.cache_gib:g} GiB of cache"
+    )
 
 
 def _same_configuration(config: RunConfig, path: Path) -> None:

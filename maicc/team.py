@@ -79,7 +79,9 @@ class Team:
         self._team_size = there.sum(1)
         self._run, self._column = np.nonzero(there[:, self.agents])  # of each row
         rows = len(self._run)
-        online = OnlineMemory(rows, spec.max_steps, embedding.config.width, spec.observation_size)
+        online = OnlineMemory(
+            rows, spec.max_steps, embedding.config.width, spec.observation_size, memory.max_episodes
+        )
         self.memory = BlendedMemory(
             offline, online, k, memory.candidates, memory.alpha, memory.score, memory.margin
         )
@@ -91,7 +93,14 @@ class Team:
     @property
     def episode(self) -> int:
         """Adaptation episodes that are over."""
-        return int(self.memory.online.count[0])
+        return self.memory.online.history.shape[1]
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Team returns so far: (R, episodes)."""
+        first = np.unique(self._run, return_index=True)[1]  # a row of each run
+        low, high = self.spec.return_min, self.spec.return_max
+        return low + self.memory.online.history[first] * (high - low)
 
     def act(self, observations: np.ndarray, action_mask: np.ndarray) -> np.ndarray:
         """Every agent's action.
@@ -205,7 +214,7 @@ class Team:
         if c.schedule == "evidence":
             first = np.unique(self._run, return_index=True)[1]  # a row of each run
             latest = slice(max(self.episode - c.window, 0), self.episode)
-            own = self.memory.online.team_return[first, latest]
+            own = self.memory.online.history[first, latest]
             best_offline = float(self.memory.offline.team_return.max())
             goal = 1.0 if c.goal == "maximum" else max(best_offline, 1e-3)
             mixture = schedule.evidence(own.max(1, initial=0.0), goal, c.floor)
@@ -245,19 +254,19 @@ class Team:
         return np.where(explore, sampled, logits.argmax(1))
 
     def _store_episode(self) -> None:
-        spec, rows = self.spec, np.arange(len(self._run))
+        spec = self.spec
         now = self._now._replace(return_to_go=return_to_go(self._now.rewards))
         predicted = self.embedding.keys(Trajectories(*(self._tensor(part) for part in now)))
         individual = predicted.individual_reward.sum(1).cpu().numpy()
         scale = (spec.return_min, spec.return_max)
-        self.memory.online.store(
-            rows,
+        places = self.memory.online.store(
             predicted.vectors.cpu().numpy(),  # with the true return-to-go, as offline
             now,
             normalised(now.return_to_go[:, 0], *scale),
             normalised(individual * self._each_agent(self._team_size), *scale),
             self._draws[:, 0, 4],
         )
+        self.cache.forget(places)
         self.offline_share = float(self._asked[0] / max(self._asked[1], 1))
         self._prefix = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import numpy as np
@@ -38,12 +39,24 @@ class OfflineMemory:
 class OnlineMemory:
     """What each agent of each run has lived through itself. Row r is one agent; rows never mix.
 
-    Search is exact: a row holds as many trajectories as it played episodes.
+    Search is exact: a row holds as many trajectories as it played episodes, or `most` of them.
+
+    Args:
+        rows: Agents.
+        steps: Most steps of a trajectory.
+        width: Of a key.
+        observation_size: Numbers of an observation.
+        most: Trajectories that a row keeps; of more, the one with the lowest team return gives way,
+            the oldest first. 0 keeps all.
     """
 
-    def __init__(self, rows: int, steps: int, width: int, observation_size: int) -> None:
-        self.count = np.zeros(rows, np.int64)
+    def __init__(
+        self, rows: int, steps: int, width: int, observation_size: int, most: int = 0
+    ) -> None:
+        self.count = np.zeros(rows, np.int64)  # of the trajectories that are kept
+        self.history = np.zeros((rows, 0), np.float32)  # team return of every episode lived through
         self._steps, self._width, self._observation_size = steps, width, observation_size
+        self.most = most
         self._allocate(rows, 0)
 
     def _allocate(self, rows: int, room: int) -> None:
@@ -61,37 +74,48 @@ class OnlineMemory:
         self.team_return = np.zeros(shape, np.float32)
         self.individual_return = np.zeros(shape, np.float32)
         self.order = np.zeros(shape)  # random rank of each trajectory, for ties
+        self.born = np.zeros(shape, np.int64)  # the episode it was lived in
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        own = ("keys", "team_return", "individual_return", "order")
+        own = ("keys", "team_return", "individual_return", "order", "born")
         return {**{name: getattr(self, name) for name in own}, **self.trajectories._asdict()}
 
     def store(
         self,
-        rows: np.ndarray,
         keys: np.ndarray,
         trajectories: Trajectories,
         team_return: np.ndarray,
         individual_return: np.ndarray,
         order: np.ndarray,
-    ) -> None:
-        """One more trajectory for each of `rows`: keys (r, T, D), trajectories (r, T, ...)."""
-        room = self.keys.shape[1]
-        if self.count[rows].max() >= room:
-            grown = OnlineMemory(len(self.count), self._steps, self._width, self._observation_size)
-            grown._allocate(len(self.count), max(16, 2 * room))
+    ) -> np.ndarray:
+        """One more trajectory for every row: keys (rows, T, D), trajectories (rows, T, ...).
+
+        Returns:
+            (rows,) the place of each, where another may have made room.
+        """
+        # first: an interrupted bounded memory is then known to be ahead of what was kept
+        self.history = np.concatenate([self.history, team_return[:, None]], 1)
+        rows, room = np.arange(len(self.count)), self.keys.shape[1]
+        full = self.most and self.count[0] == self.most
+        if not full and self.count.max() >= room:
+            grown = copy.copy(self)
+            wanted = max(16, 2 * room)
+            grown._allocate(len(rows), min(wanted, self.most) if self.most else wanted)
             for name, array in grown._arrays().items():
                 array[:, :room] = self._arrays()[name]
-            grown.count = self.count
             self.__dict__.update(grown.__dict__)  # at once: an interruption finds all or nothing
-        at = (rows, self.count[rows])
+        place = np.lexsort((self.born, self.team_return))[:, 0] if full else self.count.copy()
+        at = (rows, place)
         self.keys[at] = keys
         for mine, new in zip(self.trajectories, trajectories, strict=True):
             mine[at] = new
         self.team_return[at] = team_return
         self.individual_return[at] = individual_return
         self.order[at] = order
-        self.count[rows] += 1  # last: until then the trajectory is not there
+        self.born[at] = self.history.shape[1]
+        if not full:
+            self.count += 1  # last: until then the trajectory is not there
+        return place
 
     def search(
         self, rows: np.ndarray, step: int, queries: np.ndarray, n: int, tie: np.ndarray
@@ -120,12 +144,22 @@ class OnlineMemory:
         return np.pad(chosen, ((0, 0), (0, draws.shape[1] - chosen.shape[1])), constant_values=-1)
 
     def state(self, episodes: int) -> dict[str, np.ndarray]:
-        """The first so many trajectories of each row, as plain arrays."""
+        """What each row had after so many episodes, as plain arrays.
+
+        Raises:
+            ValueError: the memory is bounded and has lived on since.
+        """
+        if self.most and episodes < self.history.shape[1]:
+            raise ValueError("a bounded memory can't tell what it held before")
         kept = {name: array[:, :episodes] for name, array in self._arrays().items()}
-        return {"count": np.minimum(self.count, episodes), **kept}
+        return {
+            "count": np.minimum(self.count, episodes),
+            "history": self.history[:, :episodes],
+            **kept,
+        }
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        self.count = state["count"].copy()
+        self.count, self.history = state["count"].copy(), state["history"].copy()
         self._allocate(len(self.count), state["keys"].shape[1])
         for name, array in self._arrays().items():
             array[:] = state[name]

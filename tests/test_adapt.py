@@ -20,9 +20,9 @@ def models(tiny_run) -> TrainedModels:
     return TrainedModels(ModelFiles.in_folder(tiny_run), FAMILY.spec, "cpu")
 
 
-@pytest.mark.parametrize("schedule", ["evidence", "decay"])
-def test_an_interrupted_adaptation_equals_an_unbroken_one(models, tmp_path, monkeypatch, schedule):
-    config = AdaptConfig(episodes=7, memory=MemoryConfig(schedule=schedule))
+@pytest.mark.parametrize("options", [{}, {"schedule": "decay"}, {"max_episodes": 3}])
+def test_an_interrupted_adaptation_equals_an_unbroken_one(models, tmp_path, monkeypatch, options):
+    config = AdaptConfig(episodes=7, memory=MemoryConfig(**options))
     tasks = FAMILY.draw_tasks(2, 0)
     whole = adapt(models, FAMILY, tasks, config, seed=0)
 
@@ -43,9 +43,11 @@ def test_an_interrupted_adaptation_equals_an_unbroken_one(models, tmp_path, monk
     assert adapt(models, FAMILY, tasks, config, 0, kept) == whole
 
 
-def test_killed_between_storing_and_noting(models, tmp_path, monkeypatch):
+@pytest.mark.parametrize("most", [0, 2])
+def test_killed_between_storing_and_noting(models, tmp_path, monkeypatch, most):
     """An episode that is in the memory but not yet among the returns is played again."""
-    config, tasks, kept = AdaptConfig(episodes=4), FAMILY.draw_tasks(2, 0), tmp_path / "kept.npz"
+    config = AdaptConfig(episodes=4, memory=MemoryConfig(max_episodes=most))
+    tasks, kept = FAMILY.draw_tasks(2, 0), tmp_path / "kept.npz"
     whole = adapt(models, FAMILY, tasks, config, seed=0)
     real = module.play_episode
 

@@ -33,7 +33,6 @@ def online_with(rng, rows=2, episodes=5):
     for e in range(episodes):
         keys.append(unit(rng, rows, T, D))
         memory.store(
-            np.arange(rows),
             keys[-1],
             slices(rows, fill=e),
             np.full(rows, e / 10),
@@ -66,7 +65,7 @@ def test_equal_keys_online_are_taken_in_turn():
     rng = np.random.default_rng(0)
     memory, key = OnlineMemory(1, T, D, O), unit(rng, 1, T, D)
     for _ in range(6):
-        memory.store(np.array([0]), key, slices(1), np.zeros(1), np.zeros(1), rng.random(1))
+        memory.store(key, slices(1), np.zeros(1), np.zeros(1), rng.random(1))
     first = [memory.search(np.array([0]), 0, key[:, 0], 1, np.array([t])).item[0, 0]
              for t in rng.random(200)]  # fmt: skip
     assert set(first) == set(range(6))
@@ -83,6 +82,28 @@ def test_state_is_everything():
     earlier = OnlineMemory(2, T, D, O)
     earlier.load_state(memory.state(3))
     assert earlier.count.tolist() == [3, 3]
+
+
+def test_a_bounded_memory_gives_up_the_worst_and_of_equals_the_oldest():
+    rng = np.random.default_rng(0)
+    memory = OnlineMemory(2, T, D, O, 3)
+    returns = np.array([[0.2, 0.1, 0.5, 0.1, 0.2, 0.0], [0.3, 0.3, 0.3, 0.9, 0.1, 0.2]])
+    places = [
+        memory.store(
+            unit(rng, 2, T, D), slices(2, fill=e), returns[:, e], np.zeros(2), rng.random(2)
+        )
+        for e in range(6)
+    ]
+    assert np.stack(places, 1).tolist() == [[0, 1, 2, 1, 1, 0], [0, 1, 2, 0, 1, 1]]
+    assert memory.count.tolist() == [3, 3]
+    assert memory.trajectories.observations[:, :, 0, 0].tolist() == [[5, 4, 2], [3, 5, 2]]
+    assert np.allclose(memory.history, returns)
+    again = OnlineMemory(2, T, D, O, 3)
+    again.load_state(memory.state(6))
+    more = unit(rng, 2, T, D), slices(2, fill=6), np.full(2, 0.4), np.zeros(2), rng.random(2)
+    assert memory.store(*more).tolist() == again.store(*more).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="can't tell what it held before"):
+        memory.state(6)
 
 
 @pytest.fixture
@@ -130,7 +151,7 @@ def test_with_too_little_of_its_own_an_agent_asks_offline(blended):
     rng = np.random.default_rng(1)
     for length in (T, 1):  # two episodes, but only one of them reached step 1
         blended.online.store(
-            np.arange(2), unit(rng, 2, T, D), slices(2, length=length), np.zeros(2), np.zeros(2),
+            unit(rng, 2, T, D), slices(2, length=length), np.zeros(2), np.zeros(2),
             rng.random(2),
         )  # fmt: skip
     assert not ask(blended, [False, False], step=0)[0].offline.any()

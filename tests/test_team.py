@@ -102,6 +102,7 @@ def test_what_an_agent_stores_is_what_it_lived(models):
     assert np.allclose(stored.rewards.sum(1), np.repeat(returns, 3))
     assert np.allclose(stored.return_to_go[:, 0], np.repeat(returns, 3))
     assert np.allclose(memory.team_return[:, 0], np.repeat(returns, 3) / 2)
+    assert np.allclose(memory.history[:, 0], np.repeat(returns, 3) / 2)
     assert (stored.done.sum(1) == 1).all()
     # keys made along the way are those of the finished trajectories
     tensors = Trajectories(*(torch.from_numpy(np.ascontiguousarray(part)) for part in stored))
@@ -109,9 +110,11 @@ def test_what_an_agent_stores_is_what_it_lived(models):
     assert np.allclose(memory.keys[:, 0][stored.step_mask], keys[stored.step_mask], atol=1e-5)
 
 
-@pytest.mark.parametrize("gib", [1.0, 0.0], ids=["roomy", "always full"])
-def test_cached_decisions_equal_uncached_ones(models, gib):
-    team, env, checked = models.team(SEEDS, MemoryConfig(cache_gib=gib)), make_env(), []
+@pytest.mark.parametrize(
+    "options", [{}, {"cache_gib": 0.0}, {"max_episodes": 3}], ids=["roomy", "full", "bounded"]
+)
+def test_cached_decisions_equal_uncached_ones(models, options):
+    team, env, checked = models.team(SEEDS, MemoryConfig(**options)), make_env(), []
     real = team.cache.decide
 
     def both(current, rows, found):
@@ -122,9 +125,10 @@ def test_cached_decisions_equal_uncached_ones(models, gib):
         return cached
 
     team.cache.decide = both
-    for episode in range(6):
-        play_episode(team, env, [episode] * 3)
+    returns = [play_episode(team, env, [episode] * 3) for episode in range(6)]
     assert len(checked) > 50
+    assert team.episode == 6
+    assert np.allclose(team.returns, np.stack(returns, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -197,8 +201,7 @@ def test_models_of_another_family_are_refused(tiny_run):
 def test_the_best_of_the_dataset_stands_in_for_the_maximum(models, monkeypatch):
     monkeypatch.setattr(models.offline, "team_return", models.offline.team_return * 0.6)
     team = models.team([0], MemoryConfig(goal="dataset"))
-    now = team.memory.online
-    now.team_return, now.count = np.full((3, 1), 0.3, np.float32), np.ones(3, np.int64)
+    team.memory.online.history = np.full((3, 1), 0.3, np.float32)
     team._begin_episode()
     assert np.allclose(team._mixture.offline, 0.5, atol=1e-3)
 
@@ -230,7 +233,6 @@ def test_teams_of_different_size_side_by_side(models):
 def test_a_team_that_has_lost_its_way_looks_for_it_again(models):
     team = models.team([0, 1], MemoryConfig(window=2))
     returns = np.array([[1.0, 0.5, 0.25], [0.0, 0.0, 1.0]], np.float32)  # of two runs
-    team.memory.online.team_return = returns.repeat(3, 0)
-    team.memory.online.count[:] = 3
+    team.memory.online.history = returns.repeat(3, 0)
     team._begin_episode()
     assert np.allclose(team._mixture.offline, np.repeat([0.5, 0.005], 3))
