@@ -99,3 +99,60 @@ def test_refused_settings(tmp_path, config):
     with pytest.raises(UserError, match=r"collect\."):
         collect(FAMILY, tmp_path / "x.h5", config, seed=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def north(observation, action_mask, agent, rng):
+    return 1 if action_mask[1] else 0
+
+
+def anywhere(observation, action_mask, agent, rng):
+    return int(rng.choice(np.flatnonzero(action_mask)))
+
+
+def collected(tmp_path, **changes):
+    family = dataclasses.replace(FAMILY, expert=None, explorer=None, **changes)
+    collect(family, tmp_path / "x.h5", SMALL, seed=0)
+    return EpisodeFile(tmp_path / "x.h5")
+
+
+def test_behaviours_from_worst_to_best_play_as_they_are(tmp_path):
+    file = collected(tmp_path, behaviours=[anywhere, north])
+    assert [b.name for b in file.behaviours] == ["policy0", "policy1"]
+    assert [b.random_rate for b in file.behaviours] == [0.0, 0.0]
+    episodes = file.read()
+    second = episodes.actions[episodes.behaviour == 1]
+    assert set(np.unique(second)) <= {0, 1}
+    assert len(np.unique(episodes.actions[episodes.behaviour == 0])) == 6
+
+
+def test_an_only_behaviour_plays_at_every_level(tmp_path):
+    file = collected(tmp_path, behaviours=anywhere)
+    assert [b.target for b in file.behaviours] == SMALL.levels
+    assert {b.name for b in file.behaviours} == {"expert"}
+
+
+def test_without_behaviours_agents_act_at_random_and_the_data_tell_the_bounds(tmp_path):
+    file = collected(tmp_path, return_bounds=None)
+    returns = file.read().rewards.sum(1)
+    assert (file.spec.return_min, file.spec.return_max) == (0.0, pytest.approx(returns.max()))
+    (only,) = file.behaviours
+    assert (only.name, only.random_rate) == ("random", 1.0)
+    assert only.reached == pytest.approx(returns.mean() / returns.max(), abs=1e-3)
+    assert len(file) == 9 * 4
+
+
+def test_environments_that_are_costly_are_reset_again_and_again(tmp_path):
+    made = []
+
+    def make(**parameters):
+        made.append(parameters)
+        return FAMILY.make(**parameters)
+
+    few = dataclasses.replace(FAMILY, make=make, at_once=2)
+    _ = few.spec
+    made.clear()
+    seeds = [(1, e) for e in range(5)]
+    one, all_at_once = (play(f, FAMILY.training_tasks[0], 0.5, seeds) for f in (few, FAMILY))
+    assert len(made) == 2
+    assert np.array_equal(one.observations, all_at_once.observations)
+    assert np.array_equal(one.rewards, all_at_once.rewards)

@@ -45,3 +45,12 @@ def test_examples_are_short():
     for path in FOLDER.glob("*.py"):
         code = [line for line in path.read_text().splitlines() if line.strip()]
         assert len(code) <= 35, path.name
+
+
+def test_the_tutorials_family_keeps_its_contract(tmp_path, monkeypatch):
+    text = (FOLDER.parent / "docs" / "tutorial.md").read_text()
+    (tmp_path / "levers.py").write_text(text.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("maicc.check._SECONDS", 0.05)
+    verdicts = list(check_contract(get_family("levers:levers")))
+    assert all(v.fine for v in verdicts), [v for v in verdicts if not v.fine]

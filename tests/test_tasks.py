@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from maicc.envs import families, get_family, importable, register, tasks
+from maicc.envs import families, get_family, importable, register, sample_tasks, tasks
 from maicc.types import Task, UserError
 
 
@@ -70,3 +70,17 @@ def test_family_from_an_entry_point(monkeypatch):
 def test_a_task_of_another_family_is_refused():
     with pytest.raises(UserError, match="belongs to family lbf_9x9"):
         get_family("lbf_7x7").make_env(get_family("lbf_9x9").training_tasks[0])
+
+
+def test_tasks_as_lists_and_from_a_sampler():
+    draw = lambda rng: {"size": 7, "food": [int(rng.integers(1, 6)), 3], "max_steps": 15}  # noqa: E731
+    training, held_out = sample_tasks(draw, training=3, held_out=2, seed=4)
+    assert (training, held_out) == sample_tasks(draw, training=3, held_out=2, seed=4)
+    family = dataclasses.replace(get_family("lbf_7x7"), training=training, held_out=held_out)
+    names = [t.name for t in (*family.training_tasks, *family.held_out_tasks)]
+    assert len(set(names)) == 5
+    assert family.make_env(family.held_out_tasks[0]).food == tuple(held_out[0]["food"])
+    with pytest.raises(UserError, match="gave 5 tasks, 6 are needed"):
+        sample_tasks(draw, training=3, held_out=3)
+    with pytest.raises(UserError, match="listed twice"):
+        dataclasses.replace(family, training=[training[0], training[0]])

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import gymnasium as gym
+import lbforaging  # noqa: F401 - registers the environments
+import numpy as np
+import pytest
+from pettingzoo import ParallelEnv
+from pettingzoo.test import parallel_api_test
+from pettingzoo.utils.conversions import parallel_to_aec
+
+from maicc.envs import get_family, map_observations
+from maicc.envs.adapters import TupleEnv, as_parallel
+from maicc.types import UserError
+
+FAMILY = get_family("lbf_7x7")
+TASK = FAMILY.training_tasks[0]
+
+
+def test_a_parallel_environment_stays_as_it_is():
+    env = FAMILY.make_env(TASK)
+    assert as_parallel(env) is env
+
+
+def test_an_aec_environment_plays_the_same_episode():
+    plain, aec = FAMILY.make_env(TASK), parallel_to_aec(FAMILY.make_env(TASK))
+    assert not isinstance(aec, ParallelEnv)
+    converted, rng = as_parallel(aec), np.random.default_rng(0)
+    a, b = plain.reset(seed=3)[0], converted.reset(seed=3)[0]
+    while plain.agents:
+        assert all(np.array_equal(a[agent], b[agent]) for agent in plain.agents)
+        actions = {agent: int(rng.integers(6)) for agent in plain.agents}
+        a, paid, *_ = plain.step(actions)
+        b, again, *_ = converted.step(actions)
+        assert paid == pytest.approx(again)
+    assert not converted.agents
+    aec.metadata = {**aec.metadata, "is_parallelizable": False}
+    with pytest.raises(UserError, match="agents act one after the other"):
+        as_parallel(aec)
+
+
+def test_a_gymnasium_environment_with_a_tuple_of_spaces():
+    game = gym.make("Foraging-5x5-2p-1f-v3", disable_env_checker=True).unwrapped
+    env = as_parallel(game)
+    assert isinstance(env, TupleEnv)
+    assert env.possible_agents == ["agent_0", "agent_1"]
+    parallel_api_test(env, num_cycles=120)
+    seen, _ = env.reset(seed=1)
+    direct = gym.make("Foraging-5x5-2p-1f-v3", disable_env_checker=True).unwrapped
+    assert np.array_equal(seen["agent_1"], direct.reset(seed=1)[0][1])
+
+
+def test_what_is_neither_is_refused():
+    with pytest.raises(UserError, match="no PettingZoo ParallelEnv or AECEnv"):
+        as_parallel(gym.make("CartPole-v1"))
+
+
+def test_observations_changed():
+    env, plain = map_observations(FAMILY.make_env(TASK), lambda o: o[2:4]), FAMILY.make_env(TASK)
+    seen, before = env.reset(seed=0)[0], plain.reset(seed=0)[0]
+    agent = plain.possible_agents[1]
+    assert np.array_equal(seen[agent], before[agent][2:4])
+    assert env.observation_space(agent).shape == (2,)
+    assert env.observation_space(agent) is env.observation_space(agent)
+    parallel_api_test(env, num_cycles=20)

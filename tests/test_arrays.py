@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+from maicc.arrays import convert_arrays
+from maicc.behaviour import play
+from maicc.cli import main
+from maicc.dataset import EpisodeFile, concatenate
+from maicc.envs import get_family
+from maicc.types import UserError
+
+FAMILY = get_family("lbf_7x7")
+
+
+@pytest.fixture(scope="module")
+def arrays() -> dict[str, np.ndarray]:
+    played = [play(FAMILY, t, 0.3, [(1, e) for e in range(5)]) for t in FAMILY.training_tasks[:3]]
+    episodes = concatenate(played)
+    return {
+        "observations": episodes.observations,
+        "actions": episodes.actions,
+        "rewards": episodes.rewards,
+        "length": episodes.length,
+        "task": np.repeat([t.name for t in FAMILY.training_tasks[:3]], 5),
+        "action_mask": episodes.action_mask,
+        "terminated": episodes.terminated,
+        "individual": episodes.individual_rewards,
+    }
+
+
+def without(arrays, *names, **changes):
+    return {**{k: v for k, v in arrays.items() if k not in ("individual", *names)}, **changes}
+
+
+@pytest.mark.parametrize("suffix", ["npz", "h5"])
+def test_what_was_given_is_what_is_read(arrays, tmp_path, suffix):
+    source, out = tmp_path / f"mine.{suffix}", tmp_path / "episodes.h5"
+    given = without(arrays)
+    if suffix == "npz":
+        np.savez(source, **given)
+    else:
+        with h5py.File(source, "w") as file:
+            for name, array in given.items():
+                file[name] = array.astype("S") if array.dtype.kind == "U" else array
+    main(["collect", "lbf_7x7", "--from-arrays", str(source), "--out", str(out)])
+    read = EpisodeFile(out)
+    episodes = read.read()
+    for name in ("observations", "actions", "rewards", "length", "action_mask", "terminated"):
+        assert np.array_equal(getattr(episodes, name), arrays[name]), name
+    assert episodes.task.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert [b.name for b in read.behaviours] == [f"quintile {i}" for i in range(1, 6)]
+    assert np.allclose(episodes.individual_rewards.sum(2), episodes.rewards, atol=1e-6)
+
+
+def test_defaults_individual_rewards_and_smaller_arrays(arrays, tmp_path):
+    source, out = tmp_path / "mine.npz", tmp_path / "episodes.h5"
+    short = int(arrays["length"].max())
+    np.savez(
+        source,
+        **without(
+            arrays, "action_mask", "terminated",
+            rewards=arrays["individual"][:, :short, :2], actions=arrays["actions"][:, :short, :2],
+            observations=arrays["observations"][:, : short + 1, :2],
+            task=np.repeat([0, 1, 8], 5), behaviour=np.tile([3, 3, 7, 7, 7], 3),
+        ),
+    )  # fmt: skip
+    free = replace(FAMILY, return_bounds=None)
+    convert_arrays(source, free, out)
+    read = EpisodeFile(out)
+    episodes = read.read()
+    assert episodes.agent_mask.tolist() == [[True, True, False]] * 15
+    assert np.allclose(episodes.rewards, arrays["individual"][:, :, :2].sum(2))
+    assert episodes.action_mask[:, :, :2].all()
+    assert [b.name for b in read.behaviours] == ["given 3", "given 7"]
+    assert episodes.task.max() == 8
+    returns = episodes.rewards.sum(1)
+    assert (read.spec.return_min, read.spec.return_max) == (returns.min(), returns.max())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": np.full(15, "nowhere")}, "field task has 'nowhere', which is no training task"),
+        ({"length": np.full(15, 40)}, "field length has 40, and 15 steps are there"),
+        ({"observations": np.zeros((15, 15, 3, 8))}, "field observations has shape"),
+        ({"rewards": np.zeros((15, 14))}, r"field rewards has shape \(15, 14\), expected"),
+        ({"rewards": np.zeros(15)}, "field rewards has 1 dimensions"),
+        ({"actions": np.full((15, 15, 3), 9)}, "an action is outside 0 to 5"),
+        ({"observations": np.zeros((15, 16, 3, 9))}, "9 observation numbers do not fit"),
+    ],
+)
+def test_refused(arrays, tmp_path, changes, message):
+    np.savez(tmp_path / "mine.npz", **without(arrays, **changes))
+    with pytest.raises(UserError, match=message):
+        convert_arrays(tmp_path / "mine.npz", FAMILY, tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_missing_and_damaged(arrays, tmp_path):
+    np.savez(tmp_path / "mine.npz", **without(arrays, "length"))
+    with pytest.raises(UserError, match="field length is missing; needed: observations, actions"):
+        convert_arrays(tmp_path / "mine.npz", FAMILY, tmp_path / "out.h5")
+    (tmp_path / "bad.h5").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="not a readable"):
+        convert_arrays(tmp_path / "bad.h5", FAMILY, tmp_path / "out.h5")
