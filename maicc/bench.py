@@ -126,15 +126,15 @@ def _models(
                 **{name: round(value, 1) for name, value in more.items()},
             }  # fmt: skip
 
-        step = _training_step(embedding, lambda: embedding.net.total(embedding.net.losses(batch)))
-        seconds, flops = _time(step, device, precision)
+        step = training_step(embedding, lambda: embedding.net.total(embedding.net.losses(batch)))
+        seconds, flops = median_time(step, device, precision)
         yield describe("embedding step", seconds, flops, episodes_per_second=_EPISODES / seconds)
 
-        seconds, flops = _time(lambda: embedding.net.keys(some), device, precision)
+        seconds, flops = median_time(lambda: embedding.net.keys(some), device, precision)
         yield describe("keys", seconds, flops, episodes_per_second=1536 / spec.n_agents / seconds)
 
-        step = _training_step(decision, lambda: decision.net.loss(queries)[0])
-        seconds, flops = _time(step, device, precision)
+        step = training_step(decision, lambda: decision.net.loss(queries)[0])
+        seconds, flops = median_time(step, device, precision)
         yield describe(
             "decision step", seconds, flops,
             queries_per_second=_QUERIES / seconds, actions_per_second=supervised / seconds,
@@ -207,7 +207,7 @@ def _retrieval(
             start = time.perf_counter()
             index = KeyIndex.build(keys[:, None], np.ones((n, 1), bool), factory)
             build = time.perf_counter() - start
-            seconds, _ = _time(partial(index.search, 0, queries, 50, tie), "cpu", "fp32")
+            seconds, _ = median_time(partial(index.search, 0, queries, 50, tie), "cpu", "fp32")
             found = index.search(0, queries, 50, tie).item
             exact = found if exact is None else exact
             recall = np.mean(
@@ -228,7 +228,7 @@ def _retrieval(
             gc.collect()
 
 
-def _training_step(module: MaiccModule, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+def training_step(module: MaiccModule, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
     module.train().requires_grad_(True)
     adam = torch.optim.AdamW(module.parameters(), 1e-4)
 
@@ -241,7 +241,7 @@ def _training_step(module: MaiccModule, loss: Callable[[], torch.Tensor]) -> Cal
     return step
 
 
-def _time(work: Callable[[], object], device: str, precision: str) -> tuple[float, float]:
+def median_time(work: Callable[[], object], device: str, precision: str) -> tuple[float, float]:
     """Median seconds of one call, and its floating-point operations in matrix products."""
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
         with FlopCounterMode(display=False) as counter:
@@ -261,7 +261,7 @@ def _peak(device: str, precision: str) -> float:
     n = 8192 if device == "cuda" else 2048
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
-    seconds, _ = _time(lambda: a @ b, device, "fp32")
+    seconds, _ = median_time(lambda: a @ b, device, "fp32")
     return 2 * n**3 / seconds
 
 

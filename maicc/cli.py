@@ -293,16 +293,30 @@ def _bench(argv: list[str]) -> None:
     parser.add_argument("--out", type=str, default="runs/bench", help="folder of the result")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where")
     parser.add_argument("--largest", type=int, default=2_700_000, help="keys in the largest index")
+    parser.add_argument(
+        "--part", default="models", choices=["models", "environments", "teachers"],
+        help="time the models; the environments of families, A,B; or a step of embedding training "
+        "in each of its forms",
+    )  # fmt: skip
     options = parser.parse_args(argv)
 
-    from maicc.bench import bench, markdown
+    from maicc import bench, bench_parts
     from maicc.files import write_json, write_text
 
-    result = bench(options.family, options.device, options.largest)
+    if options.part == "models":
+        result = bench.bench(options.family, options.device, options.largest)
+        text = bench.markdown(result)
+    else:
+        if options.part == "environments":
+            result = bench_parts.bench_environments(options.family.split(","))
+        else:
+            result = bench_parts.bench_teachers(options.family)
+        text = bench_parts.markdown(result)
+    name = "bench" if options.part == "models" else options.part
     out = Path(options.out)
-    write_json(out / "bench.json", result)
-    write_text(out / "bench.md", markdown(result))
-    print(markdown(result))
+    write_json(out / f"{name}.json", result)
+    write_text(out / f"{name}.md", text)
+    print(text)
 
 
 def _credit(argv: list[str]) -> None:

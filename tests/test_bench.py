@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from maicc import bench as module
+from maicc import bench_parts
 from maicc.config import CollectConfig, DecisionConfig, EmbeddingConfig
 
 
@@ -23,3 +24,19 @@ def test_every_part_is_timed(monkeypatch):
     assert 0.5 < rough["recall_at_50"] <= 1.0
     lines = module.markdown(result).splitlines()
     assert len(lines) == len(result["rows"]) + 4
+
+
+def test_environments_and_teachers(monkeypatch):
+    monkeypatch.setattr(bench_parts, "_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_SECONDS", 0.01)
+    rows = bench_parts.bench_environments(["lbf_7x7"])
+    assert [row["form"] for row in rows] == ["PettingZoo"] + [
+        f"{n} in lock step" for n in (1, 16, 64)
+    ]
+    assert all(row["steps_per_second"] > 100 for row in rows)
+    rows = bench_parts.bench_teachers("lbf_7x7", episodes=2)
+    assert [(row["teacher"], row["steps"]) for row in rows] == [
+        ("joint, flat", 15), ("joint, flat", 3), ("factored, flat", 15), ("factored, flat", 3),
+    ]  # fmt: skip
+    assert rows[0]["gflop"] > rows[1]["gflop"] > 0
+    assert len(bench_parts.markdown(rows).splitlines()) == 6

@@ -37,6 +37,7 @@ ORDER = [
     "report",
     "run",
     "table bench units",
+    "bench_parts",
     "cluster",
     "benchmark check",
     "cli",
