@@ -1,11 +1,16 @@
-"""What battles on SMAX and on StarCraft II have in common: their tasks."""
+"""What battles on SMAX and on StarCraft II have in common: agents, spaces, tasks and families."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from maicc.types import UserError
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from maicc.envs.tasks import Expert, TaskFamily
+from maicc.types import ObsLayout, UserError
 
 MOST = 12  # units of a side
 MAX_STEPS = 100
@@ -25,6 +30,75 @@ def check_parameters(parameters: Mapping[str, Any], races: Collection[str]) -> N
             f"battle {dict(parameters)}: race is one of {', '.join(races)}, and allies and enemies "
             f"are 1 to {MOST}"
         )
+
+
+class Battle(ParallelEnv):
+    """What battles as PettingZoo environments have in common: agents `ally_0`, ... and spaces.
+
+    Raises:
+        UserError: see `check_parameters`.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Any],
+        races: Collection[str],
+        layout: ObsLayout,
+        observation_size: int,
+    ) -> None:
+        check_parameters(parameters, races)
+        self.parameters, self.render_mode = parameters, None
+        self.possible_agents = [f"ally_{i}" for i in range(parameters["allies"])]
+        self.agents: list[str] = []
+        box = spaces.Box(-1.0, 1.0, (observation_size,), np.float32)
+        n_actions = layout.attack + layout.enemies[1]
+        self._observation_spaces = dict.fromkeys(self.possible_agents, box)
+        self._action_spaces = {a: spaces.Discrete(n_actions) for a in self.possible_agents}
+
+    def observation_space(self, agent: str) -> spaces.Box:
+        return self._observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Discrete:
+        return self._action_spaces[agent]
+
+
+def battle_families(
+    prefix: str,
+    where: str,
+    races: Sequence[str],
+    make: Callable[..., ParallelEnv],
+    layout: ObsLayout,
+    observation_size: int,
+    return_max: float,
+    expert: Expert,
+    **more: Any,
+) -> dict[str, TaskFamily]:
+    """A family for each race, whose tasks fix units and spawns, and one of all races, in which they
+    are drawn anew in each episode.
+    """
+    kinds = {
+        **{
+            r: ([r], False, f"{r} teams of 3 to 12, fixed units and spawns per task") for r in races
+        },
+        "all": (races, True, "all races, units and spawns drawn anew in each episode"),
+    }
+    families = {}
+    for kind, (mine, vary, what) in kinds.items():
+        training, held_out = battle_tasks(mine, vary=vary)
+        families[kind] = TaskFamily(
+            name=f"{prefix}_{kind}",
+            make=make,
+            training=training,
+            held_out=held_out,
+            max_steps=MAX_STEPS,
+            return_bounds=(0.0, return_max),
+            expert=expert,
+            sizes=(MOST, observation_size, layout.attack + MOST),
+            layout=layout,
+            description=f"{where}: {what}",
+            **more,
+        )
+    return families
 
 
 def battle_tasks(races: Sequence[str], *, vary: bool) -> tuple[Tasks, Tasks]:

@@ -10,21 +10,17 @@ units and spawns, and the battle is only nearly the same.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
-from maicc.envs.battles import MAX_STEPS, MOST, battle_tasks, check_parameters
-from maicc.envs.tasks import TaskFamily
+from maicc.envs.battles import MAX_STEPS, MOST, Battle, battle_families
+from maicc.envs.smac_policies import ATTACK, NO_OP, STOP, focus_fire
 from maicc.types import ObsLayout, UserError
 
 RETURN_MAX = 20.0
-_SHOT = 10.0  # about what a unit's attack takes
-NO_OP, STOP, ATTACK = 0, 1, 6  # 2 to 5 move north, south, east, west
 N_ACTIONS = ATTACK + MOST
 # two basic types and the exceptional one, and whether the last may not make a whole team
 RACES = {
@@ -48,7 +44,7 @@ LAYOUT = ObsLayout(
 )
 
 
-class Smac(ParallelEnv):
+class Smac(Battle):
     """One battle as a PettingZoo environment.
 
     Every ally is paid an equal share of the team reward, 20 in all. Dead allies stay in the roster
@@ -68,21 +64,9 @@ class Smac(ParallelEnv):
     metadata = {"name": "smac", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
 
     def __init__(self, **parameters: Any) -> None:
-        check_parameters(parameters, RACES)
-        self.parameters, self.render_mode = parameters, None
+        super().__init__(parameters, RACES, LAYOUT, OBSERVATION_SIZE)
         self.game: Any = None
-        self.possible_agents = [f"ally_{i}" for i in range(parameters["allies"])]
-        self.agents: list[str] = []
         self._died = False  # the game broke off in the last episode
-        box = spaces.Box(-1.0, 1.0, (OBSERVATION_SIZE,), np.float32)
-        self._observation_spaces = dict.fromkeys(self.possible_agents, box)
-        self._action_spaces = {a: spaces.Discrete(N_ACTIONS) for a in self.possible_agents}
-
-    def observation_space(self, agent: str) -> spaces.Box:
-        return self._observation_spaces[agent]
-
-    def action_space(self, agent: str) -> spaces.Discrete:
-        return self._action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict | None = None):
         if seed is None:
@@ -291,68 +275,9 @@ def _reseed(distribution: Any, rng: np.random.Generator) -> None:
             _reseed(part, rng)
 
 
-def focus_fire(env: Smac, rng: np.random.Generator) -> Mapping[str, int]:
-    """A scripted commander, to make data with; sees the whole battle.
-
-    All who can shoot the weakest enemy in range, and no more of them than it takes; medivacs heal
-    the weakest ally in range; the others move to the nearest enemy.
-    """
-    inner = env.unwrapped.game.env
-    legal = np.array(inner.get_avail_actions(), bool)
-    enemies = {j: e for j, e in inner.enemies.items() if e.health > 0}
-    remaining = {j: e.health + e.shield for j, e in enemies.items()}
-    actions = dict.fromkeys(env.possible_agents, NO_OP)
-    for i in np.argsort(legal[:, ATTACK:].sum(1), kind="stable"):  # the fewest targets first
-        unit, agent = inner.agents[int(i)], env.possible_agents[i]
-        if unit.health <= 0 or not enemies:
-            continue
-        if unit.unit_type == inner.medivac_id and legal[i, ATTACK:].any():
-            wounded = np.flatnonzero(legal[i, ATTACK:])
-            weakest = min(wounded, key=lambda j: inner.agents[int(j)].health)
-            actions[agent] = ATTACK + int(weakest)
-            continue
-        targets = [j for j in np.flatnonzero(legal[i, ATTACK:]) if remaining.get(int(j), 0) > 0]
-        targets = targets or list(np.flatnonzero(legal[i, ATTACK:]))
-        if targets:
-            target = int(min(targets, key=lambda j: remaining.get(int(j), 0.0)))
-            actions[agent] = ATTACK + target
-            remaining[target] = remaining.get(target, 0.0) - _SHOT
-            continue
-        near = min(
-            enemies.values(),
-            key=lambda e: (e.pos.x - unit.pos.x) ** 2 + (e.pos.y - unit.pos.y) ** 2,
-        )
-        x, y = near.pos.x - unit.pos.x, near.pos.y - unit.pos.y
-        wish = np.where(legal[i, 2:ATTACK], [y, -y, x, -x], -np.inf)
-        actions[agent] = 2 + int(wish.argmax()) if legal[i, 2:ATTACK].any() else STOP
-    return actions
-
-
-def _family(name: str, races: Sequence[str], *, vary: bool, description: str) -> TaskFamily:
-    training, held_out = battle_tasks(races, vary=vary)
-    return TaskFamily(
-        name=name,
-        make=Smac,
-        training=training,
-        held_out=held_out,
-        max_steps=MAX_STEPS,
-        return_bounds=(0.0, RETURN_MAX),
-        expert=focus_fire,
-        sizes=(MOST, OBSERVATION_SIZE, N_ACTIONS),
-        layout=LAYOUT,
-        at_once=1,
-        description=description,
-    )
-
-
-smac_protoss, smac_terran, smac_zerg = (
-    _family(
-        f"smac_{race}", [race], vary=False,
-        description=f"StarCraft II battles of {race} teams of 3 to 12, fixed units per task",
-    )
-    for race in RACES
+_families = battle_families(
+    "smac", "StarCraft II", list(RACES), Smac, LAYOUT, OBSERVATION_SIZE, RETURN_MAX, focus_fire,
+    at_once=1,
 )  # fmt: skip
-smac_all = _family(
-    "smac_all", list(RACES), vary=True,
-    description="StarCraft II battles of all races, units and spawns drawn anew in each episode",
-)  # fmt: skip
+smac_protoss, smac_terran = _families["protoss"], _families["terran"]
+smac_zerg, smac_all = _families["zerg"], _families["all"]

@@ -13,13 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
 from maicc.envs.batch import BatchStep
-from maicc.envs.battles import MAX_STEPS, MOST, battle_tasks, check_parameters
+from maicc.envs.battles import MAX_STEPS, MOST, Battle, battle_families, check_parameters
 from maicc.envs.smax_policies import focus_fire
-from maicc.envs.tasks import TaskFamily
 from maicc.types import ObsLayout, Task, UserError
 
 RACES = {"terran": (0, 1), "protoss": (2, 3), "zerg": (4, 5)}  # SMAX numbers of the basic types
@@ -213,7 +210,7 @@ def _engine() -> _Engine:
     return _Engine()
 
 
-class Smax(ParallelEnv):
+class Smax(Battle):
     """One game as a PettingZoo environment: a batch of one.
 
     Every ally is paid an equal share of the team reward: the damage done, 1 in all, and 1 for
@@ -224,19 +221,8 @@ class Smax(ParallelEnv):
     metadata = {"name": "smax", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
 
     def __init__(self, **parameters: Any) -> None:
-        self.render_mode = None
+        super().__init__(parameters, RACES, LAYOUT, OBSERVATION_SIZE)
         self.games = SmaxBatch([Task("smax", "", parameters)])
-        self.possible_agents = list(self.games.rosters[0])
-        self.agents: list[str] = []
-        box = spaces.Box(-1.0, 1.0, (OBSERVATION_SIZE,), np.float32)
-        self._observation_spaces = dict.fromkeys(self.possible_agents, box)
-        self._action_spaces = {a: spaces.Discrete(N_ACTIONS) for a in self.possible_agents}
-
-    def observation_space(self, agent: str) -> spaces.Box:
-        return self._observation_spaces[agent]
-
-    def action_space(self, agent: str) -> spaces.Discrete:
-        return self._action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict | None = None):
         if seed is None:
@@ -272,31 +258,9 @@ class Smax(ParallelEnv):
         }
 
 
-def _family(name: str, races: Sequence[str], *, vary: bool, description: str) -> TaskFamily:
-    training, held_out = battle_tasks(races, vary=vary)
-    return TaskFamily(
-        name=name,
-        make=Smax,
-        make_batch=SmaxBatch,
-        training=training,
-        held_out=held_out,
-        max_steps=MAX_STEPS,
-        return_bounds=(0.0, 2.0),
-        expert=focus_fire,
-        sizes=(MOST, OBSERVATION_SIZE, N_ACTIONS),
-        layout=LAYOUT,
-        description=description,
-    )
-
-
-smax_protoss, smax_terran, smax_zerg = (
-    _family(
-        f"smax_{race}", [race], vary=False,
-        description=f"battles of {race} teams of 3 to 12, fixed units and spawns per task",
-    )
-    for race in ("protoss", "terran", "zerg")
+_families = battle_families(
+    "smax", "battles", list(RACES), Smax, LAYOUT, OBSERVATION_SIZE, 2.0, focus_fire,
+    make_batch=SmaxBatch,
 )  # fmt: skip
-smax_all = _family(
-    "smax_all", list(RACES), vary=True,
-    description="battles of all races, units and spawns drawn anew in each episode",
-)  # fmt: skip
+smax_protoss, smax_terran = _families["protoss"], _families["terran"]
+smax_zerg, smax_all = _families["zerg"], _families["all"]
