@@ -43,9 +43,10 @@ class ContextCache:
         return sum(part.numel() * part.element_size() for part in held)
 
     def decide(self, current: Trajectories, rows: np.ndarray, found: Retrieval) -> Tensor:
-        """Logits (Q, T, A), equal to `decision(current, contexts)`."""
+        """Logits of the last step (Q, A), equal to those of `decision(current, contexts)`."""
         if self.decision.config.context == "concatenated":
-            return self.decision(current, self._tensors(self.memory.contexts(rows, found), current))
+            contexts = self._tensors(self.memory.contexts(rows, found), current)
+            return self.decision(current, contexts)[:, -1]
         own = self._own(rows[:, None], found.item)
         names = np.where(found.offline[:, None], found.item, own)
         names = np.where(found.item >= 0, names, -1)
@@ -67,7 +68,8 @@ class ContextCache:
             for kept in (self.keys, self.values)
         )
         visible = rearrange(self.seen[index], "(q k) t -> q (k t)", k=K)
-        return self.decision.decide(current, list(zip(keys, values, strict=True)), visible)
+        past = list(zip(keys, values, strict=True))
+        return self.decision.decide(current, past, visible, last=True)[:, 0]
 
     def forget(self, places: np.ndarray) -> None:
         """Each row's online trajectory at its place (rows,) is another one now."""

@@ -73,18 +73,29 @@ class DecisionTransformer(nn.Module):
         return repeat(step_mask, "q k t -> q (k t m)", m=per_step)
 
     def decide(
-        self, current: Trajectories, past: KeyValues | None, visible: Tensor | None
+        self,
+        current: Trajectories,
+        past: KeyValues | None,
+        visible: Tensor | None,
+        *,
+        last: bool = False,
     ) -> Tensor:
-        """Logits (Q, T, A) given the contexts' keys and values (Q, heads, P, ...) and (Q, P)."""
-        x = self._current_tokens(current)
-        if past is None:
-            y, _ = self.transformer(x)
-        else:
-            Q, L = x.shape[:2]
+        """Logits (Q, T, A) given the contexts' keys and values (Q, heads, P, ...) and (Q, P).
+
+        Args:
+            last: Of the last step only: (Q, 1, A).
+        """
+        x, mask = self._current_tokens(current), None
+        Q, L = x.shape[:2]
+        if past is not None:
             own = causal_mask(L, device=x.device).expand(Q, L, L)
             seen = visible.unsqueeze(1).expand(Q, L, -1)
-            y, _ = self.transformer(x, torch.cat([seen, own], 2).unsqueeze(1), past)
-        return self._act(self._read(y), current)
+            mask = torch.cat([seen, own], 2).unsqueeze(1)
+        at = self._read(torch.arange(L, device=x.device).expand(Q, L))
+        if last:
+            at, current = at[:, -1:], Trajectories(*(part[:, -1:] for part in current))
+        everywhere = at.shape[1] == L
+        return self._act(self.transformer(x, mask, past, None if everywhere else at)[0], current)
 
     def _act(self, y: Tensor, current: Trajectories) -> Tensor:
         """Outputs (Q, T, D) where the action is read -> logits (Q, T, A)."""
@@ -134,7 +145,7 @@ class DecisionTransformer(nn.Module):
         return rearrange(torch.stack([g, o, a, p], 2) + step[:, None], "q t m d -> q (t m) d")
 
     def _read(self, y: Tensor) -> Tensor:
-        """Outputs where the action is read: at each step's observation."""
+        """The tokens at which the action is read, each step's observation."""
         return y if self.config.tokens == "fused" else y[:, 1::4]
 
     def loss(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:

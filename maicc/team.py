@@ -235,13 +235,14 @@ class Team:
         ask_offline = coin < self._mixture.offline[active]
         with torch.no_grad():
             if k == 0:
-                return self.decision.decide(current, None, None)[:, -1].double().cpu().numpy()
+                logits = self.decision.decide(current, None, None, last=True)[:, 0]
+                return logits.double().cpu().numpy()
             found = self.memory.retrieve(
                 active, t, self._keys[active, t], ask_offline, draws[:, 1], draws[:, 5:]
             )
             self._asked += found.offline.sum(), len(active)
             logits = self.cache.decide(current, active, found)
-        return logits[:, -1].double().cpu().numpy()
+        return logits.double().cpu().numpy()
 
     def _choose(self, logits: np.ndarray, legal: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Samples or takes the best legal action."""

@@ -33,7 +33,11 @@ class Attention(nn.Module):
             seen_k, seen_v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         if at is not None:
             q = q.gather(2, at[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
-            mask = (torch.arange(k.shape[2], device=at.device) <= at.unsqueeze(-1)).unsqueeze(1)
+            if mask is None:
+                mask = (torch.arange(k.shape[2], device=at.device) <= at.unsqueeze(-1)).unsqueeze(1)
+            else:
+                mask = mask.expand(len(at), 1, *mask.shape[-2:])
+                mask = mask.gather(2, at[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
         out = attend(q, seen_k, seen_v, mask, self.dropout if self.training else 0.0)
         return self.project(rearrange(out, "b h l d -> b l (h d)")), (k, v)
 
@@ -116,16 +120,13 @@ class Transformer(nn.Module):
             mask: Boolean, broadcastable to (B, heads, L, P + L), True where a token may look; None
                 is plain causal attention, for which there must be no past.
             past: Keys and values of P earlier tokens, as returned for them.
-            at: (B, n) the tokens whose outputs are wanted, under plain causal attention without a
-                past; the last layer computes no others.
+            at: (B, n) the tokens whose outputs are wanted; the last layer computes no others.
 
         Returns:
             (B, L, D) outputs, or (B, n, D), and the new tokens' own keys and values.
         """
         if mask is None and past is not None:
             raise ValueError("tokens with a past need a mask; make one with causal_mask")
-        if at is not None and (mask is not None or past is not None):
-            raise ValueError("`at` goes with plain causal attention: no mask and no past")
         x, kept = self.drop(x), []
         for i, block in enumerate(self.blocks):
             last = i == len(self.blocks) - 1

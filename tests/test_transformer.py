@@ -68,8 +68,14 @@ def test_only_the_wanted_outputs_are_computed(model):
     wanted, kept = model(x, at=at)
     assert torch.allclose(wanted, everything[torch.arange(3)[:, None], at], atol=1e-6)
     assert kept[-1][0].shape[2] == 10  # keys of all tokens
-    with pytest.raises(ValueError, match="plain causal"):
-        model(x, causal_mask(10), at=at)
+    masked, _ = model(x, causal_mask(10), at=at)
+    assert torch.allclose(masked, wanted, atol=1e-6)
+    _, past = model(torch.randn(3, 4, 16))
+    seen = torch.rand(3, 1, 10, 14) < 0.7
+    seen[..., 0] = True
+    behind, _ = model(x, seen, past)
+    some, _ = model(x, seen, past, at)
+    assert torch.allclose(some, behind[torch.arange(3)[:, None], at], atol=1e-6)
 
 
 def test_narrow_heads_attend_in_full_precision():
