@@ -61,20 +61,21 @@ class _Mapped(BaseParallelWrapper):
         return self._changed(seen), *rest
 
 
-def map_observations(env: ParallelEnv, change: Callable[[np.ndarray], np.ndarray]) -> ParallelEnv:
+def map_observations(env: Any, change: Callable[[np.ndarray], np.ndarray]) -> ParallelEnv:
     """`env` with every observation changed: `np.ravel` makes a vector of a matrix, for example.
 
     Args:
-        env: Its observations are Boxes.
+        env: Whatever `make` of a TaskFamily may return; its observations are Boxes.
         change: Picks, leaves out or arranges numbers; it is applied to the bounds of the space too.
     """
-    return _Mapped(env, change)
+    return _Mapped(as_parallel(env), change)
 
 
 class TupleEnv(ParallelEnv):
     """A Gymnasium environment with a Tuple of spaces, one for each agent, as in `lbforaging`.
 
-    Observations and rewards are sequences in the order of the agents; the end is for all.
+    Observations and rewards are sequences in the order of the agents; the end is for all, once
+    every agent has come to its own. Infos are not read: masks belong into dict observations.
     """
 
     metadata = {"name": "tuple_env", "render_modes": []}  # noqa: RUF012
@@ -104,17 +105,23 @@ class TupleEnv(ParallelEnv):
     def step(self, actions: dict[str, int]):
         chosen = tuple(actions[agent] for agent in self.possible_agents)
         observations, rewards, terminated, truncated, _ = self.env.step(chosen)
-        ended, cut = bool(np.all(terminated)), bool(np.all(truncated))
+        over = bool(np.all(np.logical_or(terminated, truncated)))
+        ended = over and not bool(np.any(truncated))
         result = (
             self._each(observations),
             {agent: float(r) for agent, r in self._each(rewards).items()},
             dict.fromkeys(self.agents, ended),
-            dict.fromkeys(self.agents, cut and not ended),
+            dict.fromkeys(self.agents, over and not ended),
             {agent: {} for agent in self.agents},
         )
-        if ended or cut:
+        if over:
             self.agents = []
         return result
+
+    @property
+    def unwrapped(self) -> Any:
+        """The Gymnasium environment itself."""
+        return self.env.unwrapped
 
     def close(self) -> None:
         self.env.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple
 
@@ -95,7 +95,7 @@ class BatchEnv:
                     f"{name_of(env)} gave no observation for {sorted(missing)} at reset; every "
                     "agent takes part from the start"
                 )
-            self._read(b, observations, infos, ended=False)
+            self._read(b, observations, infos, set(), ended=False)
         return self._result(np.zeros(self._mask.shape[:2], np.float32))
 
     def step(self, actions: np.ndarray) -> BatchStep:
@@ -124,7 +124,8 @@ class BatchEnv:
             limit = self._steps == self.max_steps
             self._truncated[b] = (ended or limit) and not self._terminated[b]
             self.died[b] = any(info.get("game_died", False) for info in infos.values())
-            self._read(b, observations, infos, ended=ended)
+            gone = {a for a, out in zip(roster, over, strict=True) if out and not ended}
+            self._read(b, observations, infos, gone, ended=ended)
         return self._result(rewards)
 
     def close(self) -> None:
@@ -146,11 +147,20 @@ class BatchEnv:
         )
 
     def _read(
-        self, b: int, observations: Mapping[str, Any], infos: Mapping[str, Any], *, ended: bool
+        self,
+        b: int,
+        observations: Mapping[str, Any],
+        infos: Mapping[str, Any],
+        gone: Collection[str],
+        *,
+        ended: bool,
     ) -> None:
+        """Agents that are `gone` before the end may only do action 0, which nobody plays."""
         for i, agent in enumerate(self.rosters[b]):
+            if agent in gone:
+                self._mask[b, i] = np.arange(self._mask.shape[2]) == 0
             if agent not in observations:
-                continue  # left early: keeps its last observation
+                continue
             seen = observations[agent]
             mask = infos.get(agent, {}).get("action_mask")
             if isinstance(seen, Mapping):
@@ -168,6 +178,8 @@ class BatchEnv:
                     f"{name_of(self.envs[b])}: {agent} observed {seen}: observations must be finite"
                 )
             self._observations[b, i, :size] = seen
+            if agent in gone:
+                continue
             self._mask[b, i, :n_actions] = True
             if mask is not None:
                 mask = np.asarray(mask)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
@@ -46,3 +48,18 @@ def largest_sizes(env: ParallelEnv) -> tuple[int, int, int]:
     """Agents, and the most observation numbers and actions that any of them has."""
     each = [agent_sizes(env, agent) for agent in env.possible_agents]
     return len(each), max(o for o, _ in each), max(a for _, a in each)
+
+
+def random_actions(
+    env: ParallelEnv, seen: Mapping[str, Any], infos: Mapping[str, Any], rng: np.random.Generator
+) -> dict[str, int]:
+    """A legal action of each agent that takes part, by the mask in its observation or its infos."""
+    actions = {}
+    for agent in env.agents:
+        mask = infos.get(agent, {}).get("action_mask")
+        if isinstance(seen[agent], Mapping):
+            mask = seen[agent].get("action_mask", mask)
+        n = env.action_space(agent).n
+        legal = np.arange(n) if mask is None else np.flatnonzero(mask)
+        actions[agent] = int(legal[int(rng.random() * len(legal))])
+    return actions

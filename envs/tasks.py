@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pettingzoo import ParallelEnv
@@ -33,6 +35,7 @@ _BUILT_IN = {
 
 # An expert sees the whole environment: it makes data, it is not an agent of ours.
 Expert = Callable[[ParallelEnv, np.random.Generator], Mapping[str, int]]
+TeamReward = Literal["sum", "mean", "shared"]
 Policy = Callable[[np.ndarray, np.ndarray, str, np.random.Generator], int]
 
 
@@ -52,7 +55,7 @@ class TaskFamily:
         max_steps: An episode has at most this many steps.
         return_bounds: Lowest and highest possible team return; where it is not given, those of the
             dataset.
-        expert: `expert(env, rng)` gives the best action known for each agent.
+        expert: `expert(env, rng)` gives the best action known for each agent that takes part.
         behaviours: Policies that make the dataset where there is no expert:
             `policy(observation, action_mask, agent, rng)` gives one agent's action from what that
             agent sees, padded to the largest sizes. One, which then plays at several levels with
@@ -69,7 +72,7 @@ class TaskFamily:
             environments of all tasks where it is not given.
         layout: Where an observation holds whom, for models that read it by entities.
         at_once: Environments that a dataset is collected from side by side in a process, where each
-            is costly; they are reset for episode after episode.
+            is costly; they are reset for episode after episode. Adaptation opens one for each run.
         description: One line for `maicc tasks`.
     """
 
@@ -83,7 +86,7 @@ class TaskFamily:
     behaviours: Policy | Sequence[Policy] | None = None
     explorer: Callable[[], Any] | None = None
     make_batch: Callable[[Sequence[Task]], Any] | None = None
-    team_reward: Literal["sum", "mean", "shared"] = "sum"
+    team_reward: TeamReward = "sum"
     sizes: tuple[int, int, int] | None = None
     layout: ObsLayout | None = None
     at_once: int | None = None
@@ -92,6 +95,24 @@ class TaskFamily:
     def __post_init__(self) -> None:
         for kind in ("training", "held_out"):
             object.__setattr__(self, kind, _named(getattr(self, kind)))
+        if self.max_steps < 1:
+            raise UserError(f"{self.name}: max_steps={self.max_steps} must be at least 1")
+        if self.return_bounds is not None and not self.return_bounds[0] < self.return_bounds[1]:
+            raise UserError(
+                f"{self.name}: return_bounds={self.return_bounds} must be the lowest return and a "
+                "higher one, or be left out: they are then those of the dataset"
+            )
+        if self.team_reward not in get_args(TeamReward):
+            raise UserError(
+                f"{self.name}: team_reward={self.team_reward!r} is not one of: "
+                f"{', '.join(get_args(TeamReward))}"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all but the code: what is made of a family is not taken for another's."""
+        parts = [self.training, self.held_out, self.max_steps, self.return_bounds, self.team_reward]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def policies(self) -> list[Policy]:
@@ -163,11 +184,23 @@ def _name(parameters: Mapping[str, Any]) -> str:
 
 def _named(tasks: Any) -> Mapping[str, Mapping[str, Any]]:
     if isinstance(tasks, Mapping):
-        return tasks
-    named = {_name(parameters): parameters for parameters in tasks}
-    if len(named) < len(tasks):
+        return {name: _plain(parameters) for name, parameters in tasks.items()}
+    plain = [_plain(parameters) for parameters in tasks]
+    named = {_name(parameters): parameters for parameters in plain}
+    if len(named) < len(plain):
         raise UserError("the same task is listed twice; every task has its own parameters")
     return named
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """As they come back from JSON."""
+    try:
+        return json.loads(json.dumps(dict(parameters), default=lambda number: number.item()))
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(
+            f"task parameters {dict(parameters)} are not plain JSON: use numbers, text, truth "
+            "values, lists and dicts of them"
+        ) from None
 
 
 def sample_tasks(
@@ -183,7 +216,7 @@ def sample_tasks(
     """
     rng, found = np.random.default_rng([seed, 21]), {}
     for _ in range(100 * (training + held_out)):
-        parameters = draw(rng)
+        parameters = _plain(draw(rng))
         found.setdefault(_name(parameters), parameters)
         if len(found) == training + held_out:
             tasks = list(found.values())
@@ -192,6 +225,7 @@ def sample_tasks(
 
 
 _registered: dict[str, TaskFamily] = {}
+_renamed: dict[str, tuple[TaskFamily, TaskFamily]] = {}  # as it calls itself, and as it is found
 
 
 def register(family: TaskFamily) -> TaskFamily:
@@ -229,8 +263,13 @@ def get_family(name: str) -> TaskFamily:
         raise UserError(f"task family {name!r} can't be loaded from {target}: {error}") from None
     if not isinstance(family, TaskFamily):
         raise UserError(f"{target} is a {type(family).__name__}, expected a maicc.envs.TaskFamily")
+    if family.name == name:
+        return family
     # what is written down with a dataset or model must lead back here
-    return family if family.name == name else replace(family, name=name)
+    known = _renamed.get(name)
+    if known is None or known[0] is not family:
+        known = _renamed[name] = (family, replace(family, name=name))
+    return known[1]
 
 
 def importable(family: TaskFamily) -> bool:

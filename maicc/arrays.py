@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
@@ -56,16 +57,24 @@ def convert_arrays(source: Path, family: TaskFamily, out: Path) -> None:
             raise UserError(
                 f"{source}: field {name} has shape {arrays[name].shape}, expected {shape}"
             )
+    if not E:
+        raise UserError(f"{source}: no episodes")
+    if not np.array_equal(arrays["actions"], arrays["actions"].astype(np.int64)):
+        raise UserError(f"{source}: field actions has numbers that are no integers")
+    if arrays["actions"].min() < 0 or arrays["actions"].max() >= s.n_actions:
+        raise UserError(f"{source}: field actions: an action is outside 0 to {s.n_actions - 1}")
     length = arrays["length"].astype(np.int64)
     if (length > T).any():
         raise UserError(f"{source}: field length has {length.max()}, and {T} steps are there")
-    played = np.arange(T) < length[:, None]
+    played, known = (np.arange(n) < (length + n - T)[:, None] for n in (T, T + 1))
     there = arrays.get("agent_mask", np.ones((E, N), bool)).astype(bool)
+    if (there[:, 1:] > there[:, :-1]).any():
+        raise UserError(f"{source}: field agent_mask: agents that are there must come first")
     legal = arrays.get("action_mask", np.ones((E, T + 1, N, s.n_actions), bool)).astype(bool)
     individual = _individual(arrays["rewards"], there, family, source, (E, T, N))
-    individual = individual * played[..., None]
+    individual = np.where(played[..., None], individual, 0.0)
     if arrays["rewards"].ndim == 2:
-        rewards = arrays["rewards"] * played
+        rewards = np.where(played, arrays["rewards"], 0.0)
     else:
         total = individual.sum(2)
         mean = total / there.sum(1, keepdims=True)
@@ -73,7 +82,10 @@ def convert_arrays(source: Path, family: TaskFamily, out: Path) -> None:
     terminated = arrays.get("terminated", length < s.max_steps).astype(bool)
     T, N = s.max_steps, s.n_agents  # what is padded to
     episodes = EpisodeBatch(
-        observations=_padded(arrays["observations"], (E, T + 1, N, s.observation_size)),
+        observations=_padded(
+            np.where(known[:, :, None, None], arrays["observations"], 0.0).astype(np.float32),
+            (E, T + 1, N, s.observation_size),
+        ),
         actions=_padded(arrays["actions"] * played[..., None], (E, T, N)),
         action_mask=_padded(legal, (E, T + 1, N, s.n_actions)),
         agent_mask=_padded(there, (E, N)),
@@ -86,8 +98,19 @@ def convert_arrays(source: Path, family: TaskFamily, out: Path) -> None:
         behaviour=np.zeros(E, np.int64),
         seed=np.full(E, -1),
     )
+    acts = (np.arange(s.max_steps) < length[:, None])[..., None] & episodes.agent_mask[:, None]
+    chosen = np.take_along_axis(episodes.action_mask[:, :-1], episodes.actions[..., None], 3)
+    if not chosen[..., 0][acts].all():
+        raise UserError(f"{source}: field actions has actions that its action_mask forbids")
+    returns = episodes.rewards.sum(1)
     if family.return_bounds is None:
-        family = with_bounds(family, episodes.rewards.sum(1))
+        family = with_bounds(family, returns)
+    low, high = family.return_bounds
+    if returns.min() < low - 1e-3 or returns.max() > high + 1e-3:
+        raise UserError(
+            f"{source}: returns from {returns.min():.4g} to {returns.max():.4g}, outside the "
+            f"family's return_bounds {low:g} to {high:g}"
+        )
     number, behaviours = behaviours_of(episodes, family.spec, arrays.get("behaviour"))
     episodes.behaviour[:] = number
     write_episodes(out, episodes, family.spec, family.training_tasks, behaviours)
@@ -133,7 +156,7 @@ def _read(source: Path) -> dict[str, np.ndarray]:
         else:
             with h5py.File(source, "r") as file:
                 arrays = {name: file[name][:] for name in file}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BadZipFile) as error:
         raise UserError(f"{source}: not a readable .npz or HDF5 file ({error})") from None
     for name, dimensions in NEEDED.items():
         if name not in arrays:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cache
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env
 from maicc.types import Behaviour, EpisodeBatch, Task
 
 _TRIAL_EPISODES = 16  # per task and trial
+_AT_ONCE = 50  # environments side by side, unless the family says how many
 CALIBRATION_TRIALS = 8
 
 # of one environment: its row, what it showed, its random numbers -> each agent's action
@@ -35,7 +37,8 @@ def play(
         policy: `expert`, the family's expert or its only behaviour; `policy0`, `policy1`, ..., its
             behaviours; `explorer`, which starts every episode knowing nothing; `random`.
     """
-    size = min(len(seeds), family.at_once or len(seeds))
+    most = len(seeds) if family.make_batch else _AT_ONCE
+    size = min(len(seeds), family.at_once or most)
     env = batch_env(family, [task] * size)
     try:
         parts = []
@@ -105,7 +108,9 @@ def _play(
                 legal = np.flatnonzero(now.action_mask[b, i])
                 act_at_random = draws[b, t, i, 0] < rate
                 choice = legal[int(draws[b, t, i, 1] * len(legal))]
-                actions[b, i] = choice if act_at_random else best[agent]
+                # an agent that has left has one legal action, and experts need not name it
+                forced = act_at_random or len(legal) == 1
+                actions[b, i] = choice if forced else best.get(agent, choice)
         now = env.step(actions)
         episodes.actions[running, t] = actions[running]
         episodes.rewards[running, t] = now.rewards[running]
@@ -159,19 +164,19 @@ def behaviour_count(family: TaskFamily, config: CollectConfig) -> int:
 def plan_behaviours(
     family: TaskFamily, config: CollectConfig, seed: int, progress: Callable[[int], object]
 ) -> tuple[TaskFamily, list[Behaviour]]:
-    """Who plays, with `reached` still 0, and the family with return bounds, at least estimated.
+    """Who plays, with `reached` still 0, and the family, with bounds where levels need them.
 
     An expert, or an only behaviour, plays at each of the levels by acting at random at some rate;
     several behaviours play as they are; without any, agents act at random.
     """
     best = "expert" if family.expert or len(family.policies) == 1 else None
-    if family.return_bounds is None:
-        last = best or (f"policy{len(family.policies) - 1}" if family.policies else "random")
-        tried = [_trial(family, rate, seed, last) for rate in (0.0, 1.0)]
+    if best and family.return_bounds is None:
+        tried = [_trial(family, rate, seed) for rate in (0.0, 1.0)]
         progress(2 * len(family.training) * _TRIAL_EPISODES)
         family = with_bounds(family, concatenate(tried).rewards.sum(1))
     if best:
-        rates = [calibrate(family, level, seed, progress) for level in config.levels]
+        reached = cache(lambda rate: _reached(family, rate, seed, progress))
+        rates = [calibrate(reached, level) for level in config.levels]
         planned = [
             Behaviour("expert", round(rate, 6), level, 0.0)
             for rate, level in zip(rates, config.levels, strict=True)
@@ -185,29 +190,32 @@ def plan_behaviours(
     return family, planned
 
 
-def _trial(family: TaskFamily, rate: float, seed: int, policy: str = "expert") -> EpisodeBatch:
+def _trial(family: TaskFamily, rate: float, seed: int) -> EpisodeBatch:
     """A few episodes of each training task."""
     return concatenate(
         [
-            play(family, task, rate, [(seed, 10, i, e) for e in range(_TRIAL_EPISODES)], policy)
+            play(family, task, rate, [(seed, 10, i, e) for e in range(_TRIAL_EPISODES)])
             for i, task in enumerate(family.training_tasks)
         ]
     )
 
 
-def calibrate(
-    family: TaskFamily, level: float, seed: int, progress: Callable[[int], object]
+def _reached(
+    family: TaskFamily, rate: float, seed: int, progress: Callable[[int], object]
 ) -> float:
-    """The random-action rate whose mean return over the training tasks is nearest to `level`.
+    progress(len(family.training) * _TRIAL_EPISODES)
+    return share_of_maximum(_trial(family, rate, seed), family)
+
+
+def calibrate(reached: Callable[[float], float], level: float) -> float:
+    """The random-action rate at which the mean return is nearest to `level`.
 
     Bisection on the rate; the same seeds at every trial make the return a near-monotone function
     of it. A level below what acting at random reaches gets rate 1.
+
+    Args:
+        reached: Share of the maximum at a rate.
     """
-
-    def reached(rate: float) -> float:
-        progress(len(family.training) * _TRIAL_EPISODES)
-        return share_of_maximum(_trial(family, rate, seed), family)
-
     low, high = 0.0, 1.0
     if level >= reached(low):
         return low

@@ -108,7 +108,7 @@ def _models(
 
     dataset = EpisodeFile(path)
     keys = offline_keys(embedding.net, dataset, path.parent, device=device)
-    stored = slices(dataset.read(), spec.return_max)
+    stored = slices(dataset.read(), spec.bounds)
     retrieval = RetrievalData(family.name, str(path), k=decision_config.k, batch_size=_QUERIES)
     retrieval.use(keys, stored)
     retrieval.trainer = SimpleNamespace(global_rank=0)

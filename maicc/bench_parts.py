@@ -15,6 +15,7 @@ from maicc.bench import median_time, training_step
 from maicc.config import EmbeddingConfig, OptimiserConfig
 from maicc.embedding import EmbeddingModule, TeamBatch
 from maicc.envs import BatchStep, TaskFamily, batch_env, get_family
+from maicc.envs.spaces import random_actions
 from maicc.fitting import seeded
 from maicc.types import Spec
 
@@ -38,21 +39,18 @@ def bench_environments(names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _pettingzoo(family: TaskFamily) -> dict[str, Any]:
     env, rng = family.make_env(family.training_tasks[0]), np.random.default_rng(0)
+    seen: dict[str, Any] = {}
     infos: dict[str, Any] = {}
 
     def step() -> int:
-        nonlocal infos
+        nonlocal seen, infos
+        if not seen:
+            seen, infos = env.reset(seed=int(rng.integers(2**31)))
+        seen, *_, infos = env.step(random_actions(env, seen, infos, rng))
         if not env.agents:
-            _, infos = env.reset(seed=int(rng.integers(2**31)))
-        actions = {}
-        for agent in env.agents:
-            mask = infos[agent].get("action_mask")
-            legal = np.arange(env.action_space(agent).n) if mask is None else np.flatnonzero(mask)
-            actions[agent] = int(rng.choice(legal))
-        *_, infos = env.step(actions)
+            seen = {}
         return 1
 
-    env.agents = []
     return {"form": "PettingZoo", **_rate(step, env.close)}
 
 

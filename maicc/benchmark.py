@@ -88,9 +88,9 @@ def benchmark(
     family, out = get_family(config.family), out.resolve()
     frozen = frozen_tasks(family, tasks, draw)
     work = units(config, variants, range(config.seed, config.seed + seeds), frozen, out)
+    check_family(family)
     for unit in work:
         check(unit.config, family)
-    check_family(family)
     if family.explorer is not None:
         run_explorer(config, family, frozen, seeds, out)
     waiting = [unit for unit in work if not unit.result.exists()]
@@ -181,8 +181,11 @@ def write_table(work: Sequence[Unit], family: TaskFamily, out: Path) -> dict[str
         if found["described"]["tasks"] == [task.to_json() for task in work[0].tasks]:
             results |= {name: [row] for name, row in found["rows"].items()}
     seeds = sorted({unit.config.seed for unit in work})
-    spec = known_spec(family.spec, work[0].files.episodes)
-    table, curves = make_table(family.name, seeds, work[0].tasks, results, spec.return_max)
+    datasets = {unit.files.episodes for unit in work if unit.files.episodes.exists()}
+    specs = [known_spec(family.spec, path) for path in datasets] or [family.spec]
+    # where the data tell the bounds, each seed has its own: the table is on the widest
+    bounds = (min(s.return_min for s in specs), max(s.return_max for s in specs))
+    table, curves = make_table(family.name, seeds, work[0].tasks, results, bounds)
     adapting = {name: curve for name, curve in curves.items() if not name.startswith("behaviour")}
     write_json(out / "benchmark.json", table)
     write_text(out / "benchmark.md", markdown(table))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
@@ -12,10 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pettingzoo.test import parallel_api_test
+from pettingzoo.utils import BaseParallelWrapper
 
 from maicc.behaviour import play
 from maicc.envs import BatchEnv, TaskFamily
-from maicc.envs.spaces import observation_box
+from maicc.envs.spaces import observation_box, random_actions
 from maicc.types import Task, UserError
 
 _SECONDS = 1.0  # of the speed trial
@@ -33,7 +35,7 @@ class Verdict(NamedTuple):
 def check_contract(family: TaskFamily) -> Iterator[Verdict]:
     """Verdicts, in the order in which things are needed; those that follow a failure may be left
     out where they could not mean anything."""
-    yield _tasks(family)
+    yield _verdict("tasks", lambda: _tasks(family), "")
     task = family.training_tasks[0] if family.training else None
     if task is None:
         return
@@ -62,8 +64,9 @@ def _verdict(item: str, look: Callable[[], Verdict | str], fix: str) -> Verdict:
         result = look()
     except Exception as error:
         found = str(error).strip() or type(error).__name__
-        if not isinstance(error, (UserError, AssertionError)):
-            found = f"{type(error).__name__}: {found}"
+        if not isinstance(error, UserError):
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            found = f"{type(error).__name__}: {found} ({last.filename}:{last.lineno}, {last.name})"
         return Verdict(item, False, found, fix)
     return result if isinstance(result, Verdict) else Verdict(item, True, result)
 
@@ -110,8 +113,25 @@ def _episodes(family: TaskFamily, task: Task) -> str:
     return f"2 of each task played, {masks}"
 
 
+class _OnlyLegal(BaseParallelWrapper):
+    """PettingZoo's test does not look at masks in `infos`: what is illegal becomes legal."""
+
+    def reset(self, seed: int | None = None, options: dict | None = None):
+        self._seen, self._infos = self.env.reset(seed=seed, options=options)
+        return self._seen, self._infos
+
+    def step(self, actions: dict[str, int]):
+        legal = random_actions(self.env, self._seen, self._infos, np.random.default_rng(0))
+        for agent, action in actions.items():
+            mask = self._infos.get(agent, {}).get("action_mask")
+            if mask is None or mask[action]:
+                legal[agent] = action
+        self._seen, *rest, self._infos = self.env.step(legal)
+        return self._seen, *rest, self._infos
+
+
 def _pettingzoo(family: TaskFamily, task: Task) -> str:
-    env = family.make_env(task)
+    env = _OnlyLegal(family.make_env(task))
     with redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         parallel_api_test(env, num_cycles=2 * family.max_steps)
@@ -122,11 +142,12 @@ def _pettingzoo(family: TaskFamily, task: Task) -> str:
 
 def _observations(family: TaskFamily, task: Task) -> Verdict | str:
     """Also the values, which a space of numbers promises and `episodes` does not look at."""
-    env = family.make_env(task)
+    env, largest = family.make_env(task), 0.0
     for step, (seen, _) in enumerate(_walk(env, family.max_steps, seed=0)):
         for agent, observation in seen.items():
             box = observation_box(env, agent)
             shown = np.array(_numbers(observation))
+            largest = max(largest, float(np.abs(shown).max()))
             beyond = np.maximum(box.low - shown, shown - box.high)
             if beyond.max() > 1e-4:
                 value = shown[beyond.argmax()]
@@ -136,7 +157,8 @@ def _observations(family: TaskFamily, task: Task) -> Verdict | str:
                     "widen the Box in observation_space, or clip what is observed",
                 )  # fmt: skip
     env.close()
-    return "inside their spaces"
+    scale = "; numbers above 10 are learnt badly, scale them to about 1" if largest > 10 else ""
+    return f"inside their spaces, up to {largest:.3g}{scale}"
 
 
 def _seeds(family: TaskFamily, task: Task) -> Verdict | str:
@@ -157,7 +179,7 @@ def _seeds(family: TaskFamily, task: Task) -> Verdict | str:
     return "reset(seed) fixes the episode"
 
 
-def _time_limit(family: TaskFamily, task: Task) -> Verdict | str:
+def _time_limit(family: TaskFamily, task: Task) -> str:
     env, rng = _open(family, task), np.random.default_rng(0)
     terminated = truncated = 0
     for seed in range(5):
@@ -170,11 +192,10 @@ def _time_limit(family: TaskFamily, task: Task) -> Verdict | str:
             truncated += int(now.truncated[0])
     env.close()
     if terminated > 1:
-        return Verdict(
-            "time limit", False,
-            f"{terminated} of 5 random episodes ended at step {family.max_steps} as terminated",
-            "report a time-out as truncation: terminated is for ends that belong to the task",
-        )  # fmt: skip
+        return (
+            f"{terminated} of 5 random episodes ended at step {family.max_steps} as terminated; if "
+            "that is a time-out, report truncation"
+        )
     return f"{truncated} of 5 random episodes were truncated at step {family.max_steps}"
 
 
@@ -204,7 +225,8 @@ def _behaviours(family: TaskFamily, task: Task) -> Verdict | str:
     names = [f"policy{i}" for i in range(len(family.policies))]
     if family.expert is not None or len(names) == 1:
         names = ["expert"]
-    found = []
+    names += ["explorer"] * (family.explorer is not None)
+    found, (low, high) = [], family.return_bounds or (-np.inf, np.inf)
     for name in names:
         played = play(family, task, 0.0, [(0, 0), (0, 1)], name)
         legal = np.take_along_axis(played.action_mask[:, :-1], played.actions[..., None], 3)
@@ -212,7 +234,14 @@ def _behaviours(family: TaskFamily, task: Task) -> Verdict | str:
         if not legal[..., 0][steps[:, :, None] & played.agent_mask[:, None]].all():
             fix = "look at the action mask before choosing"
             return Verdict("behaviours", False, f"{name} chose an illegal action", fix)
-        found.append(f"{name} gets {played.rewards.sum(1).mean():.4g}")
+        returns = played.rewards.sum(1)
+        if returns.min() < low - 1e-4 or returns.max() > high + 1e-4:
+            return Verdict(
+                "behaviours", False,
+                f"{name} got {returns.max():.4g}, outside return_bounds {family.return_bounds}",
+                "widen return_bounds, or leave them out: they are then those of the dataset",
+            )  # fmt: skip
+        found.append(f"{name} gets {returns.mean():.4g}")
     return "; ".join(found) or "none: the dataset will be of agents that act at random"
 
 
@@ -244,14 +273,7 @@ def _walk(env: Any, steps: int, seed: int) -> Iterator[tuple[dict[str, Any], dic
     seen, infos = env.reset(seed=seed)
     yield seen, {}
     for _ in range(steps):
-        actions = {}
-        for agent in env.agents:
-            mask = infos.get(agent, {}).get("action_mask")
-            if mask is None and isinstance(seen[agent], dict):
-                mask = seen[agent].get("action_mask")
-            n = env.action_space(agent).n
-            legal = np.arange(n) if mask is None else np.flatnonzero(mask)
-            actions[agent] = int(legal[int(rng.random() * len(legal))])
+        actions = random_actions(env, seen, infos, rng)
         seen, rewards, _, _, infos = env.step(actions)
         yield seen, rewards
         if not env.agents:

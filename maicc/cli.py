@@ -76,8 +76,10 @@ def _run(argv: list[str]) -> None:
         "Finished stages are skipped, an interrupted one goes on where it stopped."
     )
     parser = _parser("run", what)
-    if argv and argv[0].split("=")[0] == "--tasks":  # MODULE:ATTRIBUTE by another name
-        argv = [*argv[0].split("=")[1:], *argv[1:]]
+    argv = [part for word in argv for part in _split(word)]
+    if "--tasks" in argv[:-1]:  # NAME by another name
+        at = argv.index("--tasks")
+        argv = [argv[at + 1], *argv[:at], *argv[at + 2 :]]
     parser.usage = (
         "maicc run NAME|FILE.yaml|--tasks MODULE:ATTRIBUTE [--out DIR] [--seed N] "
         "[--section.key value ...]"
@@ -92,6 +94,10 @@ def _run(argv: list[str]) -> None:
     from maicc.run import run
 
     run(config, out)
+
+
+def _split(word: str) -> list[str]:
+    return ["--tasks", word.removeprefix("--tasks=")] if word.startswith("--tasks=") else [word]
 
 
 def _options(parser: ArgumentParser, argv: list[str]) -> Namespace:
@@ -132,7 +138,7 @@ def _collect(argv: list[str]) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--from_arrays", "--from-arrays", type=str, default=None, metavar="FILE.npz|FILE.h5",
-        help="read episodes of your own; maicc/arrays.py describes the fields",
+        help="read episodes of your own; docs/tutorial.md, section 5, lists the fields",
     )  # fmt: skip
     parser.add_class_arguments(CollectConfig)
     options = parser.parse_args(argv)
@@ -143,7 +149,7 @@ def _collect(argv: list[str]) -> None:
     from maicc.reference import convert_reference
 
     family = get_family(options.family)
-    out = Path(options.out or f"runs/{family.name}.h5")
+    out = Path(options.out or f"runs/{family.name.replace(':', '.')}.h5")
     if out.exists():
         raise UserError(f"{out} is there already; choose another --out, or remove it")
     if options.from_reference:

@@ -66,7 +66,9 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     """
     check_settings(family, config)
     path = Path(path)
-    plan = json.dumps([family.name, config.episodes, config.levels, config.explorer, seed])
+    plan = json.dumps(
+        [family.name, family.fingerprint, config.episodes, config.levels, config.explorer, seed]
+    )
     parts = path.with_name(f"{path.name}.{hashlib.sha256(plan.encode()).hexdigest()[:8]}.parts")
     parts.mkdir(parents=True, exist_ok=True)
 

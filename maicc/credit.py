@@ -23,7 +23,7 @@ _SEED = 80
 def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
     """Predicted against true individual rewards on tasks the embedding was not trained on.
 
-    Plays the dataset's experts, at each rate of random actions, on every held-out task, `episodes`
+    Plays the dataset's behaviours on every held-out task, `episodes`
     each.
 
     Returns:
@@ -38,21 +38,21 @@ def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
     family = get_family(dataset.spec.family)
     spec = dataset.require(family.spec)
     net = load_module(files.embedding, EmbeddingModule, EmbeddingConfig, spec).net
-    if not any(b.name == "expert" for b in dataset.behaviours):
-        raise UserError(f"{files.episodes} was not made by `maicc collect`: no expert to play")
+    mine = [b for b in dataset.behaviours if b.random_rate >= 0]
+    if not mine:
+        raise UserError(f"{files.episodes} was read from a file: there is no behaviour to play")
     played = concatenate(
         [
-            play(family, task, b.random_rate, [(_SEED, i, j, e) for e in range(episodes)])
+            play(family, task, b.random_rate, [(_SEED, i, j, e) for e in range(episodes)], b.name)
             for i, task in enumerate(family.held_out_tasks)
-            for j, b in enumerate(dataset.behaviours)
-            if b.name == "expert"
+            for j, b in enumerate(mine)
         ]
     )
     true = played.individual_rewards  # (B, T, N)
     there = played.agent_mask[:, None]  # (B, 1, N)
     if np.ptp(np.where(there, true, true[:, :, :1]), axis=2).max() == 0:
         raise UserError(f"{family.name} pays all agents alike: there is no credit to compare with")
-    batch = team_batch(played, dataset.spec.return_max)
+    batch = team_batch(played, dataset.spec.bounds)
     with torch.no_grad():
         keys = net.keys(batch.slices())
     predicted = keys.individual_reward.numpy().reshape(*true.swapaxes(1, 2).shape).swapaxes(1, 2)
@@ -62,8 +62,8 @@ def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
     team = np.broadcast_to(played.rewards[:, :, None], true.shape)[real]
     p, t = predicted[real], true[real]
     groups = {
-        "paid": t > 0,
-        "teammate paid": (t == 0) & (team > 0),
+        "paid": t != 0,
+        "teammate paid": (t == 0) & (team != 0),
         "nobody paid": team == 0,
     }
     whole = (predicted.sum(1), true.sum(1))

@@ -69,17 +69,19 @@ class Slices(NamedTuple):
     team_size: np.ndarray  # (M,) agents in the episode
 
 
-def slices(episodes: EpisodeBatch, return_max: float) -> Slices:
-    """Every agent's slice of every episode."""
+def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
+    """Every agent's slice of every episode; `bounds` of the family's returns."""
     episode, agent = np.nonzero(episodes.agent_mask)
     T = episodes.actions.shape[1]
     steps = np.arange(T)
+    done = steps == episodes.length[:, None] - 1
+    full = completed(episodes.rewards.cumsum(-1), done, bounds)
     trajectories = Trajectories(
         observations=episodes.observations[episode, :T, agent],
         actions=episodes.actions[episode, :, agent].astype(np.int64),
         rewards=episodes.rewards[episode],
-        done=(steps == episodes.length[:, None] - 1).astype(np.float32)[episode],
-        completed=completed(episodes.rewards, return_max).astype(np.float32)[episode],
+        done=done.astype(np.float32)[episode],
+        completed=full.astype(np.float32)[episode],
         return_to_go=return_to_go(episodes.rewards)[episode],
         step_mask=(steps < episodes.length[:, None])[episode],
     )

@@ -19,16 +19,17 @@ from maicc.returns import completed, return_to_go
 from maicc.types import EpisodeBatch
 
 
-def team_batch(episodes: EpisodeBatch, return_max: float) -> TeamBatch:
+def team_batch(episodes: EpisodeBatch, bounds: tuple[float, float]) -> TeamBatch:
     """NumPy episodes as tensors, with outcome and return-to-go worked out."""
     steps = np.arange(episodes.actions.shape[1])
     last = steps == episodes.length[:, None] - 1
+    full = completed(episodes.rewards.cumsum(-1), last, bounds)
     return TeamBatch(
         observations=torch.from_numpy(episodes.observations),
         actions=torch.from_numpy(episodes.actions),
         rewards=torch.from_numpy(episodes.rewards),
         done=torch.from_numpy(last.astype(np.float32)),
-        completed=torch.from_numpy(completed(episodes.rewards, return_max).astype(np.float32)),
+        completed=torch.from_numpy(full.astype(np.float32)),
         return_to_go=torch.from_numpy(return_to_go(episodes.rewards)),
         step_mask=torch.from_numpy(steps < episodes.length[:, None]),
         agent_mask=torch.from_numpy(episodes.agent_mask),
@@ -72,7 +73,7 @@ class EpisodeData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         episodes = EpisodeFile(self.path).read()
         self.by_task = [np.flatnonzero(episodes.task == t) for t in np.unique(episodes.task)]
-        self.episodes = team_batch(episodes, self.spec.return_max)
+        self.episodes = team_batch(episodes, self.spec.bounds)
 
     def batches(self, step: int) -> Iterator[TeamBatch]:
         while True:

@@ -49,7 +49,7 @@ def offline_keys(
     path = Path(folder) / f"keys-{content[:16]}.h5"
     if path.exists():
         return _read(path, content)
-    flat = slices(dataset.read(), dataset.spec.return_max).trajectories
+    flat = slices(dataset.read(), dataset.spec.bounds).trajectories
     embedding = embedding.to(device)
     vectors, rewards = [], []
     with tqdm(desc="keys", unit="trajectory", total=len(flat.actions)) as bar:

@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 
 from maicc.arrays import behaviours_of
+from maicc.behaviour import with_bounds
 from maicc.dataset import write_episodes
 from maicc.envs import TaskFamily
-from maicc.returns import COMPLETION_MARGIN
+from maicc.returns import solved
 from maicc.types import EpisodeBatch, UserError
 
 FIELDS = ("actions", "avail_actions", "obs", "reward", "terminated", "filled")
@@ -76,7 +77,9 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
     known = np.arange(T + 1) <= length[:, None]
     rewards = np.where(played, arrays["reward"][:, :T, 0], 0.0).astype(np.float32)
     returns = rewards.sum(1)
-    truncated = (length == T) & (returns < s.return_max - COMPLETION_MARGIN)
+    if family.return_bounds is None:
+        family = with_bounds(family, returns)
+    truncated = (length == T) & ~solved(returns, family.return_bounds)
     task = np.repeat(np.arange(len(family.training)), E // len(family.training))
     episodes = EpisodeBatch(
         observations=arrays["obs"] * known[:, :, None, None],
@@ -92,9 +95,9 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
         behaviour=np.zeros(E, np.int64),
         seed=np.full(E, -1),
     )
-    number, behaviours = behaviours_of(episodes, s)
+    number, behaviours = behaviours_of(episodes, family.spec)
     episodes.behaviour[:] = number
-    write_episodes(out, episodes, s, family.training_tasks, behaviours)
+    write_episodes(out, episodes, family.spec, family.training_tasks, behaviours)
     print(f"{out}: {E} episodes of {len(family.training)} tasks from {source}")
 
 

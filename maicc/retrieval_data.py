@@ -74,7 +74,7 @@ class RetrievalData(L.LightningDataModule):
         return offline_keys(module.net, dataset, self.embedding.parent, self.retrieval.index)
 
     def setup(self, stage: str) -> None:
-        stored = slices(EpisodeFile(self.path).read(), self.spec.return_max)
+        stored = slices(EpisodeFile(self.path).read(), self.spec.bounds)
         self.use(self._keys(), stored)
 
     def use(self, keys: OfflineKeys, stored: Slices) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-COMPLETION_MARGIN = 0.1
+COMPLETION_MARGIN = 0.05  # of the way from the lowest return to the highest: 0.1 on LBF
 
 
 def return_to_go(rewards: Any) -> Any:
@@ -16,9 +16,24 @@ def return_to_go(rewards: Any) -> Any:
     return total[..., -1:] - total + rewards
 
 
-def completed(rewards: Any, return_max: float) -> Any:
-    """True once the return so far is within 0.1 of the family's maximum (METHOD.md, section 2)."""
-    return rewards.cumsum(-1) >= return_max - COMPLETION_MARGIN
+def solved(total: Any, bounds: tuple[float, float]) -> Any:
+    """Whether a return is at the family's maximum, to within the margin."""
+    low, high = bounds
+    return total >= high - COMPLETION_MARGIN * (high - low)
+
+
+def completed(total: Any, done: Any, bounds: tuple[float, float]) -> Any:
+    """True once the return so far is at the maximum (METHOD.md, section 2).
+
+    Where returns may be negative it can still fall, and the end of the episode must tell.
+
+    Args:
+        total: Return so far.
+        done: Whether the episode has ended.
+        bounds: Lowest and highest return of the family.
+    """
+    near = solved(total, bounds)
+    return near & done if bounds[0] < 0 else near
 
 
 def normalised(returns: Any, return_min: float, return_max: float) -> Any:

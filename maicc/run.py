@@ -28,10 +28,10 @@ def run(config: RunConfig, out: Path) -> None:
         KeyboardInterrupt: Ctrl-C; the same call goes on where it stopped.
     """
     family = get_family(config.family)
-    check(config, family)
     check_family(family)
+    check(config, family)
     print(memory_needed(config, family))
-    _same_configuration(config, out / "config.json")
+    _same_configuration({**config.identity(), "tasks": family.fingerprint}, out / "config.json")
 
     stages = Stages(out / "stages.json")
     files = ModelFiles.in_folder(out)
@@ -119,10 +119,10 @@ def memory_needed(config: RunConfig, family: TaskFamily) -> str:
     )
 
 
-def _same_configuration(config: RunConfig, path: Path) -> None:
-    wanted = _flat(config.identity())
+def _same_configuration(config: dict[str, Any], path: Path) -> None:
+    wanted = _flat(config)
     if not path.exists():
-        write_json(path, config.identity())
+        write_json(path, config)
         return
     found = _flat(read_json(path))
     differ = [

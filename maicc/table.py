@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from maicc.returns import COMPLETION_MARGIN
+from maicc.returns import COMPLETION_MARGIN, solved
 from maicc.stats import bootstrap_ci95, episodes_to, iqm, mean_ci95, regret
 from maicc.types import Task
 
@@ -19,7 +19,7 @@ def make_table(
     seeds: Sequence[int],
     tasks: Sequence[Task],
     results: Mapping[str, Sequence[Mapping[str, Any]]],
-    return_max: float,
+    bounds: tuple[float, float],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The table, and the returns (runs, episodes) of each variant.
 
@@ -27,7 +27,7 @@ def make_table(
         seeds: Of the models.
         tasks: Of every unit.
         results: Of each variant, one for each finished seed; variants without any are left out.
-        return_max: Highest possible return.
+        bounds: Lowest and highest return.
     """
     rows: list[dict[str, Any]] = []
     curves: dict[str, np.ndarray] = {}
@@ -37,24 +37,27 @@ def make_table(
         runs = [run for result in mine for run in result["runs"]]
         returns = np.array([run["returns"] for run in runs])
         strata = np.array([run["task"]["name"] for run in runs])
-        rows.append({"variant": variant, **table_row(returns, strata, return_max)})
+        rows.append({"variant": variant, **table_row(returns, strata, bounds)})
         curves[variant] = returns
     return {
         "schema": SCHEMA,
         "family": family,
-        "return_max": return_max,
+        "return_min": bounds[0],
+        "return_max": bounds[1],
         "seeds": list(seeds),
         "tasks": [task.name for task in tasks],
         "rows": rows,
     }, curves
 
 
-def table_row(returns: np.ndarray, strata: np.ndarray, return_max: float) -> dict[str, Any]:
+def table_row(
+    returns: np.ndarray, strata: np.ndarray, bounds: tuple[float, float]
+) -> dict[str, Any]:
     """The statistics of one variant; returns (runs, episodes), strata (runs,) the task."""
     last, last_ci = mean_ci95(returns[:, -1])
     last10 = returns[:, -10:].mean(1)
     low, high = bootstrap_ci95(last10, strata)
-    curve, solved = returns.mean(0), return_max - COMPLETION_MARGIN
+    curve, (low, high) = returns.mean(0), bounds
     return {
         "runs": len(returns),
         "episodes": returns.shape[1],
@@ -65,9 +68,9 @@ def table_row(returns: np.ndarray, strata: np.ndarray, return_max: float) -> dic
         "last10_ci95": round(mean_ci95(last10)[1], 4),
         "last10_iqm": round(iqm(last10), 4),
         "last10_iqm_ci95": [round(low, 4), round(high, 4)],
-        "solved_last10": round(float((returns[:, -10:] >= solved).mean()), 4),
-        "regret_per_episode": round(float(regret(returns, return_max).mean() / len(curve)), 4),
-        "episodes_to_85": episodes_to(curve, 0.85 * return_max),
+        "solved_last10": round(float(solved(returns[:, -10:], bounds).mean()), 4),
+        "regret_per_episode": round(float(regret(returns, high).mean() / len(curve)), 4),
+        "episodes_to_85": episodes_to(curve, low + 0.85 * (high - low)),
     }
 
 
@@ -77,8 +80,9 @@ def markdown(table: Mapping[str, Any]) -> str:
         f"{table['family']}, seeds {table['seeds']}, {len(table['tasks'])} tasks each. The mean of "
         "the last episode with its normal 95 % interval over runs; the interquartile mean of the "
         "last ten with a 95 % bootstrap interval stratified by task; the share of the last ten "
-        f"that reach the maximum, to within {COMPLETION_MARGIN:g}; regret per episode; the first "
-        f"episode whose 5-episode mean reaches 85 % of the maximum {table['return_max']:g}.",
+        f"that reach the maximum, to within {COMPLETION_MARGIN:.0%}; regret per episode; the first "
+        "episode whose 5-episode mean has gone 85 % of the way from the lowest return "
+        f"{table['return_min']:g} to the maximum {table['return_max']:g}.",
         "",
         "| variant | runs | episodes | last | first 10 | last 10 | last 10, IQM | solved | regret "
         "| to 85 % |",

@@ -18,7 +18,7 @@ from maicc.contexts import ContextCache
 from maicc.decision import DecisionTransformer
 from maicc.embedding import Embedding, RunningPrefix
 from maicc.memory import BlendedMemory, OfflineMemory, OnlineMemory, schedule
-from maicc.returns import COMPLETION_MARGIN, normalised, return_to_go
+from maicc.returns import completed, normalised, return_to_go
 from maicc.types import Spec, Trajectories, UserError
 
 
@@ -171,12 +171,12 @@ class Team:
         rewards = np.where(was_active, rewards, 0.0).astype(np.float32)
         self._so_far += rewards
         self._ended |= np.reshape(np.asarray(done, bool), self.R)
-        near_maximum = self.spec.return_max - COMPLETION_MARGIN
+        full = completed(self._so_far, self._ended, self.spec.bounds)
         step = (
             self._rows(np.reshape(actions, (self.R, self.N))),
             self._each_agent(rewards),
             self._each_agent(self._ended.astype(np.float32)),
-            self._each_agent((self._so_far >= near_maximum).astype(np.float32)),
+            self._each_agent(full.astype(np.float32)),
         )
         now.actions[:, t], now.rewards[:, t], now.done[:, t], now.completed[:, t] = step
         now.step_mask[:, t] = self._each_agent(was_active)
@@ -259,12 +259,12 @@ class Team:
         now = self._now._replace(return_to_go=return_to_go(self._now.rewards))
         predicted = self.embedding.keys(Trajectories(*(self._tensor(part) for part in now)))
         individual = predicted.individual_reward.sum(1).cpu().numpy()
-        scale = (spec.return_min, spec.return_max)
+        low, high = spec.bounds
         places = self.memory.online.store(
             predicted.vectors.cpu().numpy(),  # with the true return-to-go, as offline
             now,
-            normalised(now.return_to_go[:, 0], *scale),
-            normalised(individual * self._each_agent(self._team_size), *scale),
+            (now.return_to_go[:, 0] - low) / (high - low),  # not clipped: it may beat all data
+            normalised(individual * self._each_agent(self._team_size), low, high),
             self._draws[:, 0, 4],
         )
         self.cache.forget(places)

@@ -35,7 +35,7 @@ class TrainedModels:
             files.embedding, EmbeddingModule, EmbeddingConfig, self.spec
         ).net
         self.decision = load_module(files.decision, DecisionModule, DecisionConfig, self.spec).net
-        stored = slices(dataset.read(), self.spec.return_max)
+        stored = slices(dataset.read(), self.spec.bounds)
         keys = offline_keys(self.embedding, dataset, files.embedding.parent, index, self.device)
         if self.device == "cuda":
             keys = keys._replace(index=keys.index.to_gpu())

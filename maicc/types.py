@@ -64,6 +64,11 @@ class Spec:
     return_max: float | None
     layout: ObsLayout | None = None
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest return."""
+        return self.return_min, self.return_max
+
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Spec:
         layout = found.get("layout")

@@ -39,7 +39,7 @@ class Unit:
         """Where the models are: by the content of all they follow from."""
         c = self.config.identity()
         family, seed = c["family"], c["seed"]
-        data = _hash(family, seed, c["collect"])
+        data = _hash(family, get_family(family).fingerprint, seed, c["collect"])
         embedding = _hash(data, c["embedding"])
         decision = _hash(embedding, c["decision"])
         models = self.root / "models"

@@ -58,14 +58,15 @@ def test_what_was_given_is_what_is_read(arrays, tmp_path, suffix):
 
 def test_defaults_individual_rewards_and_smaller_arrays(arrays, tmp_path):
     source, out = tmp_path / "mine.npz", tmp_path / "episodes.h5"
-    short = int(arrays["length"].max())
+    short = 12
+    length = np.minimum(arrays["length"], short)
     np.savez(
         source,
         **without(
             arrays, "action_mask", "terminated",
             rewards=arrays["individual"][:, :short, :2], actions=arrays["actions"][:, :short, :2],
             observations=arrays["observations"][:, : short + 1, :2],
-            task=np.repeat([0, 1, 8], 5), behaviour=np.tile([3, 3, 7, 7, 7], 3),
+            task=np.repeat([0, 1, 8], 5), behaviour=np.tile([3, 3, 7, 7, 7], 3), length=length,
         ),
     )  # fmt: skip
     free = replace(FAMILY, return_bounds=None)
@@ -73,8 +74,11 @@ def test_defaults_individual_rewards_and_smaller_arrays(arrays, tmp_path):
     read = EpisodeFile(out)
     episodes = read.read()
     assert episodes.agent_mask.tolist() == [[True, True, False]] * 15
-    assert np.allclose(episodes.rewards, arrays["individual"][:, :, :2].sum(2))
-    assert episodes.action_mask[:, :, :2].all()
+    expected = arrays["individual"][:, :short, :2].sum(2) * (np.arange(short) < length[:, None])
+    assert np.allclose(episodes.rewards[:, :short], expected)
+    assert not episodes.rewards[:, short:].any()
+    assert episodes.terminated.tolist() == (length < 15).tolist()
+    assert episodes.action_mask[:, : short + 1, :2].all()
     assert [b.name for b in read.behaviours] == ["given 3", "given 7"]
     assert episodes.task.max() == 8
     returns = episodes.rewards.sum(1)
@@ -91,6 +95,22 @@ def test_defaults_individual_rewards_and_smaller_arrays(arrays, tmp_path):
         ({"rewards": np.zeros(15)}, "field rewards has 1 dimensions"),
         ({"actions": np.full((15, 15, 3), 9)}, "an action is outside 0 to 5"),
         ({"observations": np.zeros((15, 16, 3, 9))}, "9 observation numbers do not fit"),
+        ({"actions": np.full((15, 15, 3), 1.7)}, "numbers that are no integers"),
+        ({"agent_mask": np.tile([False, True, True], (15, 1))}, "must come first"),
+        ({"action_mask": np.zeros((15, 16, 3, 6), bool)}, "actions that its action_mask forbids"),
+        ({"rewards": np.full((15, 15), 40.0)}, "outside the family's return_bounds 0 to 2"),
+        (
+            {
+                "length": np.zeros((0,), int),
+                "actions": np.zeros((0, 15, 3), int),
+                "observations": np.zeros((0, 16, 3, 8)),
+                "rewards": np.zeros((0, 15)),
+                "task": np.zeros(0, int),
+                "action_mask": np.zeros((0, 16, 3, 6)),
+                "terminated": np.zeros(0),
+            },
+            "no episodes",
+        ),
     ],
 )
 def test_refused(arrays, tmp_path, changes, message):
@@ -104,6 +124,19 @@ def test_missing_and_damaged(arrays, tmp_path):
     np.savez(tmp_path / "mine.npz", **without(arrays, "length"))
     with pytest.raises(UserError, match="field length is missing; needed: observations, actions"):
         convert_arrays(tmp_path / "mine.npz", FAMILY, tmp_path / "out.h5")
+    whole = (tmp_path / "mine.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "bad.h5").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="not a readable"):
-        convert_arrays(tmp_path / "bad.h5", FAMILY, tmp_path / "out.h5")
+    for name in ("cut.npz", "bad.h5"):
+        with pytest.raises(UserError, match="not a readable"):
+            convert_arrays(tmp_path / name, FAMILY, tmp_path / "out.h5")
+
+
+def test_padding_may_hold_anything(arrays, tmp_path):
+    after = np.arange(16) > arrays["length"][:, None]
+    rewards = np.where(after[:, 1:], np.nan, arrays["rewards"])
+    observations = np.where(after[:, :, None, None], np.nan, arrays["observations"])
+    given = without(arrays, rewards=rewards, observations=observations)
+    np.savez(tmp_path / "mine.npz", **given)
+    convert_arrays(tmp_path / "mine.npz", FAMILY, tmp_path / "out.h5")
+    assert np.array_equal(EpisodeFile(tmp_path / "out.h5").read().rewards, arrays["rewards"])

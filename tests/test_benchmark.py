@@ -81,13 +81,20 @@ def test_frozen_tasks():
 
 def test_table_row_by_hand():
     returns = np.array([[0.0] * 10 + [2.0] * 10, [0.0] * 10 + [1.0] * 10])
-    row = table_row(returns, np.array(["a", "b"]), 2.0)
+    row = table_row(returns, np.array(["a", "b"]), (0.0, 2.0))
     assert (row["runs"], row["episodes"]) == (2, 20)
     assert (row["first10"], row["last10"], row["last"]) == (0.0, 1.5, 1.5)
     assert row["regret_per_episode"] == 1.25
     assert row["solved_last10"] == 0.5
     assert row["episodes_to_85"] is None
     assert row["last10_iqm_ci95"] == [1.5, 1.5]
+
+
+def test_the_threshold_is_on_the_way_from_the_lowest_to_the_highest_return():
+    returns = np.tile(np.repeat([-50.0, -5.0], 10), (2, 1))
+    row = table_row(returns, np.array(["a", "b"]), (-50.0, -5.0))
+    assert (row["episodes_to_85"], row["solved_last10"]) == (15, 1.0)
+    assert row["regret_per_episode"] == 22.5
 
 
 def test_overrides():

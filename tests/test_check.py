@@ -111,7 +111,6 @@ def test_a_sound_family_passes(capsys):
         ("outside its space", "observations", "left saw 100 at step 2, outside its observation"),
         ("random reset", "seeds", "reset.seed=7. and the same actions gave another episode"),
         ("box actions", "spaces", "discretise others with a wrapper"),
-        ("time-outs as ends", "time limit", "of 5 random episodes ended at step 8 as terminated"),
     ],
 )
 def test_a_broken_contract_has_its_own_message(broken, item, message, capsys):

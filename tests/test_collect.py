@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from maicc import behaviour as module_behaviour
 from maicc import collect as module
 from maicc.behaviour import calibrate, play, share_of_maximum
 from maicc.collect import collect
@@ -56,15 +57,18 @@ def test_an_interrupted_collection_goes_on(tmp_path, monkeypatch):
 
 
 def test_calibration_reaches_the_level_aimed_at():
-    rate = calibrate(FAMILY, 0.5, seed=0, progress=lambda n: None)
+    def reached_at(rate):
+        return module_behaviour._reached(FAMILY, rate, 0, lambda n: None)
+
+    rate = calibrate(reached_at, 0.5)
     tasks = FAMILY.training_tasks
     reached = np.mean([
         share_of_maximum(play(FAMILY, task, rate, [(9, i, e) for e in range(40)]), FAMILY)
         for i, task in enumerate(tasks)
     ])  # fmt: skip
     assert reached == pytest.approx(0.5, abs=0.08)
-    assert calibrate(FAMILY, 1.0, seed=0, progress=lambda n: None) == 0.0
-    assert calibrate(FAMILY, 0.0, seed=0, progress=lambda n: None) == 1.0
+    assert calibrate(reached_at, 1.0) == 0.0
+    assert calibrate(reached_at, 0.0) == 1.0
 
 
 def test_episodes_obey_their_masks_and_lengths():

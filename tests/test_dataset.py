@@ -44,7 +44,7 @@ def test_what_is_written_is_read(path, episodes):
 
 def test_slices(episodes):
     episodes.agent_mask[1, 2] = False  # a team of two
-    stored = slices(episodes, 2.0)
+    stored = slices(episodes, (0.0, 2.0))
     e, agent = 2, 1
     (i,) = np.flatnonzero((stored.episode == e) & (stored.agent == agent))
     flat, length = stored.trajectories, episodes.length[e]

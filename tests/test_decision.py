@@ -21,7 +21,7 @@ FORMS = list(itertools.product(["fused", "four"], ["independent", "concatenated"
 @pytest.fixture(scope="module")
 def slices() -> Trajectories:
     episodes = play(FAMILY, FAMILY.training_tasks[4], 0.3, [(1, e) for e in range(6)])
-    return team_batch(episodes, 2.0).slices()
+    return team_batch(episodes, (0.0, 2.0)).slices()
 
 
 def make(**changes) -> DecisionTransformer:

@@ -25,7 +25,7 @@ SMALL = EmbeddingConfig(width=16, layers=2, heads=2)
 @pytest.fixture(scope="module")
 def batch() -> TeamBatch:
     episodes = play(FAMILY, FAMILY.training_tasks[4], 0.3, [(1, e) for e in range(6)])
-    return team_batch(episodes, 2.0)
+    return team_batch(episodes, (0.0, 2.0))
 
 
 def make(**changes) -> Embedding:

@@ -12,9 +12,16 @@ def test_return_to_go():
     assert return_to_go(batch).tolist() == [[3, 2, 2], [1, 1, 0]]
 
 
-def test_completed_from_within_a_tenth_of_the_maximum():
-    rewards = np.array([1.0, 0.85, 0.1, 0.0])
-    assert completed(rewards, 2.0).tolist() == [False, False, True, True]
+def test_completed_from_within_a_twentieth_of_the_way_to_the_maximum():
+    rewards, done = np.array([1.0, 0.85, 0.1, 0.0]), np.array([False, False, False, True])
+    assert completed(rewards.cumsum(), done, (0.0, 2.0)).tolist() == [False, False, True, True]
+    assert completed(rewards.cumsum() / 10, done, (0.0, 0.2)).tolist() == [0, 0, 1, 1]
+
+
+def test_where_returns_can_fall_only_the_end_completes():
+    rewards, done = np.array([-1.0, -2.0, -2.0]), np.array([False, False, True])
+    assert completed(rewards.cumsum(), done, (-50.0, -5.0)).tolist() == [False, False, True]
+    assert completed(rewards.cumsum(), done, (-50.0, -1.0)).tolist() == [False, False, False]
 
 
 def test_normalised():

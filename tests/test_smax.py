@@ -174,10 +174,10 @@ def test_models_of_5v5_and_10v11_act_in_3v3_and_12v12(tmp_path, encoder):
     small = {"width": 16, "layers": 2, "heads": 2, "encoder": encoder}
     embedding = Embedding(PROTOSS.spec, EmbeddingConfig(attention="factored", **small))
     decision = DecisionTransformer(PROTOSS.spec, DecisionConfig(k=2, **small))
-    embedding.total(embedding.losses(team_batch(dataset.read(), 2.0).trimmed())).backward()
+    embedding.total(embedding.losses(team_batch(dataset.read(), (0.0, 2.0)).trimmed())).backward()
     grown = {n for n, p in embedding.named_parameters() if p.grad is None or not p.grad.any()}
     assert not {n for n in grown if n.startswith(("encoders", "action_head", "dynamics_head"))}
-    stored = slices(dataset.read(), 2.0)
+    stored = slices(dataset.read(), (0.0, 2.0))
     keys = offline_keys(embedding, dataset, tmp_path)
     games = batch({"allies": 3, "enemies": 3}, {"allies": 12, "enemies": 12}, {})
     team = Team(
