@@ -29,7 +29,8 @@ from maicc.dataset import write_episodes
 from maicc.envs import TaskFamily
 from maicc.types import Behaviour, EpisodeBatch, Spec, UserError
 
-NEEDED = {"observations": 4, "actions": 3, "rewards": (2, 3), "length": 1, "task": 1}
+NEEDED = {"observations": (4,), "actions": (3,), "rewards": (2, 3), "length": (1,), "task": (1,)}
+OPTIONAL = {"action_mask": (4,), "agent_mask": (2,), "terminated": (1,), "behaviour": (1,)}
 
 
 def convert_arrays(source: Path, family: TaskFamily, out: Path) -> None:
@@ -39,82 +40,98 @@ def convert_arrays(source: Path, family: TaskFamily, out: Path) -> None:
         UserError: names the file, the field, and what was expected.
     """
     arrays = _read(source)
+    try:
+        _check(arrays, family)
+        episodes = _episodes(arrays, family)
+        returns = episodes.rewards.sum(1)
+        if family.return_bounds is None:
+            family = with_bounds(family, returns)
+        low, high = family.return_bounds
+        if returns.min() < low - 1e-3 or returns.max() > high + 1e-3:
+            raise UserError(
+                f"returns from {returns.min():.4g} to {returns.max():.4g}, outside the family's "
+                f"return_bounds {low:g} to {high:g}"
+            )
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    number, behaviours = behaviours_of(episodes, family.spec, arrays.get("behaviour"))
+    episodes.behaviour[:] = number
+    write_episodes(out, episodes, family.spec, family.training_tasks, behaviours)
+    print(f"{out}: {len(number)} episodes of {len(family.training)} tasks from {source}")
+
+
+def _check(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> None:
     E, T, N = arrays["actions"].shape
-    s = family.spec
-    O = arrays["observations"].shape[3]  # noqa: E741
+    O, s = arrays["observations"].shape[3], family.spec  # noqa: E741
     if s.max_steps < T or s.n_agents < N or s.observation_size < O:
         raise UserError(
-            f"{source}: {T} steps, {N} agents and {O} observation numbers do not fit into "
-            f"{family.name}: {s.max_steps}, {s.n_agents} and {s.observation_size}"
+            f"{T} steps, {N} agents and {O} observation numbers do not fit into {family.name}: "
+            f"{s.max_steps}, {s.n_agents} and {s.observation_size}"
         )
-    for name, shape in (
-        ("observations", (E, T + 1, N, O)), ("length", (E,)), ("task", (E,)),
-        ("action_mask", (E, T + 1, N, min(arrays["action_mask"].shape[3], s.n_actions))
-         if "action_mask" in arrays else None),
-        ("agent_mask", (E, N)), ("terminated", (E,)), ("behaviour", (E,)),
-    ):  # fmt: skip
-        if name in arrays and arrays[name].shape != shape:
-            raise UserError(
-                f"{source}: field {name} has shape {arrays[name].shape}, expected {shape}"
-            )
+    for name, shapes in {
+        "observations": [(E, T + 1, N, O)],
+        "rewards": [(E, T), (E, T, N)],
+        "action_mask": [(E, T + 1, N, n) for n in range(1, s.n_actions + 1)],
+        "agent_mask": [(E, N)],
+        **{field: [(E,)] for field in ("length", "task", "terminated", "behaviour")},
+    }.items():
+        if name in arrays and arrays[name].shape not in shapes:
+            expected = " or ".join(map(str, [shapes[0], shapes[-1]][: len(shapes)]))
+            raise UserError(f"field {name} has shape {arrays[name].shape}, expected {expected}")
     if not E:
-        raise UserError(f"{source}: no episodes")
-    if not np.array_equal(arrays["actions"], arrays["actions"].astype(np.int64)):
-        raise UserError(f"{source}: field actions has numbers that are no integers")
-    if arrays["actions"].min() < 0 or arrays["actions"].max() >= s.n_actions:
-        raise UserError(f"{source}: field actions: an action is outside 0 to {s.n_actions - 1}")
-    length = arrays["length"].astype(np.int64)
+        raise UserError("no episodes")
+    actions, length = arrays["actions"], arrays["length"]
+    if not np.array_equal(actions, actions.astype(np.int64)):
+        raise UserError("field actions has numbers that are no integers")
+    if actions.min() < 0 or actions.max() >= s.n_actions:
+        raise UserError(f"field actions: an action is outside 0 to {s.n_actions - 1}")
     if (length > T).any():
-        raise UserError(f"{source}: field length has {length.max()}, and {T} steps are there")
-    played, known = (np.arange(n) < (length + n - T)[:, None] for n in (T, T + 1))
-    there = arrays.get("agent_mask", np.ones((E, N), bool)).astype(bool)
+        raise UserError(f"field length has {length.max()}, and {T} steps are there")
+    there = arrays.get("agent_mask", np.ones((E, N))).astype(bool)
     if (there[:, 1:] > there[:, :-1]).any():
-        raise UserError(f"{source}: field agent_mask: agents that are there must come first")
-    legal = arrays.get("action_mask", np.ones((E, T + 1, N, s.n_actions), bool)).astype(bool)
-    individual = _individual(arrays["rewards"], there, family, source, (E, T, N))
-    individual = np.where(played[..., None], individual, 0.0)
-    if arrays["rewards"].ndim == 2:
-        rewards = np.where(played, arrays["rewards"], 0.0)
-    else:
-        total = individual.sum(2)
-        mean = total / there.sum(1, keepdims=True)
-        rewards = {"sum": total, "mean": mean, "shared": individual[..., 0]}[family.team_reward]
+        raise UserError("field agent_mask: agents that are there must come first")
+    if "action_mask" in arrays:
+        legal = np.zeros((E, T, N, s.n_actions), bool)
+        legal[..., : arrays["action_mask"].shape[3]] = arrays["action_mask"][:, :-1]
+        chosen = np.take_along_axis(legal, actions.astype(np.int64)[..., None], 3)[..., 0]
+        if not chosen[(np.arange(T) < length[:, None])[..., None] & there[:, None]].all():
+            raise UserError("field actions has actions that its action_mask forbids")
+
+
+def _episodes(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> EpisodeBatch:
+    """Padded to the family's sizes; what follows the last step is not looked at."""
+    (E, T, N), s = arrays["actions"].shape, family.spec
+    length = arrays["length"].astype(np.int64)
+    played, known = (np.arange(n) < (length + n - T)[:, None] for n in (T, T + 1))
+    there = arrays.get("agent_mask", np.ones((E, N))).astype(bool)
+    legal = arrays.get("action_mask", np.ones((E, T + 1, N, s.n_actions))).astype(bool)
+    individual = arrays["rewards"]
+    if individual.ndim == 2:  # of the team: in equal parts, or the whole where that is paid to each
+        share = there / (there.sum(1, keepdims=True) if family.team_reward == "sum" else 1)
+        individual = individual[..., None] * share[:, None]
+    individual = np.where(played[..., None] & there[:, None], individual, 0.0).astype(np.float32)
+    total = individual.sum(2)
+    mean = total / there.sum(1, keepdims=True)
+    rewards = {"sum": total, "mean": mean, "shared": individual[..., 0]}[family.team_reward]
+    if arrays["rewards"].ndim == 2:  # as given, to the last digit
+        rewards = np.where(played, arrays["rewards"], 0.0).astype(np.float32)
     terminated = arrays.get("terminated", length < s.max_steps).astype(bool)
-    T, N = s.max_steps, s.n_agents  # what is padded to
-    episodes = EpisodeBatch(
-        observations=_padded(
-            np.where(known[:, :, None, None], arrays["observations"], 0.0).astype(np.float32),
-            (E, T + 1, N, s.observation_size),
-        ),
-        actions=_padded(arrays["actions"] * played[..., None], (E, T, N)),
+    observations = np.where(known[..., None, None], arrays["observations"], 0.0).astype(np.float32)
+    T, N = s.max_steps, s.n_agents
+    return EpisodeBatch(
+        observations=_padded(observations, (E, T + 1, N, s.observation_size)),
+        actions=_padded((arrays["actions"] * played[..., None]).astype(np.int64), (E, T, N)),
         action_mask=_padded(legal, (E, T + 1, N, s.n_actions)),
         agent_mask=_padded(there, (E, N)),
-        rewards=_padded(rewards.astype(np.float32), (E, T)),
+        rewards=_padded(rewards, (E, T)),
         individual_rewards=_padded(individual, (E, T, N)),
         length=length,
         terminated=terminated,
         truncated=~terminated,
-        task=_task_numbers(arrays["task"], family, source),
+        task=_task_numbers(arrays["task"], family),
         behaviour=np.zeros(E, np.int64),
         seed=np.full(E, -1),
     )
-    acts = (np.arange(s.max_steps) < length[:, None])[..., None] & episodes.agent_mask[:, None]
-    chosen = np.take_along_axis(episodes.action_mask[:, :-1], episodes.actions[..., None], 3)
-    if not chosen[..., 0][acts].all():
-        raise UserError(f"{source}: field actions has actions that its action_mask forbids")
-    returns = episodes.rewards.sum(1)
-    if family.return_bounds is None:
-        family = with_bounds(family, returns)
-    low, high = family.return_bounds
-    if returns.min() < low - 1e-3 or returns.max() > high + 1e-3:
-        raise UserError(
-            f"{source}: returns from {returns.min():.4g} to {returns.max():.4g}, outside the "
-            f"family's return_bounds {low:g} to {high:g}"
-        )
-    number, behaviours = behaviours_of(episodes, family.spec, arrays.get("behaviour"))
-    episodes.behaviour[:] = number
-    write_episodes(out, episodes, family.spec, family.training_tasks, behaviours)
-    print(f"{out}: {E} episodes of {len(family.training)} tasks from {source}")
 
 
 def behaviours_of(
@@ -158,31 +175,18 @@ def _read(source: Path) -> dict[str, np.ndarray]:
                 arrays = {name: file[name][:] for name in file}
     except (OSError, ValueError, BadZipFile) as error:
         raise UserError(f"{source}: not a readable .npz or HDF5 file ({error})") from None
-    for name, dimensions in NEEDED.items():
-        if name not in arrays:
+    for name, dimensions in {**NEEDED, **OPTIONAL}.items():
+        if name in NEEDED and name not in arrays:
             raise UserError(f"{source}: field {name} is missing; needed: {', '.join(NEEDED)}")
-        if arrays[name].ndim not in np.atleast_1d(dimensions):
+        if name in arrays and arrays[name].ndim not in dimensions:
+            wanted = " or ".join(map(str, dimensions))
             raise UserError(
-                f"{source}: field {name} has {arrays[name].ndim} dimensions, expected {dimensions}"
+                f"{source}: field {name} has {arrays[name].ndim} dimensions, expected {wanted}"
             )
     return arrays
 
 
-def _individual(
-    rewards: np.ndarray, there: np.ndarray, family: TaskFamily, source: Path, shape: tuple
-) -> np.ndarray:
-    """Each agent's rewards; equal parts of the team's where only that is known."""
-    if rewards.shape == shape:
-        return rewards.astype(np.float32)
-    if rewards.shape != shape[:2]:
-        raise UserError(
-            f"{source}: field rewards has shape {rewards.shape}, expected {shape[:2]} or {shape}"
-        )
-    share = there / (there.sum(1, keepdims=True) if family.team_reward == "sum" else 1)
-    return (rewards[..., None] * share[:, None]).astype(np.float32)
-
-
-def _task_numbers(tasks: np.ndarray, family: TaskFamily, source: Path) -> np.ndarray:
+def _task_numbers(tasks: np.ndarray, family: TaskFamily) -> np.ndarray:
     names: Mapping[Any, int] = {name: i for i, name in enumerate(family.training)}
     if tasks.dtype.kind in "iu":
         names = {i: i for i in range(len(names))}
@@ -190,7 +194,7 @@ def _task_numbers(tasks: np.ndarray, family: TaskFamily, source: Path) -> np.nda
     unknown = sorted({str(t) for t in listed if t not in names})
     if unknown:
         raise UserError(
-            f"{source}: field task has {unknown[0]!r}, which is no training task of {family.name}: "
+            f"field task has {unknown[0]!r}, which is no training task of {family.name}: "
             f"{', '.join(map(str, names))}"
         )
     return np.array([names[t] for t in listed])
