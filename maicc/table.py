@@ -56,7 +56,7 @@ def table_row(
     """The statistics of one variant; returns (runs, episodes), strata (runs,) the task."""
     last, last_ci = mean_ci95(returns[:, -1])
     last10 = returns[:, -10:].mean(1)
-    low, high = bootstrap_ci95(last10, strata)
+    interval = bootstrap_ci95(last10, strata)
     curve, (low, high) = returns.mean(0), bounds
     return {
         "runs": len(returns),
@@ -67,7 +67,7 @@ def table_row(
         "last10": round(float(last10.mean()), 4),
         "last10_ci95": round(mean_ci95(last10)[1], 4),
         "last10_iqm": round(iqm(last10), 4),
-        "last10_iqm_ci95": [round(low, 4), round(high, 4)],
+        "last10_iqm_ci95": [round(end, 4) for end in interval],
         "solved_last10": round(float(solved(returns[:, -10:], bounds).mean()), 4),
         "regret_per_episode": round(float(regret(returns, high).mean() / len(curve)), 4),
         "episodes_to_85": episodes_to(curve, low + 0.85 * (high - low)),
