@@ -173,6 +173,8 @@ class _Engine:
                     unit_alive=there,
                 )
             )
+            # of exactly the types that a step leaves, or the second step would compile again
+            state = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
             return state, *look(state)
 
         def step(key, at, state, actions, there):

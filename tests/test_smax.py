@@ -91,6 +91,16 @@ def test_the_layout_says_who_is_where():
     assert all(len(full) == 1 for full in strongest.values())  # health is a share of one number
 
 
+def test_a_step_is_compiled_once():
+    import jax
+
+    games = batch({}, {})
+    games.reset([0, 1])
+    before = jax.tree.map(lambda x: str(x.aval) + str(x.aval.weak_type), games._state)
+    games.step(np.full((2, MOST), STOP))
+    assert before == jax.tree.map(lambda x: str(x.aval) + str(x.aval.weak_type), games._state)
+
+
 def test_rewards_ends_and_the_dead():
     games = batch({"allies": 1, "enemies": 5}, {"allies": 8, "enemies": 1}, {})
     now, total = games.reset([1, 2, 3]), np.zeros(3)
