@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pettingzoo import ParallelEnv
 
 from maicc.envs.spaces import agent_sizes, largest_sizes, name_of
-from maicc.envs.tasks import TaskFamily
+from maicc.envs.tasks import TaskFamily, TeamReward
 from maicc.types import Task, UserError
 
 
@@ -50,7 +50,7 @@ class BatchEnv:
     def __init__(
         self,
         envs: Sequence[ParallelEnv],
-        team_reward: Literal["sum", "mean", "shared"] = "sum",
+        team_reward: TeamReward = "sum",
         max_steps: int | None = None,
         sizes: tuple[int, int, int] | None = None,
     ) -> None:
@@ -134,13 +134,10 @@ class BatchEnv:
                 stack.callback(env.close)
 
     def _result(self, rewards: np.ndarray) -> BatchStep:
-        total = rewards.sum(1)
-        mean = total / self.agent_mask.sum(1).astype(np.float32)
-        team = {"sum": total, "mean": mean, "shared": rewards[:, 0]}
         return BatchStep(
             self._observations.copy(),
             self._mask.copy(),
-            team[self.team_reward],
+            team_rewards(rewards, self.agent_mask, self.team_reward),
             rewards,
             self._terminated.copy(),
             self._truncated.copy(),
@@ -200,6 +197,14 @@ class BatchEnv:
                 f"{name_of(self.envs[b])} returned agents {sorted(unknown)} that are not in "
                 f"possible_agents {self.rosters[b]}; the roster must be fixed"
             )
+
+
+def team_rewards(individual: np.ndarray, agent_mask: np.ndarray, kind: TeamReward) -> np.ndarray:
+    """Individual rewards (..., N), 0 for agents that are not there -> the team's (...,)."""
+    if kind == "shared":
+        return individual[..., 0]
+    total = individual.sum(-1)
+    return total if kind == "sum" else total / agent_mask.sum(-1).astype(np.float32)
 
 
 def batch_env(family: TaskFamily, tasks: Sequence[Task]) -> BatchEnv:

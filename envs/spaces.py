@@ -50,6 +50,11 @@ def largest_sizes(env: ParallelEnv) -> tuple[int, int, int]:
     return len(each), max(o for o, _ in each), max(a for _, a in each)
 
 
+def random_legal(action_mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Legal actions at random: (..., A) bool -> (...,)."""
+    return (rng.random(action_mask.shape) * action_mask).argmax(-1)
+
+
 def random_actions(
     env: ParallelEnv, seen: Mapping[str, Any], infos: Mapping[str, Any], rng: np.random.Generator
 ) -> dict[str, int]:

@@ -27,6 +27,8 @@ import numpy as np
 from maicc.behaviour import with_bounds
 from maicc.dataset import write_episodes
 from maicc.envs import TaskFamily
+from maicc.envs.batch import team_rewards
+from maicc.returns import share_of_maximum
 from maicc.types import Behaviour, EpisodeBatch, Spec, UserError
 
 NEEDED = {"observations": (4,), "actions": (3,), "rewards": (2, 3), "length": (1,), "task": (1,)}
@@ -110,9 +112,7 @@ def _episodes(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> EpisodeBa
         share = there / (there.sum(1, keepdims=True) if family.team_reward == "sum" else 1)
         individual = individual[..., None] * share[:, None]
     individual = np.where(played[..., None] & there[:, None], individual, 0.0).astype(np.float32)
-    total = individual.sum(2)
-    mean = total / there.sum(1, keepdims=True)
-    rewards = {"sum": total, "mean": mean, "shared": individual[..., 0]}[family.team_reward]
+    rewards = team_rewards(individual, there[:, None], family.team_reward)
     if arrays["rewards"].ndim == 2:  # as given, to the last digit
         rewards = np.where(played, arrays["rewards"], 0.0).astype(np.float32)
     terminated = arrays.get("terminated", length < s.max_steps).astype(bool)
@@ -147,8 +147,7 @@ def behaviours_of(
     behaviours = []
     for i, name in enumerate(names):
         mine = returns[number == i]
-        scale = spec.return_max - spec.return_min
-        reached = float((mine.mean() - spec.return_min) / scale) if len(mine) else 0.0
+        reached = share_of_maximum(mine, spec.bounds) if len(mine) else 0.0
         behaviours.append(Behaviour(name, -1.0, reached, reached))
     return number, behaviours
 

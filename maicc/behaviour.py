@@ -11,11 +11,12 @@ import numpy as np
 from maicc.config import CollectConfig
 from maicc.dataset import concatenate
 from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env
+from maicc.returns import share_of_maximum
 from maicc.types import Behaviour, EpisodeBatch, Task
 
 _TRIAL_EPISODES = 16  # per task and trial
 _AT_ONCE = 50  # environments side by side, unless the family says how many
-CALIBRATION_TRIALS = 8
+_CALIBRATION_TRIALS = 8
 
 # of one environment: its row, what it showed, its random numbers -> each agent's action
 Chooser = Callable[[int, BatchStep, np.random.Generator], Mapping[str, int]]
@@ -58,7 +59,7 @@ def play(
 def _chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
     roster = env.rosters[0]  # one task, one team
     if policy == "random":
-        return lambda b, now, rng: dict.fromkeys(roster, 0)
+        return lambda b, now, rng: {}
     if policy == "explorer":
         teams = [[family.explorer() for _ in roster] for _ in env.envs]
 
@@ -108,7 +109,7 @@ def _play(
                 legal = np.flatnonzero(now.action_mask[b, i])
                 act_at_random = draws[b, t, i, 0] < rate
                 choice = legal[int(draws[b, t, i, 1] * len(legal))]
-                # an agent that has left has one legal action, and experts need not name it
+                # who has left has one legal action; whom the policy does not name acts at random
                 forced = act_at_random or len(legal) == 1
                 actions[b, i] = choice if forced else best.get(agent, choice)
         now = env.step(actions)
@@ -147,12 +148,6 @@ def with_bounds(family: TaskFamily, returns: np.ndarray) -> TaskFamily:
     """The family with the lowest and highest of these returns as its bounds."""
     low, high = float(returns.min()), float(returns.max())
     return replace(family, return_bounds=(low, high if high > low else low + 1.0))
-
-
-def share_of_maximum(episodes: EpisodeBatch, family: TaskFamily) -> float:
-    """Mean return as a share of the way from the family's lowest to its highest return."""
-    low, high = family.return_bounds
-    return float((episodes.rewards.sum(1).mean() - low) / (high - low))
 
 
 def behaviour_count(family: TaskFamily, config: CollectConfig) -> int:
@@ -204,7 +199,7 @@ def _reached(
     family: TaskFamily, rate: float, seed: int, progress: Callable[[int], object]
 ) -> float:
     progress(len(family.training) * _TRIAL_EPISODES)
-    return share_of_maximum(_trial(family, rate, seed), family)
+    return share_of_maximum(_trial(family, rate, seed).rewards.sum(1), family.return_bounds)
 
 
 def calibrate(reached: Callable[[float], float], level: float) -> float:
@@ -221,7 +216,7 @@ def calibrate(reached: Callable[[float], float], level: float) -> float:
         return low
     if level <= reached(high):
         return high
-    for _ in range(CALIBRATION_TRIALS):
+    for _ in range(_CALIBRATION_TRIALS):
         middle = (low + high) / 2
         low, high = (middle, high) if reached(middle) > level else (low, middle)
     return (low + high) / 2
@@ -230,4 +225,4 @@ def calibrate(reached: Callable[[float], float], level: float) -> float:
 def trial_episodes(family: TaskFamily, config: CollectConfig) -> int:
     """Most episodes that `plan_behaviours` plays, for a progress bar."""
     each = len(family.training) * _TRIAL_EPISODES
-    return (len(config.levels) * (CALIBRATION_TRIALS + 2) + 2) * each
+    return (len(config.levels) * (_CALIBRATION_TRIALS + 2) + 2) * each

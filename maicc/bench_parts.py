@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from maicc.bench import median_time, training_step
 from maicc.config import EmbeddingConfig, OptimiserConfig
-from maicc.embedding import EmbeddingModule, TeamBatch
+from maicc.embedding import EmbeddingModule
 from maicc.envs import BatchStep, TaskFamily, batch_env, get_family
-from maicc.envs.spaces import random_actions
+from maicc.envs.spaces import random_actions, random_legal
 from maicc.fitting import seeded
+from maicc.team_batch import TeamBatch
 from maicc.types import Spec
 
 _SECONDS = 3.0
@@ -64,7 +65,7 @@ def _lock_step(family: TaskFamily, count: int) -> dict[str, Any]:
         if now is None or now.done.all():
             now = env.reset(rng.integers(2**31, size=count))
         running = int((~now.done).sum())
-        now = env.step((rng.random(now.action_mask.shape) * now.action_mask).argmax(-1))
+        now = env.step(random_legal(now.action_mask, rng))
         return running
 
     return {"form": f"{count} in lock step", **_rate(step, env.close)}

@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +17,12 @@ from pettingzoo.test import parallel_api_test
 from pettingzoo.utils import BaseParallelWrapper
 
 from maicc.behaviour import play
-from maicc.envs import BatchEnv, TaskFamily
-from maicc.envs.spaces import observation_box, random_actions
-from maicc.types import Task, UserError
+from maicc.envs import TaskFamily, batch_env
+from maicc.envs.spaces import observation_box, random_actions, random_legal
+from maicc.types import EpisodeBatch, Task, UserError
 
 _SECONDS = 1.0  # of the speed trial
+_WIDEN = "widen return_bounds, or leave them out: they are then those of the dataset"
 
 
 class Verdict(NamedTuple):
@@ -33,8 +35,11 @@ class Verdict(NamedTuple):
 
 
 def check_contract(family: TaskFamily) -> Iterator[Verdict]:
-    """Verdicts, in the order in which things are needed; those that follow a failure may be left
-    out where they could not mean anything."""
+    """Verdicts, in the order in which things are needed.
+
+    Those that follow a failure are left out where they could not mean anything.
+    """
+    family = replace(family, make_batch=None)  # the environments that `make` gives
     yield _verdict("tasks", lambda: _tasks(family), "")
     task = family.training_tasks[0] if family.training else None
     if task is None:
@@ -98,17 +103,13 @@ def _spaces(family: TaskFamily, task: Task) -> str:
 
 def _episodes(family: TaskFamily, task: Task) -> str:
     """Two episodes of every task under random legal actions: roster, shapes, masks, rewards."""
-    rng, restricted = np.random.default_rng(0), False
+    restricted = False
     tasks = [*family.training_tasks, *family.held_out_tasks]
     for one in [tasks[0], tasks[-1]] if family.at_once else tasks:
-        env = _open(family, one)
-        for seed in range(2):
-            now = env.reset([seed])
-            while not now.done.all():
-                legal = now.action_mask[0, : len(env.rosters[0])]
-                restricted |= not legal.all()
-                now = env.step(_random(now.action_mask, rng))
-        env.close()
+        played = _at_random(family, one, 2)
+        steps = np.arange(family.max_steps) < played.length[:, None]
+        there = steps[:, :, None] & played.agent_mask[:, None]
+        restricted |= not played.action_mask[:, :-1][there].all()
     masks = "with illegal actions masked" if restricted else "every action always legal"
     return f"2 of each task played, {masks}"
 
@@ -165,11 +166,9 @@ def _seeds(family: TaskFamily, task: Task) -> Verdict | str:
     """The same seed gives the same episode, in a fresh environment and in one with a history."""
     first, second = family.make_env(task), family.make_env(task)
     _trace(second, family.max_steps, 1)
-    if _trace(first, family.max_steps, 7) != _trace(second, family.max_steps, 7):
-        again = family.make_env(task)
-        alike = _trace(family.make_env(task), family.max_steps, 7) == _trace(
-            again, family.max_steps, 7
-        )
+    episode = _trace(first, family.max_steps, 7)
+    if episode != _trace(second, family.max_steps, 7):
+        alike = episode == _trace(family.make_env(task), family.max_steps, 7)
         return Verdict(
             "seeds", False,
             "reset(seed=7) and the same actions gave another episode"
@@ -180,17 +179,11 @@ def _seeds(family: TaskFamily, task: Task) -> Verdict | str:
 
 
 def _time_limit(family: TaskFamily, task: Task) -> str:
-    env, rng = _open(family, task), np.random.default_rng(0)
-    terminated = truncated = 0
-    for seed in range(5):
-        now, steps = env.reset([seed]), 0
-        while not now.done.all():
-            now = env.step(_random(now.action_mask, rng))
-            steps += 1
-        if steps == family.max_steps:
-            terminated += int(now.terminated[0])
-            truncated += int(now.truncated[0])
-    env.close()
+    played = _at_random(family, task, 5)
+    late = played.length == family.max_steps
+    terminated, truncated = (
+        int(ends[late].sum()) for ends in (played.terminated, played.truncated)
+    )
     if terminated > 1:
         return (
             f"{terminated} of 5 random episodes ended at step {family.max_steps} as terminated; if "
@@ -200,23 +193,15 @@ def _time_limit(family: TaskFamily, task: Task) -> str:
 
 
 def _returns(family: TaskFamily, task: Task) -> Verdict | str:
-    env, rng, seen = _open(family, task), np.random.default_rng(0), []
-    for seed in range(5):
-        now, total = env.reset([seed]), 0.0
-        while not now.done.all():
-            now = env.step(_random(now.action_mask, rng))
-            total += float(now.rewards[0])
-        seen.append(total)
-    env.close()
-    found = f"random agents got {min(seen):.4g} to {max(seen):.4g}"
+    seen = _at_random(family, task, 5).rewards.sum(1)
+    found = f"random agents got {seen.min():.4g} to {seen.max():.4g}"
     if family.return_bounds is None:
         return f"{found}; bounds will be those of the dataset"
-    low, high = family.return_bounds
-    if min(seen) < low - 1e-4 or max(seen) > high + 1e-4:
+    if not _within(seen, family):
         return Verdict(
-            "returns", False, f"{found}, outside return_bounds {family.return_bounds}",
-            "widen return_bounds, or leave them out: they are then those of the dataset",
-        )  # fmt: skip
+            "returns", False, f"{found}, outside return_bounds {family.return_bounds}", _WIDEN
+        )
+    low, high = family.return_bounds
     return f"{found} of {low:g} to {high:g}"
 
 
@@ -226,7 +211,7 @@ def _behaviours(family: TaskFamily, task: Task) -> Verdict | str:
     if family.expert is not None or len(names) == 1:
         names = ["expert"]
     names += ["explorer"] * (family.explorer is not None)
-    found, (low, high) = [], family.return_bounds or (-np.inf, np.inf)
+    found = []
     for name in names:
         played = play(family, task, 0.0, [(0, 0), (0, 1)], name)
         legal = np.take_along_axis(played.action_mask[:, :-1], played.actions[..., None], 3)
@@ -235,36 +220,34 @@ def _behaviours(family: TaskFamily, task: Task) -> Verdict | str:
             fix = "look at the action mask before choosing"
             return Verdict("behaviours", False, f"{name} chose an illegal action", fix)
         returns = played.rewards.sum(1)
-        if returns.min() < low - 1e-4 or returns.max() > high + 1e-4:
+        if not _within(returns, family):
+            got = f"{name} got {returns.min():.4g} to {returns.max():.4g}"
             return Verdict(
-                "behaviours", False,
-                f"{name} got {returns.max():.4g}, outside return_bounds {family.return_bounds}",
-                "widen return_bounds, or leave them out: they are then those of the dataset",
-            )  # fmt: skip
+                "behaviours", False, f"{got}, outside return_bounds {family.return_bounds}", _WIDEN
+            )
         found.append(f"{name} gets {returns.mean():.4g}")
     return "; ".join(found) or "none: the dataset will be of agents that act at random"
 
 
 def _speed(family: TaskFamily, task: Task) -> str:
-    env, rng = _open(family, task), np.random.default_rng(0)
+    env, rng = batch_env(family, [task]), np.random.default_rng(0)
     steps, start = 0, time.perf_counter()
     while time.perf_counter() - start < _SECONDS:
         now = env.reset([steps])
         while not now.done.all() and time.perf_counter() - start < _SECONDS:
-            now = env.step(_random(now.action_mask, rng))
+            now = env.step(random_legal(now.action_mask, rng))
             steps += 1
     env.close()
     return f"{steps / (time.perf_counter() - start):.0f} steps/s in one process"
 
 
-def _open(family: TaskFamily, task: Task) -> BatchEnv:
-    s = family.spec
-    sizes = (s.n_agents, s.observation_size, s.n_actions)
-    return BatchEnv([family.make_env(task)], family.team_reward, s.max_steps, sizes)
+def _at_random(family: TaskFamily, task: Task, episodes: int) -> EpisodeBatch:
+    return play(family, task, 1.0, [(0, e) for e in range(episodes)], "random")
 
 
-def _random(legal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return (rng.random(legal.shape) * legal).argmax(-1)
+def _within(returns: np.ndarray, family: TaskFamily) -> bool:
+    low, high = family.return_bounds or (-np.inf, np.inf)
+    return low - 1e-4 <= returns.min() and returns.max() <= high + 1e-4
 
 
 def _walk(env: Any, steps: int, seed: int) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:

@@ -20,7 +20,9 @@ from maicc.behaviour import plan_behaviours, play, trial_episodes, with_bounds
 from maicc.config import CollectConfig
 from maicc.dataset import concatenate, write_episodes
 from maicc.envs import TaskFamily, batch_env, get_family, importable
+from maicc.envs.spaces import random_legal
 from maicc.files import whole_file
+from maicc.returns import share_of_maximum
 from maicc.types import Behaviour, EpisodeBatch, UserError
 
 
@@ -39,7 +41,7 @@ def check_family(family: TaskFamily) -> None:
         with closing(batch_env(family, some)) as env:
             now = env.reset(range(len(some)))
             while not now.done.all():
-                now = env.step((rng.random(now.action_mask.shape) * now.action_mask).argmax(-1))
+                now = env.step(random_legal(now.action_mask, rng))
 
 
 def check_settings(family: TaskFamily, config: CollectConfig) -> None:
@@ -118,8 +120,7 @@ def _reached(
 ) -> Behaviour:
     """With the share of the maximum that it reached; the aim of one that was given none."""
     mine = episodes.rewards[episodes.behaviour == number].sum(1)
-    low, high = family.return_bounds
-    reached = round(float((mine.mean() - low) / (high - low)), 4)
+    reached = round(share_of_maximum(mine, family.return_bounds), 4)
     target = behaviour.target if behaviour.name == "expert" else reached
     return replace(behaviour, target=target, reached=reached)
 

@@ -12,9 +12,9 @@ from maicc.config import EmbeddingConfig
 from maicc.dataset import EpisodeFile, concatenate
 from maicc.embedding import EmbeddingModule
 from maicc.envs import get_family
-from maicc.episode_data import team_batch
 from maicc.files import ModelFiles
 from maicc.fitting import load_module
+from maicc.team_batch import team_batch
 from maicc.types import UserError
 
 _SEED = 80
@@ -23,8 +23,7 @@ _SEED = 80
 def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
     """Predicted against true individual rewards on tasks the embedding was not trained on.
 
-    Plays the dataset's behaviours on every held-out task, `episodes`
-    each.
+    Plays the dataset's behaviours on every held-out task, `episodes` each.
 
     Returns:
         Correlations over single steps of single agents and over their episodes, and of the sum over

@@ -12,29 +12,9 @@ import torch
 from maicc.collect import collect
 from maicc.config import CollectConfig
 from maicc.dataset import EpisodeFile, known_spec
-from maicc.embedding import TeamBatch
 from maicc.envs import get_family
 from maicc.fitting import endless_loader
-from maicc.returns import completed, return_to_go
-from maicc.types import EpisodeBatch
-
-
-def team_batch(episodes: EpisodeBatch, bounds: tuple[float, float]) -> TeamBatch:
-    """NumPy episodes as tensors, with outcome and return-to-go worked out."""
-    steps = np.arange(episodes.actions.shape[1])
-    last = steps == episodes.length[:, None] - 1
-    full = completed(episodes.rewards.cumsum(-1), last, bounds)
-    return TeamBatch(
-        observations=torch.from_numpy(episodes.observations),
-        actions=torch.from_numpy(episodes.actions),
-        rewards=torch.from_numpy(episodes.rewards),
-        done=torch.from_numpy(last.astype(np.float32)),
-        completed=torch.from_numpy(full.astype(np.float32)),
-        return_to_go=torch.from_numpy(return_to_go(episodes.rewards)),
-        step_mask=torch.from_numpy(steps < episodes.length[:, None]),
-        agent_mask=torch.from_numpy(episodes.agent_mask),
-        first=torch.zeros(len(last), dtype=torch.long),
-    )
+from maicc.team_batch import TeamBatch, team_batch
 
 
 class EpisodeData(L.LightningDataModule):

@@ -39,3 +39,9 @@ def completed(total: Any, done: Any, bounds: tuple[float, float]) -> Any:
 def normalised(returns: Any, return_min: float, return_max: float) -> Any:
     """Returns on the family's scale: 0 at its minimum, 1 at its maximum, clipped."""
     return ((returns - return_min) / (return_max - return_min)).clip(0.0, 1.0)
+
+
+def share_of_maximum(returns: Any, bounds: tuple[float, float]) -> float:
+    """Mean return as a share of the way from the lowest to the highest return."""
+    low, high = bounds
+    return float((returns.mean() - low) / (high - low))

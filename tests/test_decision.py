@@ -11,7 +11,7 @@ from maicc.behaviour import play
 from maicc.config import DecisionConfig
 from maicc.decision import DecisionBatch, DecisionTransformer
 from maicc.envs import get_family
-from maicc.episode_data import team_batch
+from maicc.team_batch import team_batch
 from maicc.types import ObsLayout, Trajectories
 
 FAMILY = get_family("lbf_7x7")

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from maicc.behaviour import play
 from maicc.config import EmbeddingConfig
-from maicc.embedding import Embedding, RunningPrefix, TeamBatch, masked_mean
+from maicc.embedding import Embedding, RunningPrefix
 from maicc.envs import get_family
-from maicc.episode_data import team_batch
+from maicc.team_batch import TeamBatch, masked_mean, team_batch
 from maicc.types import ObsLayout, Trajectories
 
 FAMILY = get_family("lbf_7x7")

@@ -21,7 +21,7 @@ ORDER = [
     "collect arrays",
     "reference",
     "transformer encoders",
-    "tokens",
+    "tokens team_batch",
     "factored",
     "fitting",
     "embedding",

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from maicc.returns import completed, normalised, return_to_go
+from maicc.returns import completed, normalised, return_to_go, share_of_maximum
 
 
 def test_return_to_go():
@@ -26,3 +27,7 @@ def test_where_returns_can_fall_only_the_end_completes():
 
 def test_normalised():
     assert normalised(np.array([-1.0, 0.0, 5.0, 11.0]), 0.0, 10.0).tolist() == [0, 0, 0.5, 1]
+
+
+def test_share_of_the_way_from_the_lowest_to_the_highest():
+    assert share_of_maximum(np.array([-50.0, -5.0, -5.0]), (-50.0, -5.0)) == pytest.approx(2 / 3)

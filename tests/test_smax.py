@@ -14,9 +14,9 @@ from maicc.dataset import EpisodeFile, concatenate, slices, write_episodes
 from maicc.decision import DecisionTransformer
 from maicc.embedding import Embedding
 from maicc.envs import get_family
-from maicc.episode_data import team_batch
 from maicc.keys import offline_keys, offline_memory
 from maicc.team import Team
+from maicc.team_batch import team_batch
 from maicc.types import Behaviour, Task, UserError
 
 pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
