@@ -11,7 +11,7 @@ from maicc.decision import DecisionTransformer
 from maicc.memory import BlendedMemory
 from maicc.types import Retrieval, Trajectories
 
-_BATCH = 64
+_BATCH = 16
 
 
 class ContextCache:

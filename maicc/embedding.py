@@ -245,7 +245,7 @@ class RunningPrefix:
         self.past: KeyValues | None = None
         self.step = 0
         self._observations: Tensor | None = None  # of the running step
-        self._before: Tensor | None = None  # action and outcome of the step before
+        self._waiting: Tensor | None = None  # tokens of the last action and its outcome
 
     @torch.no_grad()
     def query(self, observations: Tensor, return_to_go: Tensor) -> Tensor:
@@ -254,22 +254,24 @@ class RunningPrefix:
         tokens = [e.observation(observations)]
         if self.embedding.student.return_to_go:
             tokens.insert(0, e.encode_return_to_go(return_to_go))
-        z = self._extend(torch.stack(tokens, 1))[:, -1]
-        return F.normalize(z + self._before if self.step else z, dim=-1)
+        new = torch.stack(tokens, 1) + e.step.weight[self.step]
+        if self._waiting is None:
+            return F.normalize(self._extend(new)[:, -1], dim=-1)
+        z = self._extend(torch.cat([self._waiting, new], 1))
+        return F.normalize(z[:, -1] + z[:, 0] + z[:, 1], dim=-1)
 
     @torch.no_grad()
     def advance(self, actions: Tensor, rewards: Tensor, done: Tensor, completed: Tensor) -> None:
-        """The step's action and outcome, (B,) each."""
+        """The step's action and outcome, (B,) each; they are read with the next observation."""
         e = self.embedding.encoders
         tokens = [
             e.encode_action(actions, self._observations),
             e.encode_outcome(rewards, done, completed),
         ]
-        self._before = self._extend(torch.stack(tokens, 1)).sum(1)
+        self._waiting = torch.stack(tokens, 1) + e.step.weight[self.step]
         self.step += 1
 
     def _extend(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.embedding.encoders.step.weight[self.step]
         past = self.past[0][0].shape[2] if self.past else 0
         mask = causal_mask(tokens.shape[1], past, tokens.device)
         z, own = self.embedding.student.transformer(tokens, mask, self.past)
