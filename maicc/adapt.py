@@ -17,16 +17,16 @@ from maicc.config import AdaptConfig
 from maicc.dataset import EpisodeFile
 from maicc.envs import BatchEnv, TaskFamily, batch_env, get_family
 from maicc.files import ModelFiles, whole_file, write_json
+from maicc.lockstep import LockStepTeam
 from maicc.stats import summary
-from maicc.team import Team
-from maicc.trained import TrainedModels, index_of
+from maicc.trained import TrainedModels, TrainedRival, load_folder
 from maicc.types import Task, UserError
 
 SCHEMA = 1
 _SAVE_EVERY_SECONDS = 20.0
 
 
-def play_episode(team: Team, env: BatchEnv, seeds: Sequence[int]) -> np.ndarray:
+def play_episode(team: LockStepTeam, env: BatchEnv, seeds: Sequence[int]) -> np.ndarray:
     """One adaptation episode of every run: team returns (R,)."""
     now = env.reset(seeds)
     returns = np.zeros(len(env.envs))
@@ -39,7 +39,7 @@ def play_episode(team: Team, env: BatchEnv, seeds: Sequence[int]) -> np.ndarray:
 
 
 def adapt(
-    models: TrainedModels,
+    models: TrainedModels | TrainedRival,
     family: TaskFamily,
     tasks: Sequence[Task],
     config: AdaptConfig,
@@ -145,7 +145,7 @@ def adapt_folder(
     """
     files = ModelFiles.in_folder(folder)
     family = get_family(EpisodeFile(files.episodes).spec.family)
-    models = TrainedModels(files, family.spec, device, index_of(folder))
+    models = load_folder(folder, family.spec, device)
     start = time.monotonic()
     n = config.runs if held_out else config.training_runs
     tasks = family.draw_tasks(n, seed, held_out=held_out)

@@ -131,6 +131,7 @@ def _episodes(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> EpisodeBa
         task=_task_numbers(arrays["task"], family),
         behaviour=np.zeros(E, np.int64),
         seed=np.full(E, -1),
+        expert_actions=np.full((E, T, N), -1),
     )
 
 

@@ -46,14 +46,21 @@ def play(
         for start in range(0, len(seeds), size):
             chunk = list(seeds[start : start + size])
             chunk += [chunk[-1]] * (size - len(chunk))  # the last one is filled up
-            part = _play(family, env, rate, chunk, _chooser(family, policy, env))
+            part = _play(family, env, rate, chunk, policy)
             while env.died.any():  # twice running is an error of the environment's
-                part = _play(family, env, rate, chunk, _chooser(family, policy, env))
+                part = _play(family, env, rate, chunk, policy)
             parts.append(part)
     finally:
         env.close()
     played = concatenate(parts)
     return EpisodeBatch(**{f.name: getattr(played, f.name)[: len(seeds)] for f in fields(played)})
+
+
+def best_policy(family: TaskFamily) -> str | None:
+    """The best of the family's behaviour policies; None where agents act at random only."""
+    if family.expert is not None or len(family.policies) == 1:
+        return "expert"
+    return f"policy{len(family.policies) - 1}" if family.policies else None
 
 
 def _chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
@@ -84,12 +91,14 @@ def _play(
     env: BatchEnv,
     rate: float,
     seeds: Sequence[Sequence[int]],
-    choose: Chooser,
+    policy: str,
 ) -> EpisodeBatch:
     """One episode per environment of one task."""
+    choose, best_is = _chooser(family, policy, env), best_policy(family)
+    expert = _chooser(family, best_is, env) if best_is not in (None, policy) else None
     B, T, N = len(seeds), family.max_steps, family.spec.n_agents
     draws = np.stack([np.random.default_rng([*s, 0]).random((T, N, 2)) for s in seeds])
-    rngs = [np.random.default_rng([*s, 1]) for s in seeds]
+    rngs, expert_rngs = ([np.random.default_rng([*s, i]) for s in seeds] for i in (1, 2))
     resets = [int(rng.integers(2**31)) for rng in rngs]
     roster = env.rosters[0]
     now = env.reset(resets)
@@ -105,7 +114,9 @@ def _play(
         actions = np.zeros((B, N), np.int64)
         for b in np.flatnonzero(running):
             best = choose(b, now, rngs[b])
+            known = expert(b, now, expert_rngs[b]) if expert else best if best_is else {}
             for i, agent in enumerate(roster):
+                episodes.expert_actions[b, t, i] = known.get(agent, -1)
                 legal = np.flatnonzero(now.action_mask[b, i])
                 act_at_random = draws[b, t, i, 0] < rate
                 choice = legal[int(draws[b, t, i, 1] * len(legal))]
@@ -141,6 +152,7 @@ def empty_episodes(family: TaskFamily, B: int) -> EpisodeBatch:
         task=np.zeros(B, np.int64),
         behaviour=np.zeros(B, np.int64),
         seed=np.zeros(B, np.int64),
+        expert_actions=np.full((B, T, N), -1),
     )
 
 
@@ -164,7 +176,7 @@ def plan_behaviours(
     An expert, or an only behaviour, plays at each of the levels by acting at random at some rate;
     several behaviours play as they are; without any, agents act at random.
     """
-    best = "expert" if family.expert or len(family.policies) == 1 else None
+    best = best_policy(family) == "expert"
     if best and family.return_bounds is None:
         tried = [_trial(family, rate, seed) for rate in (0.0, 1.0)]
         progress(2 * len(family.training) * _TRIAL_EPISODES)

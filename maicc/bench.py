@@ -38,6 +38,7 @@ from maicc.episode_data import EpisodeData
 from maicc.fitting import MaiccModule, resolve_device, seeded
 from maicc.keys import offline_keys, offline_memory
 from maicc.memory import KeyIndex
+from maicc.memory.index import distinct
 from maicc.retrieval_data import RetrievalData
 from maicc.team import Team
 from maicc.types import Trajectories
@@ -186,24 +187,21 @@ def _adaptation(
 def _retrieval(
     family: TaskFamily, path: Path, largest: int, bar: tqdm, peak: float
 ) -> Iterator[dict[str, Any]]:
-    """Search among ever more keys: real ones, and real ones with noise."""
+    """Search among ever more keys: of all steps, and, beyond their number, between neighbours."""
     with seeded(0):
         net = EmbeddingModule(EpisodeFile(path).spec).net
-    real = offline_keys(net, EpisodeFile(path), path.parent).vectors
-    real = real[:, real.shape[1] // 2]
+    stored = slices(EpisodeFile(path).read(), family.spec.bounds).trajectories.step_mask
+    real = offline_keys(net, EpisodeFile(path), path.parent).vectors[stored]
+    real = real[distinct(real)]
     rng = np.random.default_rng(0)
     for n in (27_000, 270_000, 2_700_000):
         if n > largest:
             continue
-        keys = real[rng.integers(len(real), size=n)]
-        keys = keys + 0.05 * rng.standard_normal(keys.shape, np.float32)
-        keys /= np.linalg.norm(keys, axis=1, keepdims=True)
-        queries = keys[rng.integers(n, size=_QUERIES)]
-        queries = queries + 0.02 * rng.standard_normal(queries.shape, np.float32)
-        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        keys = _more(real, n + _QUERIES, rng)
+        queries, keys = keys[:_QUERIES], keys[_QUERIES:]
         tie, exact, products = np.zeros(_QUERIES), None, 2.0 * keys.size * _QUERIES
         lists = int(2 ** np.floor(np.log2(2.5 * n**0.5)))
-        for factory in ("Flat", f"IVF{lists},Flat;nprobe={max(lists // 32, 16)}"):
+        for factory in ("Flat", f"IVF{lists},Flat;nprobe=16"):
             start = time.perf_counter()
             index = KeyIndex.build(keys[:, None], np.ones((n, 1), bool), factory)
             build = time.perf_counter() - start
@@ -226,6 +224,20 @@ def _retrieval(
             bar.update()
             del index
             gc.collect()
+
+
+def _more(real: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """`n` of these keys in random order, with points between near neighbours if they are fewer."""
+    order = rng.permutation(len(real))
+    if n <= len(real):
+        return real[order[:n]]
+    index = KeyIndex.build(real[:, None], np.ones((len(real), 1), bool), "IVF1024,Flat;nprobe=8")
+    one = rng.integers(len(real), size=n - len(real))
+    near = index.search(0, real, 11, np.zeros(len(real))).item[one, rng.integers(1, 11, len(one))]
+    share = rng.random((len(one), 1), np.float32)
+    between = real[one] * share + real[near] * (1 - share)
+    between /= np.linalg.norm(between, axis=1, keepdims=True)
+    return rng.permutation(np.concatenate([real, between]))
 
 
 def training_step(module: MaiccModule, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:

@@ -24,7 +24,7 @@ from maicc.report import write_benchmark
 from maicc.run import check
 from maicc.table import make_table, markdown
 from maicc.types import Task
-from maicc.units import STAGES, Unit, run_stage, with_overrides
+from maicc.units import Unit, run_stage, with_overrides
 
 _BEHAVIOUR_EPISODES = 20  # of each task
 _TASK_SEED = 2026  # the frozen list of tasks, shared by all variants and seeds
@@ -100,7 +100,7 @@ def benchmark(
         if unit.result.exists():
             continue
         print(f"{unit.variant}, seed {unit.config.seed}")
-        for stage in STAGES:
+        for stage in unit.stages:
             run_stage(unit, stage, threads)
         write_table(work, family, out)  # what there is so far
     if behaviours:
@@ -168,6 +168,18 @@ def run_behaviours(dataset: Path, family: TaskFamily, tasks: Sequence[Task], out
 
 def write_table(work: Sequence[Unit], family: TaskFamily, out: Path) -> dict[str, Any]:
     """Gathers what is finished into benchmark.json, benchmark.md and report.html."""
+    table, curves = gather(work, family, out)
+    adapting = {name: curve for name, curve in curves.items() if not name.startswith("behaviour")}
+    write_json(out / "benchmark.json", table)
+    write_text(out / "benchmark.md", markdown(table))
+    write_benchmark(out, table, adapting)
+    return table
+
+
+def gather(
+    work: Sequence[Unit], family: TaskFamily, out: Path
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The table of what is finished, and the returns (runs, episodes) of each variant."""
     results = {
         variant: [read_json(u.result) for u in work if u.variant == variant and u.result.exists()]
         for variant in dict.fromkeys(unit.variant for unit in work)
@@ -185,9 +197,4 @@ def write_table(work: Sequence[Unit], family: TaskFamily, out: Path) -> dict[str
     specs = [known_spec(family.spec, path) for path in datasets] or [family.spec]
     # where the data tell the bounds, each seed has its own: the table is on the widest
     bounds = (min(s.return_min for s in specs), max(s.return_max for s in specs))
-    table, curves = make_table(family.name, seeds, work[0].tasks, results, bounds)
-    adapting = {name: curve for name, curve in curves.items() if not name.startswith("behaviour")}
-    write_json(out / "benchmark.json", table)
-    write_text(out / "benchmark.md", markdown(table))
-    write_benchmark(out, table, adapting)
-    return table
+    return make_table(family.name, seeds, work[0].tasks, results, bounds)

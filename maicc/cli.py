@@ -12,6 +12,8 @@ from maicc.types import UserError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from maicc.config import RunConfig
+
 USAGE = """\
 maicc: teams of agents that adapt to tasks they have never seen, by looking up what they remember.
 
@@ -22,6 +24,7 @@ usage: maicc COMMAND [options]        maicc COMMAND --help tells more
   fit        train one model with the Lightning CLI (--config, --trainer.*, --model.*, --data.*)
   adapt      let teams of trained models adapt to unseen tasks
   benchmark  variants and seeds on the same frozen tasks, in one table
+  compare    MAICC and its rivals on the same frozen tasks, in one table and one figure
   bench      time every part, beside the machine's own peak
   credit     predicted against true individual rewards, where the environment knows them
   report     write the report of a run's folder
@@ -214,21 +217,49 @@ def _adapt(argv: list[str]) -> None:
 
 
 def _benchmark(argv: list[str]) -> None:
+    config, variants, options = _variants(
+        "benchmark",
+        "Train one model per seed, adapt each on the same frozen tasks in every variant, and write "
+        "the table. Finished units are never repeated. NAME or FILE.yaml as in `maicc run`.",
+        "variants", "default", argv,
+    )  # fmt: skip
+
+    from maicc.benchmark import benchmark
+    from maicc.table import markdown
+
+    print(markdown(benchmark(config, variants, **options)))
+    print(options["out"] / "report.html")
+
+
+def _compare(argv: list[str]) -> None:
+    config, methods, options = _variants(
+        "compare",
+        "Train and adapt methods on the same frozen tasks, seeds and steps, and write one table "
+        "and one figure. Finished units are never repeated. NAME or FILE.yaml as in `maicc run`.",
+        "methods", "maicc,maicc_s,radt,at,madt,ad,dpt,hissd", argv,
+    )  # fmt: skip
+
+    from maicc.compare import compare, comparison_markdown
+
+    print(comparison_markdown(compare(config, methods, **options)))
+    print(options["out"] / "report.html")
+
+
+def _variants(
+    command: str, what: str, listed: str, default: str, argv: list[str]
+) -> tuple[RunConfig, dict[str, Any], dict[str, Any]]:
+    """The configuration, variants by name, and options of a benchmark."""
     import yaml
 
     from maicc.config import RunConfig
 
-    what = (
-        "Train one model per seed, adapt each on the same frozen tasks in every variant, and write "
-        "the table. Finished units are never repeated. NAME or FILE.yaml as in `maicc run`."
-    )
-    parser = _parser("benchmark", what)
+    parser = _parser(command, what)
     parser.usage = (
-        "maicc benchmark NAME|FILE.yaml [--seeds N] [--tasks N] [--variants A,B] [--out DIR] "
+        f"maicc {command} NAME|FILE.yaml [--seeds N] [--tasks N] [--{listed} A,B] [--out DIR] "
         "[--section.key value ...]"
     )
     parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
-    parser.add_argument("--out", type=str, default=None, help="folder; runs/benchmark-NAME")
+    parser.add_argument("--out", type=str, default=None, help=f"folder; runs/{command}-NAME")
     parser.add_argument("--seeds", type=int, default=5, help="models, from --seed on")
     parser.add_argument("--tasks", type=int, default=10, help="frozen tasks, shared by all units")
     parser.add_argument(
@@ -251,7 +282,7 @@ def _benchmark(argv: list[str]) -> None:
         "--behaviours", type=bool, default=False,
         help="play the dataset's behaviour policies on the tasks as well",
     )  # fmt: skip
-    parser.add_argument("--variants", type=str, default="default", help="names, or `every`")
+    parser.add_argument(f"--{listed}", type=str, default=default, help="names, or `every`")
     parser.add_argument(
         "--variants_file", type=str, default=None,
         help="YAML: variant name, then the options it sets; configs/variants.yaml by default",
@@ -262,7 +293,7 @@ def _benchmark(argv: list[str]) -> None:
         key: options.pop(key)
         for key in (
             "out", "seeds", "tasks", "draw", "episodes", "threads", "cluster", "behaviours",
-            "variants", "variants_file",
+            listed, "variants_file",
         )
     }  # fmt: skip
     config: RunConfig = RunConfig(**parser.instantiate_classes(options).as_dict())
@@ -275,22 +306,14 @@ def _benchmark(argv: list[str]) -> None:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     known = yaml.safe_load(path.read_text(encoding="utf-8"))
-    wanted = list(known) if own["variants"] == "every" else own["variants"].split(",")
+    wanted = list(known) if own[listed] == "every" else own[listed].split(",")
     for name in wanted:
         if name not in known:
             raise UserError(f"no variant {name!r}; {path.name} has: {', '.join(known)}")
-
-    from maicc.benchmark import benchmark
-    from maicc.table import markdown
-
-    out = Path(own["out"] or f"runs/benchmark-{config.family.replace(':', '.')}")
-    table = benchmark(
-        config, {name: known[name] or {} for name in wanted},
-        seeds=own["seeds"], tasks=own["tasks"], out=out, draw=own["draw"],
-        threads=own["threads"], cluster=own["cluster"], behaviours=own["behaviours"],
-    )  # fmt: skip
-    print(markdown(table))
-    print(out / "report.html")
+    own["out"] = Path(own["out"] or f"runs/{command}-{config.family.replace(':', '.')}")
+    for name in ("episodes", "variants_file", listed):
+        del own[name]
+    return config, {name: known[name] or {} for name in wanted}, own
 
 
 def _bench(argv: list[str]) -> None:
@@ -410,6 +433,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "fit": _fit,
     "adapt": _adapt,
     "benchmark": _benchmark,
+    "compare": _compare,
     "bench": _bench,
     "credit": _credit,
     "report": _report,

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from maicc.types import UserError
-from maicc.units import STAGES, Unit, run_stage
+from maicc.units import Unit, run_stage
 
 _RETRIES = 5  # of a stage whose worker died
 
@@ -68,7 +68,7 @@ def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], 
         after = None
         gpus = int(unit.config.device == "cuda")
         task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=_RETRIES)(maicc_stage)
-        for stage in STAGES:
+        for stage in unit.stages:
             path = unit.target(stage)
             if path not in started:
                 started[path] = task.remote(unit, stage, after)

@@ -234,25 +234,47 @@ class AdaptConfig:
 
 
 @dataclass
+class BaselineConfig:
+    """Options of the rivals. Sizes, optimiser, batch size and steps are those of `decision`.
+
+    Args:
+        episodes: In a row, the running one included (AT, AD); one more than those whose steps make
+            up a set (DPT).
+        supervise: AT: loss on `all` episodes in a row, or on the `last`.
+        explore: AT, AD, RADT: `sample` actions at test time, or take the best (`greedy`).
+        window: RADT: steps of a piece of a trajectory, and of what followed it.
+    """
+
+    episodes: int = 4
+    supervise: Literal["all", "last"] = "all"
+    explore: Literal["sample", "greedy"] = "sample"
+    window: int = 8
+
+
+@dataclass
 class RunConfig:
     """The whole pipeline.
 
     Args:
         family: Task family; `maicc tasks` lists them.
+        method: `maicc`, or a rival: maicc/baselines/ has a file for each.
         seed: Every random choice follows from it.
         device: `auto`, `cpu` or `cuda`.
         collect: The dataset.
         embedding: Training of the embedding.
-        decision: Training of the decision model.
-        adapt: Adaptation on unseen tasks.
+        decision: Training of the decision model, or of the rival.
+        baseline: Options of the rivals.
+        adapt: Adaptation on unseen tasks; `adapt.memory` is MAICC's alone.
     """
 
     family: str
+    method: Literal["maicc", "madt", "at", "radt", "ad", "dpt", "hissd"] = "maicc"
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     collect: CollectConfig = field(default_factory=CollectConfig)
     embedding: EmbeddingFit = field(default_factory=EmbeddingFit)
     decision: DecisionFit = field(default_factory=DecisionFit)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
     def identity(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from maicc.behaviour import play
-from maicc.config import EmbeddingConfig
 from maicc.dataset import EpisodeFile, concatenate
 from maicc.embedding import EmbeddingModule
 from maicc.envs import get_family
@@ -36,7 +35,7 @@ def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
     dataset = EpisodeFile(files.episodes)
     family = get_family(dataset.spec.family)
     spec = dataset.require(family.spec)
-    net = load_module(files.embedding, EmbeddingModule, EmbeddingConfig, spec).net
+    net = load_module(files.embedding, EmbeddingModule, spec).net
     mine = [b for b in dataset.behaviours if b.random_rate >= 0]
     if not mine:
         raise UserError(f"{files.episodes} was read from a file: there is no behaviour to play")

@@ -15,6 +15,8 @@ Schema 1. Root attributes: `schema` (1), `spec`, `tasks`, `behaviours` (JSON), `
     task                (E,)            int32     index into `tasks`
     behaviour           (E,)            int32     index into `behaviours`
     seed                (E,)            int64     of the environment's reset
+    expert_actions      (E, T, N)       int16     of the best behaviour policy; -1 where unknown.
+                                                  A file without this field can be read.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ FIELDS = {
     "task": np.int32,
     "behaviour": np.int32,
     "seed": np.int64,
+    "expert_actions": np.int16,
 }
 
 
@@ -191,16 +194,18 @@ class EpisodeFile:
         spec, n_tasks, n_behaviours = self.spec, len(self.tasks), len(self.behaviours)
         try:
             with h5py.File(self.path, "r") as file:
-                missing = [name for name in FIELDS if name not in file]
+                missing = {name for name in FIELDS if name not in file} - {"expert_actions"}
                 if missing:
-                    raise UserError(f"{self.path}: field {missing[0]} is missing; make it again")
-                arrays = {name: file[name][index] for name in FIELDS}
+                    raise UserError(f"{self.path}: field {min(missing)} is missing; make it again")
+                arrays = {name: file[name][index] for name in FIELDS if name in file}
         except OSError as error:
             raise UserError(f"{self.path}: damaged ({error}); make the dataset again") from None
+        if "expert_actions" not in arrays:
+            arrays["expert_actions"] = np.full_like(arrays["actions"], -1)
         check_episodes(str(self.path), arrays, spec, n_tasks, n_behaviours)
         wide = {
             name: arrays[name].astype(np.int64)
-            for name in ("actions", "length", "task", "behaviour")
+            for name in ("actions", "expert_actions", "length", "task", "behaviour")
         }
         return EpisodeBatch(**{**arrays, **wide})
 
@@ -218,6 +223,7 @@ def check_episodes(
         "agent_mask": (E, N),
         "rewards": (E, T),
         "individual_rewards": (E, T, N),
+        "expert_actions": (E, T, N),
     }
     for name, array in arrays.items():
         expected = shapes.get(name, (E,))
@@ -235,6 +241,8 @@ def check_episodes(
     refuse("length", (arrays["length"] < 1) | (arrays["length"] > T), f"length outside 1 to {T}")
     actions = arrays["actions"]
     refuse("actions", (actions < 0) | (actions >= A), f"an action is outside 0 to {A - 1}")
+    expert = arrays["expert_actions"]
+    refuse("expert_actions", (expert < -1) | (expert >= A), f"an action is outside -1 to {A - 1}")
     refuse("task", (arrays["task"] < 0) | (arrays["task"] >= n_tasks), "unknown task")
     unknown = (arrays["behaviour"] < 0) | (arrays["behaviour"] >= n_behaviours)
     refuse("behaviour", unknown, "unknown behaviour")

@@ -169,6 +169,7 @@ class DecisionModule(MaiccModule):
     """
 
     kind = "decision"
+    config_type = DecisionConfig
 
     def __init__(
         self,

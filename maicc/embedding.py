@@ -289,6 +289,7 @@ class EmbeddingModule(MaiccModule):
     """
 
     kind = "embedding"
+    config_type = EmbeddingConfig
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -27,12 +27,18 @@ class MaiccModule(L.LightningModule):
     """A network `net` built from a `Spec` and a configuration, both kept in its checkpoints."""
 
     kind: ClassVar[str]
+    config_type: ClassVar[type]  # of `network`
 
     def __init__(self, spec: Spec | None, network: Any, optimiser: OptimiserConfig) -> None:
         super().__init__()
         if spec is None:  # the Lightning CLI links it from the data module, after parsing
             raise UserError("a model needs the spec of its task family: pass get_family(NAME).spec")
         self.spec, self.network, self.optimiser = spec, network, optimiser
+
+    @classmethod
+    def from_header(cls, spec: Spec, header: Mapping[str, Any]) -> MaiccModule:
+        """The untrained module that a checkpoint's header tells of."""
+        return cls(spec, cls.config_type(**header["network"]))
 
     def configure_optimizers(self) -> Any:
         o = self.optimiser
@@ -68,7 +74,7 @@ class MaiccModule(L.LightningModule):
 
 
 def load_module(
-    path: str | Path, module: type[MaiccModule], config: type, spec: Spec | None = None
+    path: str | Path, module: type[MaiccModule], spec: Spec | None = None
 ) -> MaiccModule:
     """The module kept in a checkpoint, in evaluation mode, on the CPU.
 
@@ -92,10 +98,10 @@ def load_module(
     found = Spec.from_json(header["spec"])
     if spec is not None and found != spec:
         raise UserError(f"{path}: trained for {found}, expected {spec}; train one for this family")
-    loaded = module(found, config(**header["network"]))
     try:
+        loaded = module.from_header(found, header)
         loaded.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError:
+    except (RuntimeError, TypeError, KeyError):
         raise UserError(f"{path}: made by another version of maicc; train it again") from None
     return loaded.eval().requires_grad_(False)
 
@@ -239,7 +245,7 @@ def fit(
         enable_progress_bar=False,
     )
     if kept.exists():
-        load_module(kept, type(module), type(module.network), module.spec)
+        load_module(kept, type(module), module.spec)
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, data, ckpt_path=kept if kept.exists() else None, weights_only=True)

@@ -94,6 +94,7 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
         task=task,
         behaviour=np.zeros(E, np.int64),
         seed=np.full(E, -1),
+        expert_actions=np.full((E, T, s.n_agents), -1),
     )
     number, behaviours = behaviours_of(episodes, family.spec)
     episodes.behaviour[:] = number

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from maicc.collect import collect
-from maicc.config import CollectConfig, EmbeddingConfig, RetrievalConfig
+from maicc.config import CollectConfig, RetrievalConfig
 from maicc.dataset import EpisodeFile, Slices, known_spec, slices
 from maicc.decision import DecisionBatch
 from maicc.embedding import EmbeddingModule
@@ -70,7 +70,7 @@ class RetrievalData(L.LightningDataModule):
     def _keys(self) -> OfflineKeys:
         dataset = EpisodeFile(self.path)
         dataset.require(self.spec)
-        module = load_module(self.embedding, EmbeddingModule, EmbeddingConfig, self.spec)
+        module = load_module(self.embedding, EmbeddingModule, self.spec)
         return offline_keys(module.net, dataset, self.embedding.parent, self.retrieval.index)
 
     def setup(self, stage: str) -> None:

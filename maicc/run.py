@@ -19,6 +19,8 @@ from maicc.files import ModelFiles, read_json, write_json
 from maicc.memory.index import empty_index
 from maicc.types import UserError
 
+HAVE_EMBEDDING = ("maicc", "radt")  # methods that are trained in two stages
+
 
 def run(config: RunConfig, out: Path) -> None:
     """Runs what is not finished yet in `out`.
@@ -42,7 +44,8 @@ def run(config: RunConfig, out: Path) -> None:
     )
     for parts in out.glob("episodes.h5.*.parts"):
         shutil.rmtree(parts)  # left by a kill just after the dataset was written
-    stages.run("embedding", files.embedding, lambda: fit_embedding(config, files))
+    if config.method in HAVE_EMBEDDING:
+        stages.run("embedding", files.embedding, lambda: fit_embedding(config, files))
     stages.run("decision", files.decision, lambda: fit_decision(config, files))
     stages.run("adapt", out / "adapt" / "result.json", lambda: _adapt(config, out, stages, True))
     if config.adapt.training_runs:
@@ -65,6 +68,8 @@ def check(config: RunConfig, family: TaskFamily) -> None:
     for name, value, low, high in (
         ("seed", config.seed, 0, inf),
         ("collect.workers", c.workers, 0, inf),
+        ("baseline.episodes", config.baseline.episodes, 2, inf),
+        ("baseline.window", config.baseline.window, 1, inf),
         ("adapt.episodes", config.adapt.episodes, 1, inf),
         ("adapt.runs", config.adapt.runs, 1, inf),
         ("adapt.training_runs", config.adapt.training_runs, 0, inf),
@@ -168,11 +173,15 @@ class Stages:
 
 
 def fit_embedding(config: RunConfig, files: ModelFiles) -> None:
+    """The embedding; of RADT, the decision transformer that retrieves."""
     from maicc.embedding import EmbeddingModule
     from maicc.episode_data import EpisodeData
     from maicc.fitting import fit, seeded
 
     c = config.embedding
+    if config.method == "radt":
+        _fit_rival("madt", config, files, files.embedding, c.steps)
+        return
     data = EpisodeData(
         config.family, str(files.episodes), c.batch_size, config.seed, c.window, c.tokens
     )
@@ -181,12 +190,28 @@ def fit_embedding(config: RunConfig, files: ModelFiles) -> None:
     fit(module, data, files.embedding, c.steps, config.device, "embedding")
 
 
+def _fit_rival(method: str, config: RunConfig, files: ModelFiles, out: Path, steps: int) -> None:
+    from maicc.baselines import module_of
+    from maicc.fitting import fit, seeded
+
+    kind, c = module_of(method), config.decision
+    data = kind.data(config, files)
+    with seeded(config.seed):
+        module = kind(data.spec, c.model, c.optimiser, config.baseline)
+        module.start_from(files.embedding)
+    fit(module, data, out, steps, config.device, method)
+
+
 def fit_decision(config: RunConfig, files: ModelFiles) -> None:
+    """The decision model, or a rival."""
     from maicc.decision import DecisionModule
     from maicc.fitting import fit, seeded
     from maicc.retrieval_data import RetrievalData
 
     c: DecisionFit = config.decision
+    if config.method != "maicc":
+        _fit_rival(config.method, config, files, files.decision, c.steps)
+        return
     data = RetrievalData(
         config.family, str(files.episodes), str(files.embedding), c.model.k, c.batch_size,
         config.seed, c.retrieval,

@@ -40,6 +40,16 @@ def bootstrap_ci95(
     return float(low), float(high)
 
 
+def probability_of_improvement(x: np.ndarray, y: np.ndarray, strata: np.ndarray) -> float:
+    """Chance that a run of x (R,) is above one of y (R,), ties counted half, within each stratum
+    (R,), which is the same for both; the mean over strata (Agarwal et al. 2021)."""
+    found = []
+    for s in np.unique(strata):
+        difference = x[strata == s][:, None] - y[strata == s]
+        found.append((np.sign(difference) / 2 + 0.5).mean())
+    return float(np.mean(found))
+
+
 def regret(returns: np.ndarray, return_max: float) -> np.ndarray:
     """Cumulative regret of each run against the maximum: (R,)."""
     return (return_max - returns).sum(1)

@@ -1,4 +1,4 @@
-"""Trained files, loaded once, from which teams are made."""
+"""Trained files, loaded once, from which teams are made: MAICC's and its rivals'."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from maicc.config import DecisionConfig, EmbeddingConfig, MemoryConfig
+from maicc.config import MemoryConfig
 from maicc.dataset import EpisodeFile, slices
 from maicc.decision import DecisionModule
 from maicc.embedding import EmbeddingModule
 from maicc.files import ModelFiles, read_json
 from maicc.fitting import load_module, resolve_device, weights_hash
 from maicc.keys import offline_keys, offline_memory
+from maicc.lockstep import LockStepTeam
 from maicc.team import Team
-from maicc.types import Spec
+from maicc.types import Spec, UserError
 
 
 class TrainedModels:
-    """Dataset, keys and models, loaded once, from which teams are made."""
+    """MAICC's dataset, keys and models."""
 
     def __init__(
         self,
@@ -31,10 +33,8 @@ class TrainedModels:
         self.device = resolve_device(device)
         dataset = EpisodeFile(files.episodes)
         self.spec = dataset.require(spec or dataset.spec)
-        self.embedding = load_module(
-            files.embedding, EmbeddingModule, EmbeddingConfig, self.spec
-        ).net
-        self.decision = load_module(files.decision, DecisionModule, DecisionConfig, self.spec).net
+        self.embedding = load_module(files.embedding, EmbeddingModule, self.spec).net
+        self.decision = load_module(files.decision, DecisionModule, self.spec).net
         stored = slices(dataset.read(), self.spec.bounds)
         keys = offline_keys(self.embedding, dataset, files.embedding.parent, index, self.device)
         if self.device == "cuda":
@@ -43,6 +43,12 @@ class TrainedModels:
         self.content = " ".join(
             [weights_hash(self.embedding), weights_hash(self.decision), dataset.fingerprint]
         )
+
+    @property
+    def parameters(self) -> int:
+        """Trained numbers that act: the student and the decision model."""
+        teacher = self.embedding.teacher
+        return count(self.embedding) + count(self.decision) - (count(teacher) if teacher else 0)
 
     def team(
         self,
@@ -65,10 +71,60 @@ class TrainedModels:
         )
 
 
-def index_of(folder: str | Path) -> str:
-    """The FAISS index that the run in `folder` was configured with."""
-    path = Path(folder) / "config.json"
-    return read_json(path)["decision"]["retrieval"]["index"] if path.exists() else "Flat"
+class TrainedRival:
+    """A rival's model; it needs no dataset to act."""
+
+    def __init__(self, method: str, file: Path, spec: Spec, device: str = "auto") -> None:
+        from maicc.baselines import module_of
+
+        self.device = resolve_device(device)
+        self.module = load_module(file, module_of(method), spec)
+        self.content = f"{method} {weights_hash(self.module)}"
+
+    @property
+    def parameters(self) -> int:
+        """Trained numbers."""
+        return count(self.module)
+
+    def team(
+        self,
+        seeds: Sequence[int],
+        memory: MemoryConfig | None = None,
+        episodes: int | None = None,
+        agent_mask: np.ndarray | None = None,
+    ) -> LockStepTeam:
+        """One team per seed; `memory` is MAICC's and has no meaning here.
+
+        Raises:
+            UserError: `episodes` is not given.
+        """
+        if not episodes:
+            raise UserError("give the number of episodes in advance: a rival may plan with it")
+        return self.module.team(seeds, episodes, agent_mask, device=self.device)
+
+
+def count(module: torch.nn.Module) -> int:
+    """Numbers in the parameters of a module."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def load_models(
+    method: str, files: ModelFiles, spec: Spec | None, device: str = "auto", index: str = "Flat"
+) -> TrainedModels | TrainedRival:
+    """What training left in these files, for a method."""
+    if method == "maicc":
+        return TrainedModels(files, spec, device, index)
+    return TrainedRival(method, files.decision, EpisodeFile(files.episodes).spec, device)
+
+
+def load_folder(folder: str | Path, spec: Spec | None = None, device: str = "auto"):
+    """What `maicc run` left in a folder, with the method and the index it was configured with."""
+    path, method, index = Path(folder) / "config.json", "maicc", "Flat"
+    if path.exists():
+        config = read_json(path)
+        method = config.get("method", method)
+        index = config["decision"]["retrieval"]["index"]
+    return load_models(method, ModelFiles.in_folder(folder), spec, device, index)
 
 
 def load_team(
@@ -78,7 +134,6 @@ def load_team(
     memory: MemoryConfig | None = None,
     episodes: int | None = None,
     device: str = "auto",
-) -> Team:
+) -> LockStepTeam:
     """One team of the models that `maicc run` left in `folder`, with an empty online memory."""
-    models = TrainedModels(ModelFiles.in_folder(folder), None, device, index_of(folder))
-    return models.team([seed], memory, episodes)
+    return load_folder(folder, None, device).team([seed], memory, episodes)

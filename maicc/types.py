@@ -101,6 +101,7 @@ class EpisodeBatch:
     task: Any  # (B,) int64, index into the file's tasks
     behaviour: Any  # (B,) int64, index into the file's behaviours
     seed: Any  # (B,) int64, the seed of the environment's reset
+    expert_actions: Any  # (B, T, N) int64, what the best behaviour would have done; -1 unknown
 
 
 class Trajectories(NamedTuple):

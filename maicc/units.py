@@ -19,7 +19,7 @@ from maicc.collect import collect
 from maicc.config import RunConfig, check_choices
 from maicc.envs import get_family
 from maicc.files import ModelFiles, write_json
-from maicc.run import fit_decision, fit_embedding
+from maicc.run import HAVE_EMBEDDING, fit_decision, fit_embedding
 from maicc.types import Task, UserError
 
 STAGES = ("collect", "embedding", "decision", "adapt")
@@ -40,7 +40,8 @@ class Unit:
         c = self.config.identity()
         family, seed = c["family"], c["seed"]
         data = _hash(family, get_family(family).fingerprint, seed, c["collect"])
-        embedding = _hash(data, c["embedding"])
+        rival = () if c["method"] == "maicc" else (c["method"], c["baseline"], c["decision"])
+        embedding = _hash(data, c["embedding"], *rival)
         decision = _hash(embedding, c["decision"])
         models = self.root / "models"
         return ModelFiles(
@@ -48,6 +49,11 @@ class Unit:
             models / embedding / "embedding.ckpt",
             models / embedding / f"decision-{decision}.ckpt",
         )
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What its method goes through."""
+        return tuple(s for s in STAGES if s != "embedding" or self.config.method in HAVE_EMBEDDING)
 
     def target(self, stage: str) -> Path:
         """The file that a stage of this unit leaves; units may share it."""
@@ -99,7 +105,7 @@ def run_stage(unit: Unit, stage: str, threads: int) -> None:
     import torch
 
     from maicc.adapt import adapt
-    from maicc.trained import TrainedModels
+    from maicc.trained import load_models
 
     if unit.target(stage).exists():
         return
@@ -113,10 +119,12 @@ def run_stage(unit: Unit, stage: str, threads: int) -> None:
     elif stage == "decision":
         fit_decision(config, files)
     else:
-        models = TrainedModels(files, family.spec, config.device, config.decision.retrieval.index)
+        index = config.decision.retrieval.index
+        models = load_models(config.method, files, family.spec, config.device, index)
         start = time.monotonic()
         kept = unit.result.with_suffix(".part.npz")
         result = adapt(models, family, unit.tasks, config.adapt, config.seed, kept, unit.variant)
         taken = round(time.monotonic() - start, 2)
-        write_json(unit.result, {**result, "variant": unit.variant, "adapt_seconds": taken})
+        more = {"variant": unit.variant, "adapt_seconds": taken, "parameters": models.parameters}
+        write_json(unit.result, {**result, **more})
         kept.unlink(missing_ok=True)

@@ -140,6 +140,11 @@ class KeyIndex:
         )
 
 
+def distinct(keys: np.ndarray) -> np.ndarray:
+    """Numbers of rows (M, D) that no row before them equals."""
+    return _equal_rows(keys)[0]
+
+
 def _equal_rows(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First row of each group of equal rows, and every row's group."""
     grid = np.round(keys / _GRID).astype(np.int64)

@@ -5,7 +5,6 @@ import pickle
 import pytest
 import torch
 
-from maicc.config import DecisionConfig, EmbeddingConfig
 from maicc.decision import DecisionModule
 from maicc.embedding import EmbeddingModule
 from maicc.envs import get_family
@@ -40,9 +39,7 @@ def test_an_interrupted_fit_equals_an_unbroken_one(tiny_run, tmp_path, monkeypat
         assert not path.exists()
     fit_embedding(config, files._replace(embedding=path))
     assert [p.name for p in tmp_path.glob("*.part.ckpt")] == []
-    nets = [
-        load_module(p, EmbeddingModule, EmbeddingConfig) for p in (path, tmp_path / "whole.ckpt")
-    ]
+    nets = [load_module(p, EmbeddingModule) for p in (path, tmp_path / "whole.ckpt")]
     assert weights_hash(nets[0]) == weights_hash(nets[1])
 
 
@@ -76,7 +73,7 @@ def test_data_and_model_must_agree_on_k(tiny_run, tmp_path):
 
 def test_refused_checkpoints(tiny_run, tmp_path):
     def load(path, **kwargs):
-        return load_module(path, EmbeddingModule, EmbeddingConfig, **kwargs)
+        return load_module(path, EmbeddingModule, **kwargs)
 
     with pytest.raises(UserError, match="no such checkpoint"):
         load(tmp_path / "none.ckpt")
@@ -101,5 +98,5 @@ def test_no_pickle_is_ever_loaded(tmp_path):
     ):
         save(tmp_path / "bomb.ckpt")
         with pytest.raises(UserError, match="not a readable checkpoint"):
-            load_module(tmp_path / "bomb.ckpt", DecisionModule, DecisionConfig)
+            load_module(tmp_path / "bomb.ckpt", DecisionModule)
     assert not (tmp_path / "went off").exists()

@@ -31,7 +31,8 @@ ORDER = [
     "keys",
     "decision",
     "retrieval_data contexts",
-    "team",
+    "lockstep",
+    "team baselines",
     "trained",
     "adapt",
     "report",
@@ -40,6 +41,7 @@ ORDER = [
     "bench_parts",
     "cluster",
     "benchmark check",
+    "compare",
     "cli",
     "__main__",
 ]
@@ -64,6 +66,7 @@ def imports(path: Path) -> set[str]:
 def files() -> list[tuple[str, Path]]:
     found = [(p.stem, p) for p in (ROOT / "maicc").glob("*.py") if p.stem != "__init__"]
     found += [("report", p) for p in (ROOT / "maicc" / "report").glob("*.py")]
+    found += [("baselines", p) for p in (ROOT / "maicc" / "baselines").glob("*.py")]
     for room in ("envs", "memory"):
         found += [(room, p) for p in (ROOT / room).glob("*.py")]
     return found

@@ -72,13 +72,12 @@ def test_k_larger_than_the_memory(tiny_run):
 
 def test_keys_are_kept_by_content(tiny_run, tmp_path):
     """Another checkpoint or dataset never reads keys that are not its own."""
-    from maicc.config import EmbeddingConfig
     from maicc.embedding import EmbeddingModule
     from maicc.fitting import load_module
     from maicc.keys import content_hash, offline_keys
 
     dataset = EpisodeFile(tiny_run / "episodes.h5")
-    net = load_module(tiny_run / "embedding.ckpt", EmbeddingModule, EmbeddingConfig).net
+    net = load_module(tiny_run / "embedding.ckpt", EmbeddingModule).net
     first = content_hash(net, dataset, "Flat")
     assert (tiny_run / f"keys-{first[:16]}.h5").exists()
     assert content_hash(net, dataset, "HNSW32") != first

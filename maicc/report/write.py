@@ -6,7 +6,7 @@ Imports neither torch nor lightning.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,15 @@ def write_report(folder: Path) -> Path:
 
 
 def write_benchmark(
-    folder: Path, table: Mapping[str, Any], curves: Mapping[str, np.ndarray]
+    folder: Path,
+    table: Mapping[str, Any],
+    curves: Mapping[str, np.ndarray],
+    methods: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Writes the page of a benchmark: its curves, (runs, episodes) by variant, and its table."""
+    """Writes the page of a benchmark: its curves, (runs, episodes) by variant, its table, and of a
+    comparison what is known of the methods."""
     page = _page("benchmark.html").render(
-        table=table, figure=adaptation_curve(curves, table["return_max"])
+        table=table, figure=adaptation_curve(curves, table["return_max"]), methods=methods
     )
     path = folder / "report.html"
     write_text(path, page)

@@ -1,0 +1,64 @@
+"""AT, the agentic transformer (Liu and Abbeel 2023): it sees episodes that get ever better.
+
+A chain of episodes of one task is sorted by return, ascending. The return-to-go of every episode
+starts from the best return of the chain, and only the one that reaches it is marked as completed.
+At test time the latest episodes are sorted the same way and the running one asks for the maximum.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maicc.baselines.chains import ChainBatch
+from maicc.baselines.sequence import SequenceModule, latest
+from maicc.memory import OnlineMemory
+from maicc.returns import COMPLETION_MARGIN
+from maicc.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO
+from maicc.types import Spec, Trajectories
+
+
+def ascending(chain: Trajectories) -> Trajectories:
+    """The episodes of each chain (B, E, T, ...) in the order of their returns."""
+    order = chain.rewards.sum(-1).argsort(dim=1, stable=True)
+    row = torch.arange(len(order), device=order.device)[:, None]
+    return Trajectories(*(part[row, order] for part in chain))
+
+
+def relabelled(chain: Trajectories, best: Tensor, spec: Spec) -> Trajectories:
+    """Every episode of a chain (B, E, T, ...) asks for the return `best` (B,).
+
+    Its return-to-go starts there and drops by its rewards; it is completed at its last step, if it
+    has reached `best` to within the margin.
+    """
+    so_far = chain.rewards.cumsum(-1)
+    low, high = spec.bounds
+    reached = so_far[..., -1] >= best[:, None] - COMPLETION_MARGIN * (high - low)
+    return chain._replace(
+        return_to_go=(best[:, None, None] - so_far + chain.rewards) * chain.step_mask,
+        completed=chain.done * reached.unsqueeze(-1),
+    )
+
+
+class ATModule(SequenceModule):
+    """AT; arguments of `BaselineModule`."""
+
+    kind = "at"
+    kinds = (RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME)
+
+    def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
+        chain = ascending(batch.chain)
+        chain = relabelled(chain, chain.rewards.sum(-1)[:, -1], self.spec)
+        learned = chain.step_mask.clone()
+        if self.baseline.supervise == "last":
+            learned[:, :-1] = False
+        return chain, learned
+
+    def contexts(self, online: OnlineMemory) -> Trajectories | None:
+        found = latest(online, self.baseline.episodes - 1)
+        if found is None:
+            return None
+        chain = ascending(Trajectories(*(torch.from_numpy(np.ascontiguousarray(p)) for p in found)))
+        best = torch.full((len(chain.actions),), float(self.spec.return_max))
+        return Trajectories(*(part.numpy() for part in relabelled(chain, best, self.spec)))

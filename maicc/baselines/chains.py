@@ -1,0 +1,90 @@
+"""Batches for the rivals: several episodes of one agent in one task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from maicc.collect import collect
+from maicc.config import CollectConfig
+from maicc.dataset import EpisodeFile, known_spec, slices
+from maicc.envs import get_family
+from maicc.fitting import endless_loader
+from maicc.types import Trajectories
+
+
+class ChainBatch(NamedTuple):
+    """Slices of one agent, from episodes of one task drawn at random."""
+
+    chain: Trajectories  # (B, E, T, ...) tensors
+    level: Tensor  # (B, E) what the behaviour policy of each reaches, as a share of the maximum
+    expert: Tensor  # (B, E, T) int64, what the best behaviour policy would have done; -1 unknown
+
+
+class ChainData(L.LightningDataModule):
+    """Chains of episodes, each of a task drawn at random.
+
+    Args:
+        family: Task family; `maicc tasks` lists them.
+        path: The dataset; collected first, with default settings, if it does not exist.
+        episodes: Of a chain.
+        batch_size: Chains per batch.
+        seed: Seed of the batches.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        path: str = "runs/episodes.h5",
+        episodes: int = 4,
+        batch_size: int = 24,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.family, self.path = get_family(family), Path(path)
+        self.episodes, self.batch_size, self.seed = episodes, batch_size, seed
+        self.spec = known_spec(self.family.spec, self.path)
+
+    def prepare_data(self) -> None:
+        if not self.path.exists():
+            collect(self.family, self.path, CollectConfig(), self.seed)
+        EpisodeFile(self.path).require(self.spec)
+
+    def setup(self, stage: str) -> None:
+        dataset = EpisodeFile(self.path)
+        stored = dataset.read()
+        found = slices(stored, self.spec.bounds)
+        reached = np.array([b.reached for b in dataset.behaviours], np.float32)
+        self.slices = Trajectories(*(torch.from_numpy(part) for part in found.trajectories))
+        self.level = torch.from_numpy(reached[stored.behaviour[found.episode]])
+        expert = stored.expert_actions[found.episode, :, found.agent]
+        self.expert = torch.from_numpy(expert.astype(np.int64))
+        task = stored.task[found.episode]
+        self.groups = [  # by task, then by agent
+            [np.flatnonzero((task == t) & (found.agent == a)) for a in np.unique(found.agent)]
+            for t in np.unique(task)
+        ]
+        self.groups = [[mine for mine in agents if len(mine)] for agents in self.groups]
+
+    def batches(self, step: int) -> Iterator[ChainBatch]:
+        while True:
+            rng = np.random.default_rng([self.seed, 32, self.trainer.global_rank, step])
+            chosen = []
+            for _ in range(self.batch_size):
+                agents = self.groups[rng.integers(len(self.groups))]
+                mine = agents[rng.integers(len(agents))]
+                chosen.append(rng.choice(mine, self.episodes, replace=len(mine) < self.episodes))
+            item = torch.from_numpy(np.stack(chosen))
+            T = int(self.slices.step_mask[item].sum(-1).max())
+            chain = Trajectories(*(part[item][:, :, :T] for part in self.slices))
+            yield ChainBatch(chain, self.level[item], self.expert[item][:, :, :T])
+            step += 1
+
+    def train_dataloader(self):
+        return endless_loader(self.batches, self)

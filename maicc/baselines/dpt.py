@@ -1,0 +1,189 @@
+"""DPT, the decision-pretrained transformer (Lee et al. 2023): the expert's action, given a dataset.
+
+A query observation and a set of transitions of the same task, in no order, one token each, give
+the action of the best behaviour policy. At test time the set is drawn from the agent's own
+episodes and grows with them up to the size that was trained; actions are sampled, and greedy in the
+last tenth of the episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maicc.baselines.base import BaselineModule
+from maicc.baselines.chains import ChainBatch
+from maicc.config import BaselineConfig, DecisionConfig, OptimiserConfig
+from maicc.encoders import ActionHead
+from maicc.lockstep import LockStepTeam
+from maicc.tokens import TokenEncoders, table
+from maicc.transformer import KeyValues, Transformer
+from maicc.types import Spec, Trajectories, UserError
+
+_GREEDY = 0.1  # of the episodes, at the end
+
+
+class Transitions(NamedTuple):
+    """Steps with what followed, in any order."""
+
+    step: Tensor  # (B, C) int64, the number of the step in its episode
+    observations: Tensor  # (B, C, O)
+    actions: Tensor  # (B, C)
+    following: Tensor  # (B, C, O), zero after the last step
+    rewards: Tensor  # (B, C) of the team
+    done: Tensor  # (B, C)
+    completed: Tensor  # (B, C)
+    there: Tensor  # (B, C) bool
+
+
+def transitions(episodes: Trajectories) -> Transitions:
+    """Every step of episodes (B, E, T, ...); C = E * T."""
+    B, E, T = episodes.actions.shape
+    step = torch.arange(T, device=episodes.actions.device).expand(B, E, T)
+    real = episodes.step_mask.unsqueeze(-1)
+    following = F.pad((episodes.observations * real)[:, :, 1:], (0, 0, 0, 1))
+    parts = (
+        step, episodes.observations, episodes.actions, following, episodes.rewards, episodes.done,
+        episodes.completed, episodes.step_mask,
+    )  # fmt: skip
+    return Transitions(*(part.flatten(1, 2) for part in parts))
+
+
+class DPTransformer(nn.Module):
+    """Attention among the transitions is not masked and knows no order; a query sees them all."""
+
+    def __init__(self, spec: Spec, config: DecisionConfig) -> None:
+        super().__init__()
+        self.encoders = TokenEncoders(spec, config.width, config.encoder, return_to_go=False)
+        self.following = nn.Linear(config.width, config.width)
+        self.role = table(2, config.width)  # 0 transition, 1 query
+        self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
+        self.head = ActionHead(spec, config.width, config.encoder)
+
+    def encode(self, context: Transitions) -> KeyValues:
+        """Keys and values of the transitions, per layer."""
+        e, c = self.encoders, context
+        x = e.observation(c.observations) + e.encode_action(c.actions, c.observations)
+        x = x + self.following(e.observation(c.following)) + e.step(c.step) + self.role.weight[0]
+        x = x + e.encode_outcome(c.rewards, c.done, c.completed)
+        own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+        # one that is not there sees itself, so that its softmax is defined
+        return self.transformer(x, (c.there.unsqueeze(1) | own).unsqueeze(1))[1]
+
+    def decide(self, observations: Tensor, step: Tensor, past: KeyValues, there: Tensor) -> Tensor:
+        """Logits (B, Q, A) of queries (B, Q, O) at steps (B, Q), each on its own.
+
+        Args:
+            past: What `encode` gave, of transitions of which `there` (B, C) exist.
+        """
+        e = self.encoders
+        x = e.observation(observations) + e.step(step) + self.role.weight[1]
+        B, Q = step.shape
+        own = torch.eye(Q, dtype=torch.bool, device=x.device).expand(B, Q, Q)
+        mask = torch.cat([there.unsqueeze(1).expand(B, Q, -1), own], 2).unsqueeze(1)
+        z, _ = self.transformer(x, mask, past)
+        return self.head(z, observations, e.observation)
+
+
+class DPTModule(BaselineModule):
+    """DPT; arguments of `BaselineModule`. A chain's episodes but the last make up a set."""
+
+    kind = "dpt"
+
+    def __init__(
+        self,
+        spec: Spec | None = None,
+        network: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
+        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
+        baseline: BaselineConfig = BaselineConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(spec, network, optimiser, baseline)
+        self.net = DPTransformer(self.spec, network)
+
+    @classmethod
+    def supervised(cls, baseline: BaselineConfig) -> int:
+        return 1
+
+    def on_fit_start(self) -> None:
+        if (self.trainer.datamodule.expert < 0).all():
+            raise UserError(
+                "DPT learns the best behaviour policy's actions, and this dataset has none: make "
+                "it with `maicc collect` from a family that has an expert or behaviours"
+            )
+
+    def training_step(self, batch: ChainBatch, batch_index: int) -> Tensor:
+        context = transitions(Trajectories(*(part[:, :-1] for part in batch.chain)))
+        query = Trajectories(*(part[:, -1] for part in batch.chain))
+        # sets of every size: which transitions there are depends on the step alone
+        chance = torch.Generator().manual_seed(1_000_003 * self.global_rank + self.global_step)
+        B, C = context.there.shape
+        share = torch.rand(B, 1, generator=chance)
+        kept = torch.rand(B, C, generator=chance) < share
+        context = context._replace(there=context.there & kept.to(context.there.device))
+        step = torch.arange(query.actions.shape[1], device=query.actions.device)
+        logits = self.net.decide(
+            query.observations, step.expand_as(query.actions), self.net.encode(context),
+            context.there,
+        )  # fmt: skip
+        expert = batch.expert[:, -1]
+        learned = query.step_mask & (expert >= 0)
+        return self.learn(logits[learned], expert[learned])
+
+    def team(
+        self,
+        seeds: Sequence[int],
+        episodes: int,
+        agent_mask: np.ndarray | None = None,
+        agents: Sequence[int] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> LockStepTeam:
+        return DPTTeam(self, seeds, episodes, agents=agents, agent_mask=agent_mask, device=device)
+
+
+class DPTTeam(LockStepTeam):
+    """Agents that hold a set of their own transitions against what they observe."""
+
+    def __init__(self, module: DPTModule, seeds: Sequence[int], episodes: int, **options) -> None:
+        super().__init__(module.spec, seeds, **options)
+        self.net, self.episodes = module.net.to(self.device).eval(), episodes
+        self.most = (module.baseline.episodes - 1) * self.spec.max_steps  # transitions in a set
+
+    def _begin(self) -> None:
+        chosen = self._draw()
+        with torch.no_grad():
+            self._past, self._there = self.net.encode(chosen), chosen.there
+
+    def _draw(self) -> Transitions:
+        """A set of each row's own transitions."""
+        count = int(self.online.count[0])
+        lived = Trajectories(*(part[:, :count] for part in self.online.trajectories))
+        every = transitions(self._tensors(lived))
+        rank = np.stack(
+            [
+                np.random.default_rng([self.seeds[r], self.agents[c], self.episode, 1]).random(
+                    every.there.shape[1]
+                )
+                for r, c in zip(self._run, self._column, strict=True)
+            ]
+        )
+        rank = np.where(every.there.cpu().numpy(), rank, 2.0)
+        first = np.argsort(rank, axis=1)[:, : self.most]
+        at = torch.from_numpy(first).to(self.device)
+        row = torch.arange(len(at), device=self.device)[:, None]
+        return Transitions(*(part[row, at] for part in every))
+
+    def _logits(self, active: np.ndarray) -> np.ndarray:
+        at = torch.from_numpy(active).to(self.device)
+        past = [(keys[at], values[at]) for keys, values in self._past]
+        seen = self._tensor(self._now.observations[active, self._step])[:, None]
+        step = torch.full((len(active), 1), self._step, device=self.device)
+        logits = self.net.decide(seen, step, past, self._there[at])[:, 0]
+        return logits.double().cpu().numpy()
+
+    def _sampling(self) -> float:
+        return float(self.episode < (1 - _GREEDY) * self.episodes)

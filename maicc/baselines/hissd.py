@@ -1,0 +1,280 @@
+"""HiSSD (Liu et al. 2025): skills shared by all tasks, skills of one task, and a decoder of both.
+
+An agent sees entities. A transformer over them with a recurrent token gives its common skill, which
+learns to foresee what the team sees next, the more the better the step was by a value learned
+beside it. A second encoder gives its task skill: agents of one task agree in it, tasks differ. A
+decoder turns entities and both skills into an action. No memory, no adaptation. A family without an
+observation layout is seen as one entity.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maicc.baselines.base import BaselineModule
+from maicc.config import BaselineConfig, DecisionConfig, OptimiserConfig, RunConfig
+from maicc.dataset import EpisodeFile
+from maicc.encoders import FlatObservation, present, take_apart
+from maicc.episode_data import EpisodeData
+from maicc.files import ModelFiles
+from maicc.lockstep import LockStepTeam
+from maicc.team_batch import TeamBatch, agents_steps, masked_mean
+from maicc.transformer import Transformer
+from maicc.types import Spec
+
+DISCOUNT = 0.99
+EXPECTILE = 0.9
+TARGET_EVERY = 80  # steps between updates of the value's target
+TEMPERATURE, MOST_WEIGHT = 10.0, 100.0  # of the advantage
+CONTRAST = 0.05  # weight of the task skills' loss
+
+
+class HiSSDBatch(NamedTuple):
+    """Episodes of several tasks."""
+
+    team: TeamBatch
+    task: Tensor  # (B,) int64
+
+
+class EntityTokens(nn.Module):
+    """An observation as tokens: oneself, allies, enemies; one token where there is no layout."""
+
+    def __init__(self, spec: Spec, width: int) -> None:
+        super().__init__()
+        self.layout = spec.layout
+        if spec.layout is None:
+            self.whole = FlatObservation(spec, width)
+            return
+        sizes = (spec.layout.own[1], spec.layout.allies[2], spec.layout.enemies[2])
+        self.each = nn.ModuleList(nn.Linear(size, width) for size in sizes)
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, O) -> tokens (B, E, D) and who is there (B, E) bool."""
+        if self.layout is None:
+            x = self.whole(observations).unsqueeze(1)
+            return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        seen = take_apart(self.layout, observations)
+        parts = (seen.own.unsqueeze(1), seen.allies, seen.enemies)
+        x = torch.cat([read(part) for read, part in zip(self.each, parts, strict=True)], 1)
+        there = torch.cat([present(seen.allies), present(seen.enemies)], 1)
+        return x, F.pad(there, (1, 0), value=True)
+
+
+class EntityTransformer(nn.Module):
+    """Attention over the entities and some tokens in front of them."""
+
+    def __init__(self, spec: Spec, config: DecisionConfig, layers: int) -> None:
+        super().__init__()
+        self.tokens = EntityTokens(spec, config.width)
+        self.transformer = Transformer(config.width, layers, config.heads, config.dropout)
+
+    def forward(self, observations: Tensor, front: Tensor) -> Tensor:
+        """Observations (B, O) behind tokens (B, F, D) -> (B, F + E, D)."""
+        x, there = self.tokens(observations)
+        there = F.pad(there, (front.shape[1], 0), value=True)
+        x = torch.cat([front, x], 1)
+        mask = there[:, None, None].expand(-1, 1, x.shape[1], -1)
+        return self.transformer(x, mask)[0]
+
+
+class Value(nn.Module):
+    """The team's value: each agent's, weighted by attention over the team."""
+
+    def __init__(self, spec: Spec, config: DecisionConfig) -> None:
+        super().__init__()
+        self.encoder = EntityTransformer(spec, config, 1)
+        self.front = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.value = nn.Linear(config.width, 1)
+        self.share = nn.Linear(config.width, 1)
+
+    def forward(self, observations: Tensor, there: Tensor) -> Tensor:
+        """(B, T, N, O) and agents (B, N) bool -> (B, T)."""
+        B, T, N, _ = observations.shape
+        flat = observations.flatten(0, 2)
+        z = self.encoder(flat, self.front.expand(len(flat), -1, -1))[:, 0].unflatten(0, (B, T, N))
+        share = self.share(z).squeeze(-1).masked_fill(~there[:, None], float("-inf")).softmax(-1)
+        return (share * self.value(z).squeeze(-1)).sum(-1)
+
+
+class HiSSD(nn.Module):
+    def __init__(self, spec: Spec, config: DecisionConfig) -> None:
+        super().__init__()
+        self.spec, self.layout = spec, spec.layout
+        half, width = max(config.layers // 2, 1), config.width
+        self.start = nn.Parameter(torch.zeros(width))  # of the recurrent token
+        self.planner = EntityTransformer(spec, config, half)
+        self.foresee = nn.Sequential(
+            nn.Linear(2 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, spec.observation_size)
+        )
+        self.task_encoder = EntityTransformer(spec, config, 1)
+        self.task_front = nn.Parameter(torch.zeros(1, 1, width))
+        self.bilinear = nn.Parameter(torch.eye(width) / width**0.5)
+        self.decoder = EntityTransformer(spec, config, half)
+        self.plain = nn.Linear(width, self.layout.attack if self.layout else spec.n_actions)
+        self.aim = nn.Linear(width, 1) if self.layout else None
+        self.value = Value(spec, config)
+        self.target = copy.deepcopy(self.value).requires_grad_(False)
+        self.scale = 2.0 / (spec.return_max - spec.return_min)
+
+    def common(self, observations: Tensor, before: Tensor | None) -> Tensor:
+        """The common skill of agents that see (B, O) and had `before` (B, D): (B, D)."""
+        if before is None:
+            before = self.start.expand(len(observations), -1)
+        return self.planner(observations, before.unsqueeze(1))[:, 0]
+
+    def of_task(self, observations: Tensor) -> Tensor:
+        """The task skill of agents that see (B, O): (B, D)."""
+        return self.task_encoder(observations, self.task_front.expand(len(observations), -1, -1))[
+            :, 0
+        ]
+
+    def decode(self, observations: Tensor, common: Tensor, task: Tensor) -> Tensor:
+        """Logits (B, A): actions of one's own, and one for each enemy."""
+        z = self.decoder(observations, torch.stack([common, task], 1))
+        logits = self.plain(z[:, 2])
+        if self.aim is None:
+            return logits
+        enemies = z[:, 3 + self.layout.allies[1] :]
+        return torch.cat([logits, self.aim(enemies).squeeze(-1)], 1)
+
+
+class HiSSDData(EpisodeData):
+    """Batches of episodes of several tasks; arguments of `EpisodeData`."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.task = torch.from_numpy(EpisodeFile(self.path).read().task)
+
+    def batches(self, step: int) -> Iterator[HiSSDBatch]:
+        while True:
+            rng = np.random.default_rng([self.seed, 34, self.trainer.global_rank, step])
+            index = torch.from_numpy(rng.integers(len(self.task), size=self.batch_size))
+            batch = TeamBatch(*(part[index] for part in self.episodes))
+            if 0 < self.window < self.spec.max_steps:
+                batch = batch.window(self._starts(batch, rng), self.window)
+            yield HiSSDBatch(batch.trimmed(), self.task[index])
+            step += 1
+
+
+class HiSSDModule(BaselineModule):
+    """HiSSD; arguments of `BaselineModule`."""
+
+    kind = "hissd"
+
+    def __init__(
+        self,
+        spec: Spec | None = None,
+        network: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
+        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
+        baseline: BaselineConfig = BaselineConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(spec, network, optimiser, baseline)
+        self.net = HiSSD(self.spec, network)
+
+    @classmethod
+    def data(cls, config: RunConfig, files: ModelFiles) -> L.LightningDataModule:
+        data = HiSSDData(
+            config.family, str(files.episodes), 1, config.seed, config.embedding.window
+        )
+        data.batch_size = max(config.decision.batch_size // data.spec.n_agents, 2)
+        return data
+
+    def training_step(self, batch: HiSSDBatch, batch_index: int) -> Tensor:
+        if self.global_step % TARGET_EVERY == 0:
+            self.net.target.load_state_dict(self.net.value.state_dict())
+        net, team = self.net, batch.team
+        T, N = team.actions.shape[1:]
+        each = agents_steps(team)
+        value_loss, weight = self._value(team)
+
+        seen = team.observations[:, :T]
+        flat = seen.transpose(1, 2).flatten(0, 1)  # (B * N, T, O)
+        skills, skill = [], None
+        for t in range(T):
+            skill = net.common(flat[:, t], skill)
+            skills.append(skill)
+        common = torch.stack(skills, 1).unflatten(0, (-1, N)).transpose(1, 2)  # (B, T, N, D)
+
+        there = team.agent_mask[:, None, :, None]
+        together = (common * there).sum(2, keepdim=True) / there.sum(2, keepdim=True)
+        foreseen = net.foresee(torch.cat([common, together.expand_as(common)], -1))
+        error = ((foreseen - team.observations[:, 1:]) ** 2).mean(-1)
+        foresight = masked_mean(error * weight.unsqueeze(-1), each)
+
+        own = net.of_task(seen.flatten(0, 2)).unflatten(0, seen.shape[:3])
+        contrast = self._contrast(own, team, batch.task)
+
+        # every step is there for the decoder, of agents that are there
+        logits = net.decode(seen[each], common[each], own[each])
+        action = self.learn(logits, team.actions[each])
+        self.log_dict({"foresight": foresight, "value": value_loss, "contrast": contrast})
+        return action + foresight + value_loss + CONTRAST * contrast
+
+    def _value(self, team: TeamBatch) -> tuple[Tensor, Tensor]:
+        """The value's loss, by expectile regression, and each step's weight (B, T)."""
+        net, T = self.net, team.actions.shape[1]
+        now = net.value(team.observations[:, :T], team.agent_mask)
+        with torch.no_grad():
+            after = net.target(team.observations[:, 1:], team.agent_mask)
+            target = team.rewards * net.scale + DISCOUNT * after * (1 - team.done)
+        advantage = target - now
+        slope = torch.where(advantage > 0, EXPECTILE, 1 - EXPECTILE)
+        weight = (TEMPERATURE * advantage.detach()).exp().clamp(max=MOST_WEIGHT)
+        return masked_mean(slope * advantage**2, team.step_mask), weight
+
+    def _contrast(self, skills: Tensor, team: TeamBatch, task: Tensor) -> Tensor:
+        """InfoNCE: task skills (B, T, N, D) of two agents at one step of each episode agree, those
+        of other tasks differ."""
+        size = team.agent_mask.sum(1)
+        B = len(size)
+        # which step and agents depends on the training step alone
+        chance = torch.Generator().manual_seed(1_000_003 * self.global_rank + self.global_step)
+        draw = torch.rand(B, 3, generator=chance).to(skills.device)
+        step = (draw[:, 0] * team.step_mask.sum(1)).long()
+        one = (draw[:, 1] * size).long()
+        other = (one + 1 + (draw[:, 2] * (size - 1).clamp(min=1)).long()) % size
+        row = torch.arange(B, device=skills.device)
+        score = skills[row, step, one] @ self.net.bilinear @ skills[row, step, other].T  # (B, B)
+        same = (task[:, None] == task) & ~torch.eye(B, dtype=torch.bool, device=task.device)
+        pairs = size > 1
+        if not pairs.any():
+            return score.sum() * 0.0
+        return F.cross_entropy(score.masked_fill(same, float("-inf"))[pairs], row[pairs])
+
+    def team(
+        self,
+        seeds: Sequence[int],
+        episodes: int,
+        agent_mask: np.ndarray | None = None,
+        agents: Sequence[int] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> LockStepTeam:
+        return HiSSDTeam(self, seeds, agents=agents, agent_mask=agent_mask, device=device)
+
+
+class HiSSDTeam(LockStepTeam):
+    """Agents that carry their common skill from step to step, and act greedily."""
+
+    def __init__(self, module: HiSSDModule, seeds: Sequence[int], **options) -> None:
+        super().__init__(module.spec, seeds, **options)
+        self.net = module.net.to(self.device).eval()
+
+    def _begin(self) -> None:
+        self._skill: Tensor | None = None
+
+    def _logits(self, active: np.ndarray) -> np.ndarray:
+        seen = self._tensor(self._now.observations[:, self._step])
+        self._skill = self.net.common(seen, self._skill)
+        logits = self.net.decode(seen, self._skill, self.net.of_task(seen))
+        return logits.double().cpu().numpy()[active]
+
+    def _sampling(self) -> float:
+        return 0.0

@@ -1,0 +1,25 @@
+"""MADT, the multi-agent decision transformer (Meng et al. 2023): imitation given a return.
+
+Each agent sees its running episode only, as return-to-go, observation and action of each step. It
+asks for the family's highest return and acts greedily. It remembers nothing and does not adapt.
+"""
+
+from __future__ import annotations
+
+from maicc.baselines.sequence import SequenceModule
+from maicc.config import BaselineConfig
+from maicc.tokens import ACTION, OBSERVATION, RETURN_TO_GO
+
+
+class MADTModule(SequenceModule):
+    """MADT; arguments of `BaselineModule`."""
+
+    kind = "madt"
+    kinds = (RETURN_TO_GO, OBSERVATION, ACTION)
+
+    @classmethod
+    def chain_length(cls, baseline: BaselineConfig) -> int:
+        return 1
+
+    def sampling(self) -> float:
+        return 0.0

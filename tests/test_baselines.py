@@ -1,0 +1,376 @@
+"""Each rival: what makes it itself, and that it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from maicc.adapt import play_episode
+from maicc.baselines import GIVEN, METHODS, module_of
+from maicc.baselines.at import ascending, relabelled
+from maicc.baselines.base import BaselineModule
+from maicc.baselines.chains import ChainBatch, ChainData
+from maicc.baselines.dpt import DPTransformer, transitions
+from maicc.baselines.hissd import HiSSDData
+from maicc.baselines.radt import RADTData, around, ends, keys, minmax
+from maicc.collect import collect
+from maicc.compare import compare
+from maicc.config import BaselineConfig, CollectConfig, DecisionConfig
+from maicc.dataset import EpisodeFile
+from maicc.envs import batch_env, get_family
+from maicc.envs.tasks import register
+from maicc.files import ModelFiles
+from maicc.fitting import seeded
+from maicc.run import HAVE_EMBEDDING, fit_decision, fit_embedding, run
+from maicc.types import Trajectories, UserError
+from tests.conftest import tiny_config
+
+FAMILY = get_family("lbf_7x7")
+SMALL = DecisionConfig(width=16, layers=2, heads=2)
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_run):
+    return tiny_run / "episodes.h5"
+
+
+def make(method: str, dataset, **changes):
+    config = BaselineConfig(**{"window": 4, **changes})
+    with seeded(1):
+        return module_of(method)(EpisodeFile(dataset).spec, SMALL, baseline=config).eval()
+
+
+def chains(dataset, seed: int = 0, **options) -> ChainBatch:
+    data = ChainData("lbf_7x7", str(dataset), seed=seed, **{"batch_size": 5, **options})
+    data.trainer = SimpleNamespace(global_rank=0)
+    data.setup("fit")
+    return next(data.batches(0))
+
+
+def test_a_chain_is_of_one_agent_in_one_task(dataset):
+    data = ChainData("lbf_7x7", str(dataset), batch_size=50)
+    data.trainer = SimpleNamespace(global_rank=0)
+    data.setup("fit")
+    stored = EpisodeFile(dataset).read()
+    starts = stored.observations[:, 0]  # an agent's first observation tells who it is
+    for group in data.groups:
+        for mine in group:
+            first = data.slices.observations[mine, 0].numpy()
+            assert (first == first[0]).all()
+    assert sum(len(mine) for group in data.groups for mine in group) == starts.shape[0] * 3
+    batch = next(data.batches(0))
+    assert batch.chain.actions.shape[:2] == (50, 4)
+    assert (batch.chain.observations[:, 0, 0] == batch.chain.observations[:, 3, 0]).all()
+
+
+def test_a_row_of_episodes_is_decided_step_by_step_as_at_once(dataset):
+    net = make("at", dataset).net
+    chain = chains(dataset).chain
+    lengths = chain.step_mask.sum(-1)
+    with torch.no_grad():
+        whole = net(chain)
+        past = net.encode(Trajectories(*(part[:, :3] for part in chain)))
+        for t in (0, int(lengths[:, 3].min()) - 1):
+            current = Trajectories(*(part[:, 3, : t + 1] for part in chain))
+            assert torch.allclose(net.decide(current, past, 3), whole[:, 3, t], atol=1e-5)
+        first = Trajectories(*(part[:, 0, :1] for part in chain))
+        assert torch.allclose(net.decide(first, None, 0), whole[:, 0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["madt", "at", "ad"])
+def test_the_future_changes_nothing_before_it(dataset, method):
+    module = make(method, dataset)
+    batch = chains(dataset, episodes=module.chain_length(module.baseline))
+    chain, _ = module.prepare(batch)
+    E = chain.actions.shape[1]
+    changed = chain._replace(actions=chain.actions.clone(), rewards=chain.rewards + 1.0)
+    changed.actions[:, -1] = 5 - changed.actions[:, -1]
+    same = Trajectories(
+        *(torch.cat([a[:, :-1], b[:, -1:]], 1) for a, b in zip(chain, changed, strict=True))
+    )
+    with torch.no_grad():
+        before, after = module.net(chain), module.net(same)
+    assert torch.allclose(before[:, : E - 1], after[:, : E - 1], atol=1e-6)
+    assert torch.allclose(before[:, -1, 0], after[:, -1, 0], atol=1e-6)
+    assert not torch.allclose(before[:, -1, 1:], after[:, -1, 1:], atol=1e-3)
+
+
+def test_at_sorts_ascending_and_relabels(dataset):
+    chain = chains(dataset).chain
+    ordered = ascending(chain)
+    returns = ordered.rewards.sum(-1)
+    assert (returns[:, 1:] >= returns[:, :-1]).all()
+    assert torch.equal(returns.sort(1).values, chain.rewards.sum(-1).sort(1).values)
+    spec = EpisodeFile(dataset).spec
+    chain = Trajectories(
+        observations=torch.zeros(1, 2, 3, 8),
+        actions=torch.zeros(1, 2, 3, dtype=torch.long),
+        rewards=torch.tensor([[[0.5, 0.0, 0.0], [0.0, 0.5, 1.5]]]),
+        done=torch.tensor([[[0.0, 0, 1], [0, 0, 1]]]),
+        completed=torch.ones(1, 2, 3),
+        return_to_go=torch.zeros(1, 2, 3),
+        step_mask=torch.ones(1, 2, 3, dtype=torch.bool),
+    )
+    labelled = relabelled(chain, torch.tensor([2.0]), spec)
+    assert labelled.return_to_go.tolist() == [[[2.0, 1.5, 1.5], [2.0, 2.0, 1.5]]]
+    assert labelled.completed.tolist() == [[[0.0, 0, 0], [0, 0, 1]]]
+
+
+def test_at_learns_from_the_last_episode_only_where_asked(dataset):
+    module = make("at", dataset, supervise="last")
+    chain, learned = module.prepare(chains(dataset))
+    assert not learned[:, :-1].any()
+    assert torch.equal(learned[:, -1], chain.step_mask[:, -1])
+
+
+def test_ad_orders_by_level(dataset):
+    module = make("ad", dataset)
+    batch = chains(dataset, batch_size=20)
+    chain, _ = module.prepare(batch)
+    for i in range(20):
+        order = batch.level[i].argsort(stable=True)
+        assert torch.equal(chain.actions[i], batch.chain.actions[i, order])
+
+
+def play(team, episodes: int = 3):
+    tasks = FAMILY.draw_tasks(2, 0)
+    env = batch_env(FAMILY, tasks)
+    for e in range(episodes):
+        play_episode(team, env, [e, e + 100])
+    return team
+
+
+def test_ad_rolls_on_and_never_starts_afresh(dataset):
+    module = make("ad", dataset, episodes=3)
+    team = play(module.team([0, 1], 9), 4)
+    shown, lived = module.contexts(team.online), team.online.trajectories
+    assert shown.actions.shape[1] == 2
+    assert np.array_equal(shown.observations, lived.observations[:, 2:4])
+    assert np.array_equal(shown.actions, lived.actions[:, 2:4])
+
+
+def test_at_sees_its_latest_episodes_ascending(dataset):
+    module = make("at", dataset)
+    team = play(module.team([0, 1], 9), 5)
+    team.online.trajectories.rewards[:, 2:5, 0] = [1.0, 0.5, 0.0]
+    shown = module.contexts(team.online)
+    returns = shown.rewards.sum(-1)
+    assert returns.shape == (6, 3)
+    assert (returns[:, 1:] >= returns[:, :-1]).all()
+    assert (shown.return_to_go[:, :, 0] == 2.0).all()
+
+
+def test_madt_ignores_memory(dataset):
+    module = make("madt", dataset)
+    lived = play(module.team([0, 1], 9), 3)
+    fresh = module.team([0, 1], 9)
+    observations = np.random.default_rng(0).random((2, 3, 8)).astype(np.float32)
+    legal = np.ones((2, 3, 6), bool)
+    assert np.array_equal(lived.act(observations, legal), fresh.act(observations, legal))
+
+
+def test_dpt_does_not_know_the_order_of_its_context(dataset):
+    with seeded(0):
+        net = DPTransformer(EpisodeFile(dataset).spec, SMALL).eval()
+    batch = chains(dataset)
+    context = transitions(Trajectories(*(part[:, :-1] for part in batch.chain)))
+    order = torch.randperm(context.there.shape[1], generator=torch.Generator().manual_seed(0))
+    turned = type(context)(*(part[:, order] for part in context))
+    query = batch.chain.observations[:, -1, :4]
+    step = torch.arange(4).expand(5, 4)
+    with torch.no_grad():
+        one = net.decide(query, step, net.encode(context), context.there)
+        other = net.decide(query, step, net.encode(turned), turned.there)
+        none = net.decide(query, step, net.encode(context), torch.zeros_like(context.there))
+    assert torch.allclose(one, other, atol=1e-5)
+    assert not torch.allclose(one, none, atol=1e-3)
+
+
+def test_dpt_needs_an_expert(dataset):
+    module = make("dpt", dataset)
+    module.trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(expert=torch.full((2, 3), -1)), global_rank=0
+    )
+    with pytest.raises(UserError, match="this dataset has none"):
+        module.on_fit_start()
+
+
+def test_the_set_of_dpt_grows_with_the_episodes_and_holds_own_steps(dataset):
+    module = make("dpt", dataset, episodes=3)
+    team = play(module.team([0, 1], 20), 1)
+    one = team._draw()
+    assert one.there.sum(1).tolist() == team.online.trajectories.step_mask[:, 0].sum(1).tolist()
+    play(team, 4)
+    many = team._draw()
+    assert many.there.shape[1] == 2 * FAMILY.spec.max_steps
+    assert many.there.all()
+    own = team.online.trajectories.observations[4, :5].reshape(-1, 8).tolist()
+    assert all(step in own for step in many.observations[4].tolist())
+
+
+def test_keys_of_radt_average_the_latest_states():
+    states = torch.randn(2, 6, 4)
+    made = keys(states, 3)
+    expected = torch.nn.functional.normalize(states[:, 2:5].mean(1), dim=-1)
+    assert torch.allclose(made[:, 4], expected, atol=1e-6)
+    first = torch.nn.functional.normalize(states[:, 0], dim=-1)
+    assert torch.allclose(made[:, 0], first, atol=1e-6)
+
+
+def test_pieces_by_hand():
+    played = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]], bool)
+    assert ends(played, 2).astype(int).tolist() == [[0, 1, 0, 1, 1, 0], [0, 1, 0, 1, 0, 1]]
+    assert around(np.array([3]), 8, 2).astype(int).tolist() == [[0, 0, 1, 1, 1, 1, 0, 0]]
+    valid = np.array([[True, True, False, True]])
+    scaled = minmax(np.array([[1.0, 3.0, 9.0, 2.0]]), valid)
+    assert scaled.tolist() == [[0.0, 1.0, -np.inf, 0.5]]
+
+
+@pytest.fixture(scope="module")
+def retriever(tmp_path_factory):
+    config = tiny_config(method="radt")
+    folder = tmp_path_factory.mktemp("radt")
+    run(config, folder)
+    return folder
+
+
+def test_radt_never_retrieves_its_own_episode_nor_a_near_copy(retriever, monkeypatch):
+    data = RADTData("lbf_7x7", str(retriever / "episodes.h5"), str(retriever / "embedding.ckpt"), 4)
+    data.setup("fit")
+    item = np.arange(len(data.length))
+    step = data.length - 1
+    kept = np.ones((len(item), 4), bool)
+    monkeypatch.setattr("maicc.baselines.radt.NEAR_COPY", 2.0)  # barely trained: all are near
+    piece = data.retrieve(item, step, kept)
+    assert (piece >= 0).all()
+    assert (data.episode[data.item[piece]] != data.episode[item]).all()
+    monkeypatch.setattr("maicc.baselines.radt.NEAR_COPY", -2.0)
+    assert (data.retrieve(item, step, kept) == -1).all()
+
+
+def test_radt_looks_up_the_best_of_its_own_past_and_nothing_at_first(retriever):
+    from maicc.baselines.radt import RADTModule
+    from maicc.fitting import load_module
+
+    module = load_module(retriever / "decision.ckpt", RADTModule)
+    team = module.team([0, 1], 9)
+    rows, query = np.arange(6), np.eye(16, dtype=np.float32)[:6]
+    assert (team.look_up(rows, query)[0] == -1).all()
+    play(team, 3)
+    team.online.keys[:] = 0.0
+    team.online.keys[:, 1, :, 0] = 1.0  # all alike to the first query, and equally unlike others
+    team.online.team_return[:] = [[0.1, 0.2, 0.9, *[0] * (team.online.team_return.shape[1] - 3)]]
+    episode, end = team.look_up(rows, query)
+    assert episode[0] == 1  # the only one that is like it
+    assert (episode[1:] == 2).all()  # the best of equals
+    mask = team.online.trajectories.step_mask[rows, episode]
+    assert mask[rows, end].all()
+    retrieved = np.zeros((6, FAMILY.spec.max_steps), bool)
+    assert not around(end, FAMILY.spec.max_steps, 4)[:, :0].any()
+    assert retrieved.shape == mask.shape
+
+
+def test_skills_of_hissd_agree_in_a_task_and_differ_between_tasks(dataset):
+    module = make("hissd", dataset)
+    data = HiSSDData("lbf_7x7", str(dataset), 24)
+    data.trainer = SimpleNamespace(global_rank=0)
+    data.setup("fit")
+    batch = next(data.batches(0))
+    adam = torch.optim.Adam(module.parameters(), 1e-3)
+    module.log_dict = lambda *a, **k: None
+    module._trainer = SimpleNamespace(global_step=0, global_rank=0)
+    team = batch.team
+
+    def contrast():
+        T = team.actions.shape[1]
+        seen = team.observations[:, :T]
+        skills = module.net.of_task(seen.flatten(0, 2)).unflatten(0, seen.shape[:3])
+        return module._contrast(skills, team, batch.task)
+
+    before = float(contrast().detach())
+    for _ in range(150):
+        adam.zero_grad()
+        loss = contrast()
+        loss.backward()
+        adam.step()
+    assert float(loss.detach()) < 0.85 * before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_team_acts_as_separate_agents_that_share_nothing(dataset, method):
+    """In lock step, and one agent of one run on its own, given the same observations."""
+    module = make(method, dataset)
+    rng = np.random.default_rng(0)
+    together = module.team([5, 6], 10)
+    alone = [[module.team([s], 10, agents=[i]) for i in range(3)] for s in (5, 6)]
+    legal = np.ones((2, 3, 6), bool)
+    for _ in range(3):
+        for t in range(4):
+            seen = rng.random((2, 3, 8)).astype(np.float32)
+            actions = together.act(seen, legal)
+            for r in range(2):
+                for i in range(3):
+                    one = alone[r][i].act(seen[r, i : i + 1], legal[r, i : i + 1])
+                    assert one[0] == actions[r, i]
+            reward, done = rng.random(2).astype(np.float32) / 4, np.full(2, t == 3)
+            together.observe(actions, reward, done)
+            for r in range(2):
+                for i in range(3):
+                    alone[r][i].observe(actions[r, i : i + 1], reward[r], bool(done[r]))
+    assert together.episode == 3
+
+
+@pytest.fixture(scope="module")
+def two_tasks(tmp_path_factory):
+    """A family of two tasks, and the expert's episodes in them."""
+    first = dict(list(FAMILY.training.items())[::8])
+    family = register(dataclasses.replace(FAMILY, name="two", training=first))
+    path = tmp_path_factory.mktemp("two") / "episodes.h5"
+    collect(family, path, CollectConfig(episodes=4, levels=[1.0], workers=1), 0)
+    return path
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_overfits_two_tasks(method, two_tasks, tmp_path, monkeypatch):
+    config = tiny_config(method=method, family="two")
+    config.decision.model = DecisionConfig(width=32, layers=2, heads=2, label_smoothing=0.0)
+    config.decision.batch_size, config.decision.steps = 12, 150
+    config.decision.optimiser.learning_rate = 3e-3
+    accuracy, learn = [], BaselineModule.learn
+
+    def record(module, logits, actions):
+        accuracy.append(float((logits.argmax(-1) == actions).float().mean()))
+        return learn(module, logits, actions)
+
+    monkeypatch.setattr(BaselineModule, "learn", record)
+    files = ModelFiles(two_tasks, tmp_path / "embedding.ckpt", tmp_path / "decision.ckpt")
+    if method in HAVE_EMBEDDING:
+        config.embedding.steps = 3
+        fit_embedding(config, files)
+    fit_decision(config, files)
+    # the first steps look alike in both tasks: not all can be told from the running episode
+    assert np.mean(accuracy[:3]) < 0.6 < 0.75 < np.mean(accuracy[-20:])
+
+
+def test_what_each_method_is_given_is_said():
+    assert set(GIVEN) == {"maicc", *METHODS}
+
+
+def test_compare(tmp_path):
+    methods = {"maicc": {}, "at": {"method": "at"}, "radt": {"method": "radt"}}
+    table = compare(tiny_config(), methods, seeds=2, tasks=2, out=tmp_path)
+    assert [row["method"] for row in table["methods"]] == list(methods)
+    for row in table["methods"]:
+        assert row["better_than"] in set(methods) - {row["method"]}
+        assert 0 <= row["probability"] <= 1
+        assert row["seconds_per_episode"] > 0
+        assert row["parameters"] > 1000
+    assert json.loads((tmp_path / "compare.json").read_text()) == table
+    text = (tmp_path / "compare.md").read_text()
+    assert "6 x 8 trajectories" in text
+    assert "<svg" in (tmp_path / "report.html").read_text()
