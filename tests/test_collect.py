@@ -82,6 +82,31 @@ def test_episodes_obey_their_masks_and_lengths():
     assert (episodes.terminated == (episodes.rewards.sum(1) > 1.9)).all()
 
 
+def test_what_the_expert_would_have_done_is_kept():
+    """Its own actions where it plays; where others play, what it would do in that state."""
+    task = FAMILY.training_tasks[2]
+    own = play(FAMILY, task, 0.0, [(0, e) for e in range(4)])
+    played = np.arange(15) < own.length[:, None]
+    assert np.array_equal(own.expert_actions[played], own.actions[played])
+    assert (own.expert_actions[~played] == -1).all()
+    LOAD = 5
+    for policy, rate in (("explorer", 0.0), ("expert", 0.6)):
+        other = play(FAMILY, task, rate, [(0, e) for e in range(30)], policy)
+        assert (other.expert_actions != other.actions).any()
+        row, column = task.parameters["food"]
+        together = 0
+        for e in range(30):
+            for t in range(other.length[e]):
+                where = other.observations[e, t, :, 2:4]  # own row and column
+                beside = np.abs(where - [row, column]).sum(1) == 1
+                if beside.all():
+                    assert (other.expert_actions[e, t] == LOAD).all()
+                    together += 1
+        assert together > 10
+    nobody = dataclasses.replace(FAMILY, expert=None, explorer=None)
+    assert (play(nobody, task, 1.0, [(0,)], "random").expert_actions == -1).all()
+
+
 def test_the_explorer_as_one_more_behaviour(tmp_path):
     config = CollectConfig(episodes=5, levels=[1.0], explorer=True, workers=1)
     collect(FAMILY, tmp_path / "x.h5", config, seed=0)

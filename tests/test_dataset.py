@@ -42,6 +42,12 @@ def test_what_is_written_is_read(path, episodes):
     assert np.array_equal(file.read([1, 4]).rewards, episodes.rewards[[1, 4]])
 
 
+def test_a_file_that_knows_no_expert_is_read(path):
+    with h5py.File(path, "a") as file:
+        del file["expert_actions"]
+    assert (EpisodeFile(path).read().expert_actions == -1).all()
+
+
 def test_slices(episodes):
     episodes.agent_mask[1, 2] = False  # a team of two
     stored = slices(episodes, (0.0, 2.0))

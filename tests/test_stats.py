@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maicc.stats import bootstrap_ci95, episodes_to, iqm, mean_ci95, regret, summary
+from maicc.stats import (
+    bootstrap_ci95,
+    episodes_to,
+    iqm,
+    mean_ci95,
+    probability_of_improvement,
+    regret,
+    summary,
+)
 
 
 def test_mean_and_interval():
@@ -37,6 +45,13 @@ def test_bootstrap_resamples_within_strata():
     low, high = bootstrap_ci95(sample, np.zeros(200), mean)
     assert (high - low) / 2 == pytest.approx(mean_ci95(sample)[1], rel=0.1)
     assert bootstrap_ci95(sample, np.zeros(200)) == bootstrap_ci95(sample, np.zeros(200))
+
+
+def test_probability_of_improvement_is_within_strata():
+    x, y, strata = np.array([1.0, 2.0, 0.0, 0.0]), np.array([1.0, 0.0, 5.0, 0.0]), [0, 0, 1, 1]
+    # stratum 0: 1 ties 1, beats 0; 2 beats both; stratum 1: 0 loses to 5 and ties 0, twice
+    expected = ((0.5 + 1 + 1 + 1) / 4 + (0 + 0.5 + 0 + 0.5) / 4) / 2
+    assert probability_of_improvement(x, y, np.array(strata)) == expected
 
 
 def test_regret():
