@@ -198,7 +198,6 @@ def _fit_rival(method: str, config: RunConfig, files: ModelFiles, out: Path, ste
     data = kind.data(config, files)
     with seeded(config.seed):
         module = kind(data.spec, c.model, c.optimiser, config.baseline)
-        module.start_from(files.embedding)
     fit(module, data, out, steps, config.device, method)
 
 

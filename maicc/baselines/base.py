@@ -5,13 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.baselines.chains import ChainData
@@ -20,6 +19,24 @@ from maicc.files import ModelFiles
 from maicc.fitting import MaiccModule
 from maicc.lockstep import LockStepTeam
 from maicc.types import Spec
+
+
+class BaselineTeam(LockStepTeam):
+    """A rival's team.
+
+    Args:
+        module: Trained.
+        seeds: One per run.
+        episodes: Planned number of adaptation episodes.
+        options: The other arguments of `LockStepTeam`.
+    """
+
+    def __init__(
+        self, module: BaselineModule, seeds: Sequence[int], episodes: int, **options: Any
+    ) -> None:
+        super().__init__(module.spec, seeds, **options)
+        self.module, self.episodes = module, episodes
+        self.net = module.net.to(self.device).eval()
 
 
 class BaselineModule(MaiccModule):
@@ -33,6 +50,7 @@ class BaselineModule(MaiccModule):
     """
 
     config_type = DecisionConfig
+    team_type: ClassVar[type[BaselineTeam]]
 
     def __init__(
         self,
@@ -43,6 +61,11 @@ class BaselineModule(MaiccModule):
     ) -> None:
         super().__init__(spec, network, optimiser)
         self.baseline = baseline
+        self.net = self.make_net()
+
+    @abstractmethod
+    def make_net(self) -> nn.Module:
+        """The untrained network."""
 
     @classmethod
     def from_header(cls, spec: Spec, header: Mapping[str, Any]) -> BaselineModule:
@@ -70,10 +93,6 @@ class BaselineModule(MaiccModule):
         chains = max(config.decision.batch_size // learned, 1)
         return ChainData(config.family, str(files.episodes), episodes, chains, config.seed)
 
-    def start_from(self, retriever: Path) -> None:
-        """Before training: takes over the checkpoint that an earlier stage left."""
-
-    @abstractmethod
     def team(
         self,
         seeds: Sequence[int],
@@ -83,6 +102,9 @@ class BaselineModule(MaiccModule):
         device: str | torch.device = "cpu",
     ) -> LockStepTeam:
         """One team per seed; arguments as those of `LockStepTeam`, and the planned episodes."""
+        return self.team_type(
+            self, seeds, episodes, agents=agents, agent_mask=agent_mask, device=device
+        )
 
     def learn(self, logits: Tensor, actions: Tensor) -> Tensor:
         """Cross-entropy of logits (M, A) and actions (M,), shown with the share predicted right."""

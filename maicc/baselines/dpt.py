@@ -8,7 +8,6 @@ last tenth of the episodes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.baselines.base import BaselineModule
+from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.chains import ChainBatch
-from maicc.config import BaselineConfig, DecisionConfig, OptimiserConfig
+from maicc.config import BaselineConfig, DecisionConfig
 from maicc.encoders import ActionHead
-from maicc.lockstep import LockStepTeam
 from maicc.tokens import TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer
 from maicc.types import Spec, Trajectories, UserError
@@ -90,20 +88,54 @@ class DPTransformer(nn.Module):
         return self.head(z, observations, e.observation)
 
 
+class DPTTeam(BaselineTeam):
+    """Agents that hold a set of their own transitions against what they observe."""
+
+    def _begin(self) -> None:
+        chosen = self._draw()
+        with torch.no_grad():
+            self._past, self._there = self.net.encode(chosen), chosen.there
+
+    def _draw(self) -> Transitions:
+        """A set of each row's own transitions."""
+        count = int(self.online.count[0])
+        lived = Trajectories(*(part[:, :count] for part in self.online.trajectories))
+        every = transitions(self._tensors(lived))
+        rank = np.stack(
+            [
+                np.random.default_rng([self.seeds[r], self.agents[c], self.episode, 1]).random(
+                    every.there.shape[1]
+                )
+                for r, c in zip(self._run, self._column, strict=True)
+            ]
+        )
+        rank = np.where(every.there.cpu().numpy(), rank, 2.0)
+        most = (self.module.baseline.episodes - 1) * self.spec.max_steps
+        first = np.argsort(rank, axis=1)[:, :most]
+        at = torch.from_numpy(first).to(self.device)
+        row = torch.arange(len(at), device=self.device)[:, None]
+        return Transitions(*(part[row, at] for part in every))
+
+    def _logits(self, active: np.ndarray) -> np.ndarray:
+        at = torch.from_numpy(active).to(self.device)
+        past = [(keys[at], values[at]) for keys, values in self._past]
+        seen = self._tensor(self._now.observations[active, self._step])[:, None]
+        step = torch.full((len(active), 1), self._step, device=self.device)
+        logits = self.net.decide(seen, step, past, self._there[at])[:, 0]
+        return logits.double().cpu().numpy()
+
+    def _sampling(self) -> float:
+        return float(self.episode < (1 - _GREEDY) * self.episodes)
+
+
 class DPTModule(BaselineModule):
     """DPT; arguments of `BaselineModule`. A chain's episodes but the last make up a set."""
 
     kind = "dpt"
+    team_type = DPTTeam
 
-    def __init__(
-        self,
-        spec: Spec | None = None,
-        network: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
-        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
-        baseline: BaselineConfig = BaselineConfig(),  # noqa: B008
-    ) -> None:
-        super().__init__(spec, network, optimiser, baseline)
-        self.net = DPTransformer(self.spec, network)
+    def make_net(self) -> nn.Module:
+        return DPTransformer(self.spec, self.network)
 
     @classmethod
     def supervised(cls, baseline: BaselineConfig) -> int:
@@ -133,57 +165,3 @@ class DPTModule(BaselineModule):
         expert = batch.expert[:, -1]
         learned = query.step_mask & (expert >= 0)
         return self.learn(logits[learned], expert[learned])
-
-    def team(
-        self,
-        seeds: Sequence[int],
-        episodes: int,
-        agent_mask: np.ndarray | None = None,
-        agents: Sequence[int] | None = None,
-        device: str | torch.device = "cpu",
-    ) -> LockStepTeam:
-        return DPTTeam(self, seeds, episodes, agents=agents, agent_mask=agent_mask, device=device)
-
-
-class DPTTeam(LockStepTeam):
-    """Agents that hold a set of their own transitions against what they observe."""
-
-    def __init__(self, module: DPTModule, seeds: Sequence[int], episodes: int, **options) -> None:
-        super().__init__(module.spec, seeds, **options)
-        self.net, self.episodes = module.net.to(self.device).eval(), episodes
-        self.most = (module.baseline.episodes - 1) * self.spec.max_steps  # transitions in a set
-
-    def _begin(self) -> None:
-        chosen = self._draw()
-        with torch.no_grad():
-            self._past, self._there = self.net.encode(chosen), chosen.there
-
-    def _draw(self) -> Transitions:
-        """A set of each row's own transitions."""
-        count = int(self.online.count[0])
-        lived = Trajectories(*(part[:, :count] for part in self.online.trajectories))
-        every = transitions(self._tensors(lived))
-        rank = np.stack(
-            [
-                np.random.default_rng([self.seeds[r], self.agents[c], self.episode, 1]).random(
-                    every.there.shape[1]
-                )
-                for r, c in zip(self._run, self._column, strict=True)
-            ]
-        )
-        rank = np.where(every.there.cpu().numpy(), rank, 2.0)
-        first = np.argsort(rank, axis=1)[:, : self.most]
-        at = torch.from_numpy(first).to(self.device)
-        row = torch.arange(len(at), device=self.device)[:, None]
-        return Transitions(*(part[row, at] for part in every))
-
-    def _logits(self, active: np.ndarray) -> np.ndarray:
-        at = torch.from_numpy(active).to(self.device)
-        past = [(keys[at], values[at]) for keys, values in self._past]
-        seen = self._tensor(self._now.observations[active, self._step])[:, None]
-        step = torch.full((len(active), 1), self._step, device=self.device)
-        logits = self.net.decide(seen, step, past, self._there[at])[:, 0]
-        return logits.double().cpu().numpy()
-
-    def _sampling(self) -> float:
-        return float(self.episode < (1 - _GREEDY) * self.episodes)

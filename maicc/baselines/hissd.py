@@ -10,7 +10,7 @@ observation layout is seen as one entity.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import lightning as L
@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.baselines.base import BaselineModule
-from maicc.config import BaselineConfig, DecisionConfig, OptimiserConfig, RunConfig
+from maicc.baselines.base import BaselineModule, BaselineTeam
+from maicc.config import DecisionConfig, RunConfig
 from maicc.dataset import EpisodeFile
 from maicc.encoders import FlatObservation, present, take_apart
 from maicc.episode_data import EpisodeData
 from maicc.files import ModelFiles
-from maicc.lockstep import LockStepTeam
 from maicc.team_batch import TeamBatch, agents_steps, masked_mean
 from maicc.transformer import Transformer
 from maicc.types import Spec
@@ -164,20 +163,30 @@ class HiSSDData(EpisodeData):
             step += 1
 
 
+class HiSSDTeam(BaselineTeam):
+    """Agents that carry their common skill from step to step, and act greedily."""
+
+    def _begin(self) -> None:
+        self._skill: Tensor | None = None
+
+    def _logits(self, active: np.ndarray) -> np.ndarray:
+        seen = self._tensor(self._now.observations[:, self._step])
+        self._skill = self.net.common(seen, self._skill)
+        logits = self.net.decode(seen, self._skill, self.net.of_task(seen))
+        return logits.double().cpu().numpy()[active]
+
+    def _sampling(self) -> float:
+        return 0.0
+
+
 class HiSSDModule(BaselineModule):
     """HiSSD; arguments of `BaselineModule`."""
 
     kind = "hissd"
+    team_type = HiSSDTeam
 
-    def __init__(
-        self,
-        spec: Spec | None = None,
-        network: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
-        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
-        baseline: BaselineConfig = BaselineConfig(),  # noqa: B008
-    ) -> None:
-        super().__init__(spec, network, optimiser, baseline)
-        self.net = HiSSD(self.spec, network)
+    def make_net(self) -> nn.Module:
+        return HiSSD(self.spec, self.network)
 
     @classmethod
     def data(cls, config: RunConfig, files: ModelFiles) -> L.LightningDataModule:
@@ -248,33 +257,3 @@ class HiSSDModule(BaselineModule):
         if not pairs.any():
             return score.sum() * 0.0
         return F.cross_entropy(score.masked_fill(same, float("-inf"))[pairs], row[pairs])
-
-    def team(
-        self,
-        seeds: Sequence[int],
-        episodes: int,
-        agent_mask: np.ndarray | None = None,
-        agents: Sequence[int] | None = None,
-        device: str | torch.device = "cpu",
-    ) -> LockStepTeam:
-        return HiSSDTeam(self, seeds, agents=agents, agent_mask=agent_mask, device=device)
-
-
-class HiSSDTeam(LockStepTeam):
-    """Agents that carry their common skill from step to step, and act greedily."""
-
-    def __init__(self, module: HiSSDModule, seeds: Sequence[int], **options) -> None:
-        super().__init__(module.spec, seeds, **options)
-        self.net = module.net.to(self.device).eval()
-
-    def _begin(self) -> None:
-        self._skill: Tensor | None = None
-
-    def _logits(self, active: np.ndarray) -> np.ndarray:
-        seen = self._tensor(self._now.observations[:, self._step])
-        self._skill = self.net.common(seen, self._skill)
-        logits = self.net.decode(seen, self._skill, self.net.of_task(seen))
-        return logits.double().cpu().numpy()[active]
-
-    def _sampling(self) -> float:
-        return 0.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -20,15 +20,15 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.baselines.base import BaselineModule
+from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.madt import MADTModule
 from maicc.baselines.sequence import SequenceTransformer
-from maicc.config import BaselineConfig, DecisionConfig, OptimiserConfig, RunConfig
+from maicc.config import DecisionConfig, RunConfig
 from maicc.dataset import EpisodeFile, known_spec, slices
 from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.fitting import endless_loader, load_module
-from maicc.lockstep import Lived, LockStepTeam
+from maicc.lockstep import Lived
 from maicc.memory.index import empty_index
 from maicc.tokens import OBSERVATION
 from maicc.transformer import attend, initialise
@@ -233,29 +233,70 @@ class RADTData(L.LightningDataModule):
         return endless_loader(self.batches, self)
 
 
-class RADTModule(BaselineModule):
-    """RADT; arguments of `BaselineModule`, and
-
-    Args:
-        retriever: Checkpoint of the MADT that retrieves and that training starts from.
-    """
-
-    kind = "radt"
+class RADTTeam(BaselineTeam):
+    """Agents that look up one piece of their own past at every step."""
 
     def __init__(
-        self,
-        spec: Spec | None = None,
-        network: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
-        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
-        baseline: BaselineConfig = BaselineConfig(),  # noqa: B008
-        retriever: str | None = None,
+        self, module: RADTModule, seeds: Sequence[int], episodes: int, **options: Any
     ) -> None:
-        super().__init__(spec, network, optimiser, baseline)
-        self.net = RADTransformer(self.spec, network)
-        if retriever is not None:
-            self.start_from(Path(retriever))
+        width = module.network.width
+        super().__init__(module, seeds, episodes, key_width=width, **options)
 
-    def start_from(self, retriever: Path) -> None:
+    def _begin(self) -> None:
+        pass
+
+    def _logits(self, active: np.ndarray) -> np.ndarray:
+        current, window = self._current(active), self.module.baseline.window
+        query = keys(states(self.net.read(current)), window)[:, -1].cpu().numpy()
+        episode, end = self.look_up(active, query)
+        retrieved = self._now.take(active)
+        piece = np.zeros_like(retrieved.step_mask)  # none in the first episode
+        if self.episode:
+            retrieved = Trajectories(*(part[active, episode] for part in self.online.trajectories))
+            piece = around(end, self.spec.max_steps, window) & retrieved.step_mask
+        read = self.net.read(self._tensors(retrieved))
+        logits = self.net(current, read, self._tensor(piece))[:, -1]
+        return logits.double().cpu().numpy()
+
+    def look_up(self, rows: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Own episode (Q,) and end (Q,) of the piece for each query (Q, D); episode -1 if none."""
+        count = int(self.online.count[0])
+        if count == 0:
+            return np.full(len(rows), -1), np.zeros(len(rows), np.int64)
+        valid = ends(self.online.trajectories.step_mask[rows, :count], self.module.baseline.window)
+        similarity = np.einsum("retd,rd->ret", self.online.keys[rows, :count], query)
+        shape = (len(rows), -1)
+        similarity = np.where(valid, similarity, -np.inf).reshape(shape)
+        near = np.argsort(-similarity, axis=1, kind="stable")[:, :CANDIDATES]
+        similarity = np.take_along_axis(similarity, near, 1)
+        returns = self.online.team_return[rows, :count, None].repeat(valid.shape[2], 2)
+        returns = np.take_along_axis(returns.reshape(shape), near, 1)
+        there = np.isfinite(similarity)
+        score = minmax(similarity, there) + minmax(returns, there)
+        best = np.take_along_axis(near, score.argmax(1)[:, None], 1)[:, 0]
+        episode, end = np.divmod(best, valid.shape[2])
+        return episode, end
+
+    def _sampling(self) -> float:
+        return float(self.module.baseline.explore == "sample")
+
+    def _lived(self, now: Trajectories) -> Lived:
+        made = keys(states(self.net.read(self._tensors(now))), self.module.baseline.window)
+        return super()._lived(now)._replace(keys=made.cpu().numpy())
+
+
+class RADTModule(BaselineModule):
+    """RADT; arguments of `BaselineModule`."""
+
+    kind = "radt"
+    team_type = RADTTeam
+
+    def make_net(self) -> nn.Module:
+        return RADTransformer(self.spec, self.network)
+
+    def setup(self, stage: str) -> None:
+        """Training starts from the transformer that retrieves."""
+        retriever = self.trainer.datamodule.retriever
         trained = load_module(retriever, MADTModule, self.spec).net.state_dict()
         self.net.retriever.load_state_dict(trained)
         self.net.decision.load_state_dict(trained)
@@ -271,65 +312,3 @@ class RADTModule(BaselineModule):
             config.family, str(files.episodes), str(files.embedding), config.baseline.window,
             config.decision.batch_size, config.seed,
         )  # fmt: skip
-
-    def team(
-        self,
-        seeds: Sequence[int],
-        episodes: int,
-        agent_mask: np.ndarray | None = None,
-        agents: Sequence[int] | None = None,
-        device: str | torch.device = "cpu",
-    ) -> LockStepTeam:
-        return RADTTeam(self, seeds, agents=agents, agent_mask=agent_mask, device=device)
-
-
-class RADTTeam(LockStepTeam):
-    """Agents that look up one piece of their own past at every step."""
-
-    def __init__(self, module: RADTModule, seeds: Sequence[int], **options) -> None:
-        super().__init__(module.spec, seeds, key_width=module.network.width, **options)
-        self.net, self.baseline = module.net.to(self.device).eval(), module.baseline
-
-    def _begin(self) -> None:
-        pass
-
-    def _logits(self, active: np.ndarray) -> np.ndarray:
-        current, T = self._current(active), self.spec.max_steps
-        query = keys(states(self.net.read(current)), self.baseline.window)[:, -1].cpu().numpy()
-        episode, end = self.look_up(active, query)
-        found = episode >= 0
-        retrieved = (
-            Trajectories(*(p[active, episode] for p in self.online.trajectories))
-            if (found.any())
-            else self._now.take(active)
-        )
-        piece = around(end, T, self.baseline.window) & found[:, None] & retrieved.step_mask
-        read = self.net.read(self._tensors(retrieved))
-        logits = self.net(current, read, self._tensor(piece))[:, -1]
-        return logits.double().cpu().numpy()
-
-    def look_up(self, rows: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Own episode (Q,) and end (Q,) of the piece for each query (Q, D); episode -1 if none."""
-        count = int(self.online.count[0])
-        if count == 0:
-            return np.full(len(rows), -1), np.zeros(len(rows), np.int64)
-        valid = ends(self.online.trajectories.step_mask[rows, :count], self.baseline.window)
-        similarity = np.einsum("retd,rd->ret", self.online.keys[rows, :count], query)
-        shape = (len(rows), -1)
-        similarity = np.where(valid, similarity, -np.inf).reshape(shape)
-        near = np.argsort(-similarity, axis=1, kind="stable")[:, :CANDIDATES]
-        similarity = np.take_along_axis(similarity, near, 1)
-        returns = self.online.team_return[rows, :count, None].repeat(valid.shape[2], 2)
-        returns = np.take_along_axis(returns.reshape(shape), near, 1)
-        there = np.isfinite(similarity)
-        score = minmax(similarity, there) + minmax(returns, there)
-        best = np.take_along_axis(near, score.argmax(1)[:, None], 1)[:, 0]
-        episode, end = np.divmod(best, valid.shape[2])
-        return episode, end
-
-    def _sampling(self) -> float:
-        return float(self.baseline.explore == "sample")
-
-    def _lived(self, now: Trajectories) -> Lived:
-        made = keys(states(self.net.read(self._tensors(now))), self.baseline.window)
-        return super()._lived(now)._replace(keys=made.cpu().numpy())

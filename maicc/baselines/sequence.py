@@ -7,18 +7,17 @@ files of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from maicc.baselines.base import BaselineModule
+from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.chains import ChainBatch
-from maicc.config import BaselineConfig, DecisionConfig, OptimiserConfig
+from maicc.config import DecisionConfig
 from maicc.encoders import ActionHead
-from maicc.lockstep import LockStepTeam
 from maicc.memory import OnlineMemory
 from maicc.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO, TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer, causal_mask, take_tokens
@@ -104,54 +103,8 @@ class SequenceTransformer(nn.Module):
         return self.head(z, current.observations[:, -1], self.encoders.observation)
 
 
-class SequenceModule(BaselineModule):
-    """Trains a `SequenceTransformer` on the steps of its chains; arguments of `BaselineModule`."""
-
-    kinds: ClassVar[tuple[int, ...]]  # of token
-
-    def __init__(
-        self,
-        spec: Spec | None = None,
-        network: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
-        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
-        baseline: BaselineConfig = BaselineConfig(),  # noqa: B008
-    ) -> None:
-        super().__init__(spec, network, optimiser, baseline)
-        self.net = SequenceTransformer(self.spec, network, self.kinds, self.chain_length(baseline))
-
-    def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
-        """The chains as the model sees them, and (B, E, T) the steps whose actions it learns."""
-        return batch.chain, batch.chain.step_mask
-
-    def training_step(self, batch: ChainBatch, batch_index: int) -> Tensor:
-        chain, learned = self.prepare(batch)
-        return self.learn(self.net(chain)[learned], chain.actions[learned])
-
-    def contexts(self, online: OnlineMemory) -> Trajectories | None:
-        """The episodes before the running one, as the model sees them: (rows, C, T, ...) arrays."""
-        return None
-
-    def sampling(self) -> float:
-        """Probability of sampling an action."""
-        return float(self.baseline.explore == "sample")
-
-    def team(
-        self,
-        seeds: Sequence[int],
-        episodes: int,
-        agent_mask: np.ndarray | None = None,
-        agents: Sequence[int] | None = None,
-        device: str | torch.device = "cpu",
-    ) -> LockStepTeam:
-        return SequenceTeam(self, seeds, agents=agents, agent_mask=agent_mask, device=device)
-
-
-class SequenceTeam(LockStepTeam):
+class SequenceTeam(BaselineTeam):
     """Agents that see the running episode, and of those before what the method shows them."""
-
-    def __init__(self, module: SequenceModule, seeds: Sequence[int], **options: Any) -> None:
-        super().__init__(module.spec, seeds, **options)
-        self.module, self.net = module, module.net.to(self.device).eval()
 
     def _begin(self) -> None:
         contexts = self.module.contexts(self.online) if self.episode else None
@@ -171,6 +124,34 @@ class SequenceTeam(LockStepTeam):
 
     def _sampling(self) -> float:
         return self.module.sampling()
+
+
+class SequenceModule(BaselineModule):
+    """Trains a `SequenceTransformer` on the steps of its chains; arguments of `BaselineModule`."""
+
+    team_type = SequenceTeam
+    kinds: ClassVar[tuple[int, ...]]  # of token
+
+    def make_net(self) -> nn.Module:
+        return SequenceTransformer(
+            self.spec, self.network, self.kinds, self.chain_length(self.baseline)
+        )
+
+    def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
+        """The chains as the model sees them, and (B, E, T) the steps whose actions it learns."""
+        return batch.chain, batch.chain.step_mask
+
+    def training_step(self, batch: ChainBatch, batch_index: int) -> Tensor:
+        chain, learned = self.prepare(batch)
+        return self.learn(self.net(chain)[learned], chain.actions[learned])
+
+    def contexts(self, online: OnlineMemory) -> Trajectories | None:
+        """The episodes before the running one, as the model sees them: (rows, C, T, ...) arrays."""
+        return None
+
+    def sampling(self) -> float:
+        """Probability of sampling an action."""
+        return float(self.baseline.explore == "sample")
 
 
 def latest(online: OnlineMemory, most: int) -> Trajectories | None:
