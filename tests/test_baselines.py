@@ -27,7 +27,7 @@ from maicc.envs.tasks import register
 from maicc.files import ModelFiles
 from maicc.fitting import seeded
 from maicc.run import HAVE_EMBEDDING, fit_decision, fit_embedding, run
-from maicc.types import Trajectories, UserError
+from maicc.types import ObsLayout, Trajectories, UserError
 from tests.conftest import tiny_config
 
 FAMILY = get_family("lbf_7x7")
@@ -301,27 +301,30 @@ def test_skills_of_hissd_agree_in_a_task_and_differ_between_tasks(dataset):
     assert float(loss.detach()) < 0.85 * before
 
 
+@pytest.mark.parametrize("encoder", ["flat", "entities"])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_team_acts_as_separate_agents_that_share_nothing(dataset, method):
-    """In lock step, and one agent of one run on its own, given the same observations."""
-    module = make(method, dataset)
+def test_the_team_acts_as_separate_agents_that_share_nothing(method, encoder):
+    """In lock step with another run and a smaller team, and one agent of one run on its own."""
+    layout = ObsLayout(own=(2, 2), allies=(4, 2, 2), enemies=(0, 1, 2), attack=5)
+    spec = dataclasses.replace(FAMILY.spec, layout=layout if encoder == "entities" else None)
+    with seeded(1):
+        network = dataclasses.replace(SMALL, encoder=encoder)
+        module = module_of(method)(spec, network, baseline=BaselineConfig(window=3)).eval()
     rng = np.random.default_rng(0)
-    together = module.team([5, 6], 10)
-    alone = [[module.team([s], 10, agents=[i]) for i in range(3)] for s in (5, 6)]
+    there = np.array([[True, True, True], [True, True, False]])
+    together = module.team([5, 6], 10, there)
+    alone = {(r, i): module.team([5 + r], 10, agents=[i]) for r, i in np.argwhere(there).tolist()}
     legal = np.ones((2, 3, 6), bool)
     for _ in range(3):
         for t in range(4):
             seen = rng.random((2, 3, 8)).astype(np.float32)
             actions = together.act(seen, legal)
-            for r in range(2):
-                for i in range(3):
-                    one = alone[r][i].act(seen[r, i : i + 1], legal[r, i : i + 1])
-                    assert one[0] == actions[r, i]
             reward, done = rng.random(2).astype(np.float32) / 4, np.full(2, t == 3)
             together.observe(actions, reward, done)
-            for r in range(2):
-                for i in range(3):
-                    alone[r][i].observe(actions[r, i : i + 1], reward[r], bool(done[r]))
+            for (r, i), agent in alone.items():
+                one = agent.act(seen[r, i : i + 1], legal[r, i : i + 1])
+                assert one[0] == actions[r, i]
+                agent.observe(one, reward[r], bool(done[r]))
     assert together.episode == 3
 
 
