@@ -190,8 +190,9 @@ def _retrieval(
     """Search among ever more keys: of all steps, and, beyond their number, between neighbours."""
     with seeded(0):
         net = EmbeddingModule(EpisodeFile(path).spec).net
-    stored = slices(EpisodeFile(path).read(), family.spec.bounds).trajectories.step_mask
-    real = offline_keys(net, EpisodeFile(path), path.parent).vectors[stored]
+    dataset = EpisodeFile(path)
+    played = slices(dataset.read(), dataset.spec.bounds).trajectories.step_mask
+    real = offline_keys(net, dataset, path.parent).vectors[played]
     real = real[distinct(real)]
     rng = np.random.default_rng(0)
     for n in (27_000, 270_000, 2_700_000):
@@ -228,16 +229,20 @@ def _retrieval(
 
 def _more(real: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """`n` of these keys in random order, with points between near neighbours if they are fewer."""
-    order = rng.permutation(len(real))
     if n <= len(real):
-        return real[order[:n]]
+        return real[rng.permutation(len(real))[:n]]
     index = KeyIndex.build(real[:, None], np.ones((len(real), 1), bool), "IVF1024,Flat;nprobe=8")
-    one = rng.integers(len(real), size=n - len(real))
-    near = index.search(0, real, 11, np.zeros(len(real))).item[one, rng.integers(1, 11, len(one))]
-    share = rng.random((len(one), 1), np.float32)
-    between = real[one] * share + real[near] * (1 - share)
-    between /= np.linalg.norm(between, axis=1, keepdims=True)
-    return rng.permutation(np.concatenate([real, between]))
+    neighbours = index.search(0, real, 11, np.zeros(len(real))).item
+    found = real
+    while len(found) < n:  # what comes out twice counts once
+        one = rng.integers(len(real), size=n)
+        near = neighbours[one, rng.integers(1, 11, n)]
+        share = rng.random((n, 1), np.float32)
+        between = real[one] * share + real[near] * (1 - share)
+        between /= np.linalg.norm(between, axis=1, keepdims=True)
+        found = np.concatenate([found, between])
+        found = found[np.sort(distinct(found))]
+    return rng.permutation(found[:n])
 
 
 def training_step(module: MaiccModule, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:

@@ -236,7 +236,8 @@ def _compare(argv: list[str]) -> None:
         "compare",
         "Train and adapt methods on the same frozen tasks, seeds and steps, and write one table "
         "and one figure. Finished units are never repeated. NAME or FILE.yaml as in `maicc run`.",
-        "methods", "maicc,maicc_s,radt,at,madt,ad,dpt,hissd", argv,
+        "methods",
+        "maicc,maicc_s,radt,at,madt,ad,dpt,hissd,random_context,no_context,beta_0,beta_1", argv,
     )  # fmt: skip
 
     from maicc.compare import compare, comparison_markdown
@@ -279,7 +280,7 @@ def _variants(
         "machines share the folder; default: one after another in this process",
     )  # fmt: skip
     parser.add_argument(
-        "--behaviours", type=bool, default=False,
+        "--behaviours", type=bool, default=command == "compare",
         help="play the dataset's behaviour policies on the tasks as well",
     )  # fmt: skip
     parser.add_argument(f"--{listed}", type=str, default=default, help="names, or `every`")

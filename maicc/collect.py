@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from maicc.behaviour import plan_behaviours, play, trial_episodes, with_bounds
 from maicc.config import CollectConfig
-from maicc.dataset import concatenate, write_episodes
+from maicc.dataset import FIELDS, concatenate, write_episodes
 from maicc.envs import TaskFamily, batch_env, get_family, importable
 from maicc.envs.spaces import random_legal
 from maicc.files import whole_file
@@ -68,9 +68,8 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     """
     check_settings(family, config)
     path = Path(path)
-    plan = json.dumps(
-        [family.name, family.fingerprint, config.episodes, config.levels, config.explorer, seed]
-    )
+    made_by = (family.name, family.fingerprint, config.episodes, config.levels, config.explorer)
+    plan = json.dumps([*made_by, seed, list(FIELDS)])
     parts = path.with_name(f"{path.name}.{hashlib.sha256(plan.encode()).hexdigest()[:8]}.parts")
     parts.mkdir(parents=True, exist_ok=True)
 

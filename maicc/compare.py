@@ -64,7 +64,7 @@ def compare(
                 "seconds_per_episode": round(
                     sum(r["adapt_seconds"] for r in results) / runs_episodes, 5
                 ),
-                "parameters": results[0]["parameters"],
+                "parameters": results[0].get("parameters", 0),
                 **given(with_overrides(config, methods[name])),
             }
         )
@@ -84,7 +84,10 @@ def given(config: RunConfig) -> dict[str, str]:
         steps = f"{e.steps} x {e.batch_size} episodes, {steps}"
     elif config.method in HAVE_EMBEDDING:
         steps = f"{e.steps} + {steps}"
-    return {"trained": steps, "given": GIVEN[config.method]}
+    told = GIVEN[config.method]
+    if config.method == "maicc" and e.model.teacher:
+        told += "; all agents' views, for the teacher"
+    return {"trained": steps, "given": told}
 
 
 def comparison_markdown(comparison: Mapping[str, Any]) -> str:
@@ -93,7 +96,7 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
         markdown(comparison["table"]),
         "Probability that a run of the method ends, in the mean of the last ten episodes, above "
         "one of the best other method on the same task, ties counted half; wall-clock seconds of "
-        "one run's episode, many runs in lock step; numbers in the parameters.",
+        "one run's episode, many runs in lock step; numbers in the parameters of what acts.",
         "",
         "| method | better than the best other | seconds per episode | parameters | trained on "
         "| and given |",

@@ -238,14 +238,16 @@ class BaselineConfig:
     """Options of the rivals. Sizes, optimiser, batch size and steps are those of `decision`.
 
     Args:
-        episodes: In a row, the running one included (AT, AD); one more than those whose steps make
-            up a set (DPT).
+        episodes: AT, AD: episodes in a row, the running one included.
+        set_episodes: DPT: episodes whose steps make up a set.
         supervise: AT: loss on `all` episodes in a row, or on the `last`.
-        explore: AT, AD, RADT: `sample` actions at test time, or take the best (`greedy`).
+        explore: AT, AD, RADT, DPT: `sample` actions at test time, up to the last tenth of the
+            episodes, or take the best in all (`greedy`).
         window: RADT: steps of a piece of a trajectory, and of what followed it.
     """
 
     episodes: int = 4
+    set_episodes: int = 8
     supervise: Literal["all", "last"] = "all"
     explore: Literal["sample", "greedy"] = "sample"
     window: int = 8

@@ -120,6 +120,8 @@ class Student(nn.Module):
 class Embedding(nn.Module):
     """Encoders and heads shared by teacher and student, and both of them."""
 
+    training_only = ("teacher", "action_head", "dynamics_head")
+
     def __init__(self, spec: Spec, config: EmbeddingConfig) -> None:
         super().__init__()
         if config.credit == "teacher" and not config.teacher:

@@ -52,19 +52,23 @@ class EpisodeData(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         episodes = EpisodeFile(self.path).read()
-        self.by_task = [np.flatnonzero(episodes.task == t) for t in np.unique(episodes.task)]
+        self.task = episodes.task
+        self.by_task = [np.flatnonzero(self.task == t) for t in np.unique(self.task)]
         self.episodes = team_batch(episodes, self.spec.bounds)
 
     def batches(self, step: int) -> Iterator[TeamBatch]:
         while True:
             rng = np.random.default_rng([self.seed, 30, self.trainer.global_rank, step])
             mine = self.by_task[rng.integers(len(self.by_task))]
-            index = torch.from_numpy(rng.choice(mine, self._episodes_per_batch(mine)))
-            batch = TeamBatch(*(part[index] for part in self.episodes))
-            if 0 < self.window < self.spec.max_steps:
-                batch = batch.window(self._starts(batch, rng), self.window)
-            yield batch.trimmed()
+            yield self._batch(rng.choice(mine, self._episodes_per_batch(mine)), rng)
             step += 1
+
+    def _batch(self, index: np.ndarray, rng: np.random.Generator) -> TeamBatch:
+        at = torch.from_numpy(index)
+        batch = TeamBatch(*(part[at] for part in self.episodes))
+        if 0 < self.window < self.spec.max_steps:
+            batch = batch.window(self._starts(batch, rng), self.window)
+        return batch.trimmed()
 
     def _episodes_per_batch(self, mine: np.ndarray) -> int:
         if not self.tokens:

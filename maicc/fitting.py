@@ -61,9 +61,13 @@ class MaiccModule(L.LightningModule):
             )
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        # dropout depends on the step alone, so that a resumed fit equals an unbroken one
         if self.network.dropout:
-            torch.manual_seed(1_000_003 * self.global_rank + self.global_step)
+            torch.manual_seed(self.step_seed())
+
+    def step_seed(self) -> int:
+        """What chance in a training step follows from: the step alone, so that a resumed fit equals
+        an unbroken one."""
+        return 1_000_003 * self.global_rank + self.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["maicc"] = {

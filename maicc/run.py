@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maicc.behaviour import behaviour_count
+from maicc.behaviour import behaviour_count, best_policy
 from maicc.collect import check_family, check_settings, collect
 from maicc.config import DecisionFit, RunConfig, check_choices, check_encoder
 from maicc.envs import TaskFamily, get_family
@@ -69,6 +69,7 @@ def check(config: RunConfig, family: TaskFamily) -> None:
         ("seed", config.seed, 0, inf),
         ("collect.workers", c.workers, 0, inf),
         ("baseline.episodes", config.baseline.episodes, 2, inf),
+        ("baseline.set_episodes", config.baseline.set_episodes, 1, inf),
         ("baseline.window", config.baseline.window, 1, inf),
         ("adapt.episodes", config.adapt.episodes, 1, inf),
         ("adapt.runs", config.adapt.runs, 1, inf),
@@ -106,6 +107,11 @@ def check(config: RunConfig, family: TaskFamily) -> None:
                 f"{name}.model.width={model.width} must be a multiple of heads={model.heads}"
             )
     check_settings(family, config.collect)
+    if config.method == "dpt" and best_policy(family) is None:
+        raise UserError(
+            f"method=dpt learns the actions of the best behaviour policy, and {family.name} has "
+            "none: give the family an expert or policies"
+        )
 
 
 def memory_needed(config: RunConfig, family: TaskFamily) -> str:

@@ -46,9 +46,8 @@ class TrainedModels:
 
     @property
     def parameters(self) -> int:
-        """Trained numbers that act: the student and the decision model."""
-        teacher = self.embedding.teacher
-        return count(self.embedding) + count(self.decision) - (count(teacher) if teacher else 0)
+        """Numbers in the networks that act: the student and the decision model."""
+        return count(self.embedding) + count(self.decision)
 
     def team(
         self,
@@ -83,8 +82,8 @@ class TrainedRival:
 
     @property
     def parameters(self) -> int:
-        """Trained numbers."""
-        return count(self.module)
+        """Numbers in the networks that act."""
+        return count(self.module.net)
 
     def team(
         self,
@@ -103,9 +102,10 @@ class TrainedRival:
         return self.module.team(seeds, episodes, agent_mask, device=self.device)
 
 
-def count(module: torch.nn.Module) -> int:
-    """Numbers in the parameters of a module."""
-    return sum(p.numel() for p in module.parameters())
+def count(net: torch.nn.Module) -> int:
+    """Numbers in the parameters of a network, without those of parts it names `training_only`."""
+    idle = getattr(net, "training_only", ())
+    return sum(p.numel() for name, p in net.named_parameters() if name.split(".")[0] not in idle)
 
 
 def load_models(
@@ -114,7 +114,8 @@ def load_models(
     """What training left in these files, for a method."""
     if method == "maicc":
         return TrainedModels(files, spec, device, index)
-    return TrainedRival(method, files.decision, EpisodeFile(files.episodes).spec, device)
+    dataset = EpisodeFile(files.episodes)
+    return TrainedRival(method, files.decision, dataset.require(spec or dataset.spec), device)
 
 
 def load_folder(folder: str | Path, spec: Spec | None = None, device: str = "auto"):

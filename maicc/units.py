@@ -18,7 +18,7 @@ from typing import Any
 from maicc.collect import collect
 from maicc.config import RunConfig, check_choices
 from maicc.envs import get_family
-from maicc.files import ModelFiles, write_json
+from maicc.files import ModelFiles, read_json, write_json
 from maicc.run import HAVE_EMBEDDING, fit_decision, fit_embedding
 from maicc.types import Task, UserError
 
@@ -121,10 +121,16 @@ def run_stage(unit: Unit, stage: str, threads: int) -> None:
     else:
         index = config.decision.retrieval.index
         models = load_models(config.method, files, family.spec, config.device, index)
+        kept, clock = (unit.result.with_suffix(f".part.{end}") for end in ("npz", "json"))
+        before = read_json(clock) if kept.exists() and clock.exists() else 0.0
         start = time.monotonic()
-        kept = unit.result.with_suffix(".part.npz")
-        result = adapt(models, family, unit.tasks, config.adapt, config.seed, kept, unit.variant)
-        taken = round(time.monotonic() - start, 2)
+        try:
+            tasks, seed = unit.tasks, config.seed
+            result = adapt(models, family, tasks, config.adapt, seed, kept, unit.variant)
+        finally:
+            taken = round(before + time.monotonic() - start, 2)
+            write_json(clock, taken)
         more = {"variant": unit.variant, "adapt_seconds": taken, "parameters": models.parameters}
         write_json(unit.result, {**result, **more})
         kept.unlink(missing_ok=True)
+        clock.unlink()

@@ -12,9 +12,9 @@ import torch
 
 from maicc.adapt import play_episode
 from maicc.baselines import GIVEN, METHODS, module_of
-from maicc.baselines.at import ascending, relabelled
+from maicc.baselines.at import relabelled
 from maicc.baselines.base import BaselineModule
-from maicc.baselines.chains import ChainBatch, ChainData
+from maicc.baselines.chains import ChainBatch, ChainData, reordered
 from maicc.baselines.dpt import DPTransformer, transitions
 from maicc.baselines.hissd import HiSSDData
 from maicc.baselines.radt import RADTData, around, ends, keys, minmax
@@ -24,9 +24,10 @@ from maicc.config import BaselineConfig, CollectConfig, DecisionConfig
 from maicc.dataset import EpisodeFile
 from maicc.envs import batch_env, get_family
 from maicc.envs.tasks import register
+from maicc.episode_data import EpisodeData
 from maicc.files import ModelFiles
 from maicc.fitting import seeded
-from maicc.run import HAVE_EMBEDDING, fit_decision, fit_embedding, run
+from maicc.run import HAVE_EMBEDDING, check, fit_decision, fit_embedding, run
 from maicc.types import ObsLayout, Trajectories, UserError
 from tests.conftest import tiny_config
 
@@ -85,7 +86,7 @@ def test_a_row_of_episodes_is_decided_step_by_step_as_at_once(dataset):
 @pytest.mark.parametrize("method", ["madt", "at", "ad"])
 def test_the_future_changes_nothing_before_it(dataset, method):
     module = make(method, dataset)
-    batch = chains(dataset, episodes=module.chain_length(module.baseline))
+    batch = chains(dataset, episodes=module.drawn(module.baseline))
     chain, _ = module.prepare(batch)
     E = chain.actions.shape[1]
     changed = chain._replace(actions=chain.actions.clone(), rewards=chain.rewards + 1.0)
@@ -102,7 +103,7 @@ def test_the_future_changes_nothing_before_it(dataset, method):
 
 def test_at_sorts_ascending_and_relabels(dataset):
     chain = chains(dataset).chain
-    ordered = ascending(chain)
+    ordered = reordered(chain, chain.rewards.sum(-1))
     returns = ordered.rewards.sum(-1)
     assert (returns[:, 1:] >= returns[:, :-1]).all()
     assert torch.equal(returns.sort(1).values, chain.rewards.sum(-1).sort(1).values)
@@ -128,13 +129,19 @@ def test_at_learns_from_the_last_episode_only_where_asked(dataset):
     assert torch.equal(learned[:, -1], chain.step_mask[:, -1])
 
 
-def test_ad_orders_by_level(dataset):
+def test_ad_shows_a_row_from_anywhere_in_the_order_of_levels(dataset):
     module = make("ad", dataset)
-    batch = chains(dataset, batch_size=20)
+    batch = chains(dataset, batch_size=40, episodes=module.drawn(module.baseline))
     chain, _ = module.prepare(batch)
-    for i in range(20):
+    starts = set()
+    for i in range(40):
         order = batch.level[i].argsort(stable=True)
-        assert torch.equal(chain.actions[i], batch.chain.actions[i, order])
+        row = [batch.chain.actions[i, j].tolist() for j in order]
+        shown = chain.actions[i].tolist()
+        found = [s for s in range(len(row) - 3) if row[s : s + 4] == shown]
+        assert found
+        starts.add(found[0])
+    assert len(starts) > 4
 
 
 def play(team, episodes: int = 3):
@@ -165,13 +172,28 @@ def test_at_sees_its_latest_episodes_ascending(dataset):
     assert (shown.return_to_go[:, :, 0] == 2.0).all()
 
 
-def test_madt_ignores_memory(dataset):
-    module = make("madt", dataset)
-    lived = play(module.team([0, 1], 9), 3)
-    fresh = module.team([0, 1], 9)
+def spied(team):
+    """The team, with the logits of every step kept."""
+    team.seen, logits = [], team._logits
+
+    def keep(active):
+        team.seen.append(logits(active))
+        return team.seen[-1]
+
+    team._logits = keep
+    return team
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_who_remembers(method, dataset):
+    module = make(method, dataset)
+    lived, fresh = play(module.team([0, 1], 9), 3), module.team([0, 1], 9)
     observations = np.random.default_rng(0).random((2, 3, 8)).astype(np.float32)
     legal = np.ones((2, 3, 6), bool)
-    assert np.array_equal(lived.act(observations, legal), fresh.act(observations, legal))
+    for team in (spied(lived), spied(fresh)):
+        team.act(observations, legal)
+    forgets = np.allclose(lived.seen[0], fresh.seen[0], atol=1e-6)
+    assert forgets == (method in ("madt", "hissd"))
 
 
 def test_dpt_does_not_know_the_order_of_its_context(dataset):
@@ -192,25 +214,48 @@ def test_dpt_does_not_know_the_order_of_its_context(dataset):
 
 
 def test_dpt_needs_an_expert(dataset):
+    data = ChainData("lbf_7x7", str(dataset), episodes=9)
+    data.setup("fit")
     module = make("dpt", dataset)
-    module.trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(expert=torch.full((2, 3), -1)), global_rank=0
-    )
+    module.trainer = SimpleNamespace(datamodule=data)
+    module.on_fit_start()
+    data.expert[:] = -1
     with pytest.raises(UserError, match="this dataset has none"):
         module.on_fit_start()
+    nobody = dataclasses.replace(FAMILY, expert=None)
+    with pytest.raises(UserError, match="give the family an expert or policies"):
+        check(tiny_config(method="dpt"), nobody)
+    check(tiny_config(method="dpt"), FAMILY)
 
 
-def test_the_set_of_dpt_grows_with_the_episodes_and_holds_own_steps(dataset):
-    module = make("dpt", dataset, episodes=3)
+def test_the_set_of_dpt_grows_with_the_episodes_up_to_what_was_trained(dataset):
+    module = make("dpt", dataset, set_episodes=3)
     team = play(module.team([0, 1], 20), 1)
-    one = team._draw()
-    assert one.there.sum(1).tolist() == team.online.trajectories.step_mask[:, 0].sum(1).tolist()
-    play(team, 4)
-    many = team._draw()
-    assert many.there.shape[1] == 2 * FAMILY.spec.max_steps
-    assert many.there.all()
-    own = team.online.trajectories.observations[4, :5].reshape(-1, 8).tolist()
-    assert all(step in own for step in many.observations[4].tolist())
+    observations = np.zeros((2, 3, 8), np.float32)
+    sizes = []
+    for e in range(5):
+        team.act(observations, np.ones((2, 3, 6), bool))
+        played = team.online.trajectories.step_mask[:, max(e - 2, 0) : e + 1].sum((1, 2))
+        assert team._there.sum(1).tolist() == played.tolist()
+        sizes.append(int(team._there.shape[1]))
+        team.observe(np.zeros((2, 3), int), np.zeros(2), np.ones(2, bool))
+    assert sizes == [15, 30, 45, 45, 45]
+
+
+def test_methods_that_explore_are_greedy_at_the_end(dataset):
+    sampled = {}
+    for method in METHODS:
+        team = make(method, dataset).team([0, 1], 20)
+        shares = []
+        for e in range(20):
+            team.online.history = np.zeros((6, e), np.float32)
+            shares.append(team._sampling())
+        sampled[method] = shares
+    explores = [1.0] * 18 + [0.0] * 2
+    assert sampled["madt"] == sampled["hissd"] == [0.0] * 20
+    assert all(sampled[method] == explores for method in ("at", "ad", "radt", "dpt"))
+    assert make("at", dataset, explore="greedy").team([0], 20)._sampling() == 0.0
+    assert make("dpt", dataset).team([0], 3)._sampling() == 1.0
 
 
 def test_keys_of_radt_average_the_latest_states():
@@ -268,11 +313,32 @@ def test_radt_looks_up_the_best_of_its_own_past_and_nothing_at_first(retriever):
     episode, end = team.look_up(rows, query)
     assert episode[0] == 1  # the only one that is like it
     assert (episode[1:] == 2).all()  # the best of equals
-    mask = team.online.trajectories.step_mask[rows, episode]
-    assert mask[rows, end].all()
-    retrieved = np.zeros((6, FAMILY.spec.max_steps), bool)
-    assert not around(end, FAMILY.spec.max_steps, 4)[:, :0].any()
-    assert retrieved.shape == mask.shape
+    assert team.online.trajectories.step_mask[rows, episode][rows, end].all()
+
+
+def test_radt_starts_from_its_retriever_which_stays_as_it_was(retriever):
+    from maicc.baselines.madt import MADTModule
+    from maicc.baselines.radt import RADTModule
+    from maicc.fitting import load_module
+
+    before = load_module(retriever / "embedding.ckpt", MADTModule).net.state_dict()
+    after = load_module(retriever / "decision.ckpt", RADTModule).net
+    for name, value in after.retriever.state_dict().items():
+        assert torch.equal(value, before[name])
+    moved = [(v - before[n]).abs().max() for n, v in after.decision.state_dict().items()]
+    assert 0 < max(moved) < 0.1
+
+
+def test_a_model_refuses_batches_of_another_kind(dataset):
+    for method, data, message in (
+        ("madt", ChainData("lbf_7x7", str(dataset)), "set data.init_args.episodes=1"),
+        ("at", EpisodeData("lbf_7x7", str(dataset)), "ATModule is trained on ChainData"),
+        ("radt", ChainData("lbf_7x7", str(dataset)), "RADTModule is trained on RADTData"),
+    ):
+        module = make(method, dataset)
+        module.trainer = SimpleNamespace(datamodule=data)
+        with pytest.raises(UserError, match=message):
+            module.on_fit_start()
 
 
 def test_skills_of_hissd_agree_in_a_task_and_differ_between_tasks(dataset):
@@ -312,17 +378,22 @@ def test_the_team_acts_as_separate_agents_that_share_nothing(method, encoder):
         module = module_of(method)(spec, network, baseline=BaselineConfig(window=3)).eval()
     rng = np.random.default_rng(0)
     there = np.array([[True, True, True], [True, True, False]])
-    together = module.team([5, 6], 10, there)
-    alone = {(r, i): module.team([5 + r], 10, agents=[i]) for r, i in np.argwhere(there).tolist()}
-    legal = np.ones((2, 3, 6), bool)
+    together = spied(module.team([5, 6], 10, there))
+    rows = np.argwhere(there).tolist()
+    alone = [spied(module.team([5 + r], 10, agents=[i])) for r, i in rows]
+    legal, last = np.ones((2, 3, 6), bool), (2, 4)  # the runs' last steps
     for _ in range(3):
-        for t in range(4):
+        for t in range(5):
             seen = rng.random((2, 3, 8)).astype(np.float32)
             actions = together.act(seen, legal)
-            reward, done = rng.random(2).astype(np.float32) / 4, np.full(2, t == 3)
+            reward, done = rng.random(2).astype(np.float32) / 4, np.array([t >= s for s in last])
             together.observe(actions, reward, done)
-            for (r, i), agent in alone.items():
+            playing = [
+                (row, agent) for row, agent in zip(rows, alone, strict=True) if t <= last[row[0]]
+            ]
+            for q, ((r, i), agent) in enumerate(playing):
                 one = agent.act(seen[r, i : i + 1], legal[r, i : i + 1])
+                assert np.allclose(agent.seen[-1][0], together.seen[-1][q], atol=1e-5)
                 assert one[0] == actions[r, i]
                 agent.observe(one, reward[r], bool(done[r]))
     assert together.episode == 3

@@ -21,15 +21,16 @@ METHODS = {
     "hissd": "HiSSDModule",
 }
 
-# What each method is told besides observations, actions and outcomes
+# What training tells each method besides one agent's observations, actions and outcomes; "tasks" is
+# which episodes are of one task
 GIVEN = {
-    "maicc": "returns; all agents' views for the teacher; the dataset as a memory at test time",
+    "maicc": "returns; tasks; the dataset as a memory at test time",
     "madt": "returns",
-    "at": "returns",
-    "radt": "returns; which episodes are of one task",
-    "ad": "the level of each behaviour policy",
-    "dpt": "the best behaviour policy's actions",
-    "hissd": "which episodes are of one task; the team's next observations",
+    "at": "returns; tasks",
+    "radt": "returns; tasks",
+    "ad": "tasks; the level of each behaviour policy",
+    "dpt": "tasks; the best behaviour policy's actions",
+    "hissd": "tasks; what the whole team observes next",
 }
 
 

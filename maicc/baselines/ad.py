@@ -3,8 +3,8 @@
 The model predicts each action from a stream of observations, actions and outcomes over episodes in
 the order in which a behaviour policy got better, with no return-to-go; at test time the stream is
 its own. The dataset has no learner's history: episodes are ordered by the level of the policy
-that played them. The stream rolls on from episode to episode: the running one and as many before it
-as a chain has.
+that played them, and a row of them from anywhere in that order is shown. The stream rolls on from
+episode to episode: the running one and as many before it as were shown.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maicc.baselines.chains import ChainBatch
+from maicc.baselines.chains import ChainBatch, reordered
 from maicc.baselines.sequence import SequenceModule, latest
+from maicc.config import BaselineConfig
 from maicc.memory import OnlineMemory
 from maicc.tokens import ACTION, OBSERVATION, OUTCOME
 from maicc.types import Trajectories
+
+HISTORY = 3  # a history in training is so many times as long as what is shown of it
 
 
 class ADModule(SequenceModule):
@@ -25,10 +28,18 @@ class ADModule(SequenceModule):
     kind = "ad"
     kinds = (OBSERVATION, ACTION, OUTCOME)
 
+    @classmethod
+    def drawn(cls, baseline: BaselineConfig) -> int:
+        return HISTORY * baseline.episodes
+
     def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
-        order = batch.level.argsort(dim=1, stable=True)
-        row = torch.arange(len(order), device=order.device)[:, None]
-        chain = Trajectories(*(part[row, order] for part in batch.chain))
+        history, length = reordered(batch.chain, batch.level), self.baseline.episodes
+        B, E = batch.level.shape
+        chance = torch.Generator().manual_seed(self.step_seed())
+        first = torch.randint(E - length + 1, (B, 1), generator=chance)
+        at = (first + torch.arange(length)).to(batch.level.device)
+        row = torch.arange(B, device=at.device)[:, None]
+        chain = Trajectories(*(part[row, at] for part in history))
         return chain, chain.step_mask
 
     def contexts(self, online: OnlineMemory) -> Trajectories | None:

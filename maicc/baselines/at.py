@@ -11,19 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maicc.baselines.chains import ChainBatch
+from maicc.baselines.chains import ChainBatch, reordered
 from maicc.baselines.sequence import SequenceModule, latest
+from maicc.config import BaselineConfig
 from maicc.memory import OnlineMemory
 from maicc.returns import COMPLETION_MARGIN
 from maicc.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO
 from maicc.types import Spec, Trajectories
-
-
-def ascending(chain: Trajectories) -> Trajectories:
-    """The episodes of each chain (B, E, T, ...) in the order of their returns."""
-    order = chain.rewards.sum(-1).argsort(dim=1, stable=True)
-    row = torch.arange(len(order), device=order.device)[:, None]
-    return Trajectories(*(part[row, order] for part in chain))
 
 
 def relabelled(chain: Trajectories, best: Tensor, spec: Spec) -> Trajectories:
@@ -47,8 +41,12 @@ class ATModule(SequenceModule):
     kind = "at"
     kinds = (RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME)
 
+    @classmethod
+    def supervised(cls, baseline: BaselineConfig) -> int:
+        return 1 if baseline.supervise == "last" else baseline.episodes
+
     def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
-        chain = ascending(batch.chain)
+        chain = reordered(batch.chain, batch.chain.rewards.sum(-1))
         chain = relabelled(chain, chain.rewards.sum(-1)[:, -1], self.spec)
         learned = chain.step_mask.clone()
         if self.baseline.supervise == "last":
@@ -59,6 +57,7 @@ class ATModule(SequenceModule):
         found = latest(online, self.baseline.episodes - 1)
         if found is None:
             return None
-        chain = ascending(Trajectories(*(torch.from_numpy(np.ascontiguousarray(p)) for p in found)))
+        chain = Trajectories(*(torch.from_numpy(np.ascontiguousarray(p)) for p in found))
+        chain = reordered(chain, chain.rewards.sum(-1))
         best = torch.full((len(chain.actions),), float(self.spec.return_max))
         return Trajectories(*(part.numpy() for part in relabelled(chain, best, self.spec)))

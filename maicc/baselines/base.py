@@ -18,7 +18,9 @@ from maicc.config import BaselineConfig, DecisionConfig, OptimiserConfig, RunCon
 from maicc.files import ModelFiles
 from maicc.fitting import MaiccModule
 from maicc.lockstep import LockStepTeam
-from maicc.types import Spec
+from maicc.types import Spec, UserError
+
+GREEDY = 0.1  # of the episodes, at the end, in which no method samples
 
 
 class BaselineTeam(LockStepTeam):
@@ -38,6 +40,14 @@ class BaselineTeam(LockStepTeam):
         self.module, self.episodes = module, episodes
         self.net = module.net.to(self.device).eval()
 
+    def _begin(self) -> None:
+        pass
+
+    def _sampling(self) -> float:
+        last = max(round(GREEDY * self.episodes), 1)
+        explores = self.module.explores and self.module.baseline.explore == "sample"
+        return float(explores and self.episode < self.episodes - last)
+
 
 class BaselineModule(MaiccModule):
     """Trains a rival's network `net`.
@@ -51,6 +61,8 @@ class BaselineModule(MaiccModule):
 
     config_type = DecisionConfig
     team_type: ClassVar[type[BaselineTeam]]
+    data_type: ClassVar[type[L.LightningDataModule]] = ChainData
+    explores: ClassVar[bool] = True  # whether it samples actions to find out
 
     def __init__(
         self,
@@ -77,21 +89,32 @@ class BaselineModule(MaiccModule):
         checkpoint["maicc"]["baseline"] = asdict(self.baseline)
 
     @classmethod
-    def chain_length(cls, baseline: BaselineConfig) -> int:
-        """Episodes of a chain."""
+    def drawn(cls, baseline: BaselineConfig) -> int:
+        """Episodes of a chain in a batch."""
         return baseline.episodes
 
     @classmethod
     def supervised(cls, baseline: BaselineConfig) -> int:
-        """Episodes of a chain whose actions are learned."""
-        return cls.chain_length(baseline)
+        """How many of them have their actions learned."""
+        return baseline.episodes
 
     @classmethod
     def data(cls, config: RunConfig, files: ModelFiles) -> L.LightningDataModule:
         """Batches with as many supervised trajectories as the decision model's have."""
-        episodes, learned = cls.chain_length(config.baseline), cls.supervised(config.baseline)
-        chains = max(config.decision.batch_size // learned, 1)
-        return ChainData(config.family, str(files.episodes), episodes, chains, config.seed)
+        chains = max(config.decision.batch_size // cls.supervised(config.baseline), 1)
+        drawn = cls.drawn(config.baseline)
+        return ChainData(config.family, str(files.episodes), drawn, chains, config.seed)
+
+    def on_fit_start(self) -> None:
+        """Refuses batches of another kind."""
+        data, drawn = self.trainer.datamodule, self.drawn(self.baseline)
+        if not isinstance(data, self.data_type):
+            raise UserError(f"{type(self).__name__} is trained on {self.data_type.__name__}")
+        if isinstance(data, ChainData) and data.episodes != drawn:
+            raise UserError(
+                f"the data module draws chains of {data.episodes} episodes, the model takes "
+                f"{drawn}; set data.init_args.episodes={drawn}"
+            )
 
     def team(
         self,

@@ -27,6 +27,13 @@ class ChainBatch(NamedTuple):
     expert: Tensor  # (B, E, T) int64, what the best behaviour policy would have done; -1 unknown
 
 
+def reordered(chain: Trajectories, by: Tensor) -> Trajectories:
+    """The episodes of each chain (B, E, T, ...), in the order of `by` (B, E), ascending."""
+    order = by.argsort(dim=1, stable=True)
+    row = torch.arange(len(order), device=order.device)[:, None]
+    return Trajectories(*(part[row, order] for part in chain))
+
+
 class ChainData(L.LightningDataModule):
     """Chains of episodes, each of a task drawn at random.
 
@@ -67,10 +74,9 @@ class ChainData(L.LightningDataModule):
         self.expert = torch.from_numpy(expert.astype(np.int64))
         task = stored.task[found.episode]
         self.groups = [  # by task, then by agent
-            [np.flatnonzero((task == t) & (found.agent == a)) for a in np.unique(found.agent)]
-            for t in np.unique(task)
+            [mine[found.agent[mine] == a] for a in np.unique(found.agent[mine])]
+            for mine in (np.flatnonzero(task == t) for t in np.unique(task))
         ]
-        self.groups = [[mine for mine in agents if len(mine)] for agents in self.groups]
 
     def batches(self, step: int) -> Iterator[ChainBatch]:
         while True:

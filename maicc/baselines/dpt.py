@@ -1,9 +1,9 @@
 """DPT, the decision-pretrained transformer (Lee et al. 2023): the expert's action, given a dataset.
 
 A query observation and a set of transitions of the same task, in no order, one token each, give
-the action of the best behaviour policy. At test time the set is drawn from the agent's own
-episodes and grows with them up to the size that was trained; actions are sampled, and greedy in the
-last tenth of the episodes.
+the action of the best behaviour policy. At test time the set has the steps of the agent's own
+episodes and grows with them, up to as many of the latest as were trained; actions are sampled, and
+greedy in the last tenth of the episodes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from maicc.encoders import ActionHead
 from maicc.tokens import TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer
 from maicc.types import Spec, Trajectories, UserError
-
-_GREEDY = 0.1  # of the episodes, at the end
 
 
 class Transitions(NamedTuple):
@@ -92,29 +90,12 @@ class DPTTeam(BaselineTeam):
     """Agents that hold a set of their own transitions against what they observe."""
 
     def _begin(self) -> None:
-        chosen = self._draw()
+        count, most = int(self.online.count[0]), self.module.baseline.set_episodes
+        latest = slice(max(count - most, 0), count)
+        lived = Trajectories(*(part[:, latest] for part in self.online.trajectories))
+        context = transitions(self._tensors(lived))
         with torch.no_grad():
-            self._past, self._there = self.net.encode(chosen), chosen.there
-
-    def _draw(self) -> Transitions:
-        """A set of each row's own transitions."""
-        count = int(self.online.count[0])
-        lived = Trajectories(*(part[:, :count] for part in self.online.trajectories))
-        every = transitions(self._tensors(lived))
-        rank = np.stack(
-            [
-                np.random.default_rng([self.seeds[r], self.agents[c], self.episode, 1]).random(
-                    every.there.shape[1]
-                )
-                for r, c in zip(self._run, self._column, strict=True)
-            ]
-        )
-        rank = np.where(every.there.cpu().numpy(), rank, 2.0)
-        most = (self.module.baseline.episodes - 1) * self.spec.max_steps
-        first = np.argsort(rank, axis=1)[:, :most]
-        at = torch.from_numpy(first).to(self.device)
-        row = torch.arange(len(at), device=self.device)[:, None]
-        return Transitions(*(part[row, at] for part in every))
+            self._past, self._there = self.net.encode(context), context.there
 
     def _logits(self, active: np.ndarray) -> np.ndarray:
         at = torch.from_numpy(active).to(self.device)
@@ -123,9 +104,6 @@ class DPTTeam(BaselineTeam):
         step = torch.full((len(active), 1), self._step, device=self.device)
         logits = self.net.decide(seen, step, past, self._there[at])[:, 0]
         return logits.double().cpu().numpy()
-
-    def _sampling(self) -> float:
-        return float(self.episode < (1 - _GREEDY) * self.episodes)
 
 
 class DPTModule(BaselineModule):
@@ -138,10 +116,15 @@ class DPTModule(BaselineModule):
         return DPTransformer(self.spec, self.network)
 
     @classmethod
+    def drawn(cls, baseline: BaselineConfig) -> int:
+        return baseline.set_episodes + 1
+
+    @classmethod
     def supervised(cls, baseline: BaselineConfig) -> int:
         return 1
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if (self.trainer.datamodule.expert < 0).all():
             raise UserError(
                 "DPT learns the best behaviour policy's actions, and this dataset has none: make "
@@ -151,8 +134,8 @@ class DPTModule(BaselineModule):
     def training_step(self, batch: ChainBatch, batch_index: int) -> Tensor:
         context = transitions(Trajectories(*(part[:, :-1] for part in batch.chain)))
         query = Trajectories(*(part[:, -1] for part in batch.chain))
-        # sets of every size: which transitions there are depends on the step alone
-        chance = torch.Generator().manual_seed(1_000_003 * self.global_rank + self.global_step)
+        # sets of every size
+        chance = torch.Generator().manual_seed(self.step_seed())
         B, C = context.there.shape
         share = torch.rand(B, 1, generator=chance)
         kept = torch.rand(B, C, generator=chance) < share

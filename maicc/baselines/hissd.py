@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import DecisionConfig, RunConfig
-from maicc.dataset import EpisodeFile
 from maicc.encoders import FlatObservation, present, take_apart
 from maicc.episode_data import EpisodeData
 from maicc.files import ModelFiles
@@ -104,6 +103,10 @@ class Value(nn.Module):
 
 
 class HiSSD(nn.Module):
+    """Planner, task encoder, decoder, and the value that is needed in training only."""
+
+    training_only = ("value", "target", "foresee")
+
     def __init__(self, spec: Spec, config: DecisionConfig) -> None:
         super().__init__()
         self.spec, self.layout = spec, spec.layout
@@ -146,20 +149,19 @@ class HiSSD(nn.Module):
 
 
 class HiSSDData(EpisodeData):
-    """Batches of episodes of several tasks; arguments of `EpisodeData`."""
+    """Batches of episodes of several tasks; arguments of `EpisodeData`, but
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        self.task = torch.from_numpy(EpisodeFile(self.path).read().task)
+    Args:
+        batch_size: Trajectories per batch, in the mean over the dataset's teams.
+    """
 
     def batches(self, step: int) -> Iterator[HiSSDBatch]:
+        team = float(self.episodes.agent_mask.sum(1).float().mean())
+        size = max(round(self.batch_size / team), 2)
         while True:
             rng = np.random.default_rng([self.seed, 34, self.trainer.global_rank, step])
-            index = torch.from_numpy(rng.integers(len(self.task), size=self.batch_size))
-            batch = TeamBatch(*(part[index] for part in self.episodes))
-            if 0 < self.window < self.spec.max_steps:
-                batch = batch.window(self._starts(batch, rng), self.window)
-            yield HiSSDBatch(batch.trimmed(), self.task[index])
+            index = rng.integers(len(self.task), size=size)
+            yield HiSSDBatch(self._batch(index, rng), torch.from_numpy(self.task[index]))
             step += 1
 
 
@@ -175,26 +177,24 @@ class HiSSDTeam(BaselineTeam):
         logits = self.net.decode(seen, self._skill, self.net.of_task(seen))
         return logits.double().cpu().numpy()[active]
 
-    def _sampling(self) -> float:
-        return 0.0
-
 
 class HiSSDModule(BaselineModule):
     """HiSSD; arguments of `BaselineModule`."""
 
     kind = "hissd"
     team_type = HiSSDTeam
+    data_type = HiSSDData
+    explores = False
 
     def make_net(self) -> nn.Module:
         return HiSSD(self.spec, self.network)
 
     @classmethod
     def data(cls, config: RunConfig, files: ModelFiles) -> L.LightningDataModule:
-        data = HiSSDData(
-            config.family, str(files.episodes), 1, config.seed, config.embedding.window
-        )
-        data.batch_size = max(config.decision.batch_size // data.spec.n_agents, 2)
-        return data
+        return HiSSDData(
+            config.family, str(files.episodes), config.decision.batch_size, config.seed,
+            config.embedding.window,
+        )  # fmt: skip
 
     def training_step(self, batch: HiSSDBatch, batch_index: int) -> Tensor:
         if self.global_step % TARGET_EVERY == 0:
@@ -244,8 +244,7 @@ class HiSSDModule(BaselineModule):
         of other tasks differ."""
         size = team.agent_mask.sum(1)
         B = len(size)
-        # which step and agents depends on the training step alone
-        chance = torch.Generator().manual_seed(1_000_003 * self.global_rank + self.global_step)
+        chance = torch.Generator().manual_seed(self.step_seed())
         draw = torch.rand(B, 3, generator=chance).to(skills.device)
         step = (draw[:, 0] * team.step_mask.sum(1)).long()
         one = (draw[:, 1] * size).long()

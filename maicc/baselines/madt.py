@@ -17,9 +17,16 @@ class MADTModule(SequenceModule):
     kind = "madt"
     kinds = (RETURN_TO_GO, OBSERVATION, ACTION)
 
+    explores = False
+
     @classmethod
-    def chain_length(cls, baseline: BaselineConfig) -> int:
+    def drawn(cls, baseline: BaselineConfig) -> int:
         return 1
 
-    def sampling(self) -> float:
-        return 0.0
+    @classmethod
+    def supervised(cls, baseline: BaselineConfig) -> int:
+        return 1
+
+    @classmethod
+    def places(cls, baseline: BaselineConfig) -> int:
+        return 1

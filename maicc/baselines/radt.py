@@ -36,6 +36,7 @@ from maicc.types import Spec, Trajectories
 
 CANDIDATES = 50
 NEAR_COPY = 0.98  # more similar ones are dropped in training
+SEARCHED = 2000  # nearest among which candidates are looked for: near-copies come in hundreds
 QUERY_DROPOUT = 0.2  # of the steps that a training query averages
 _BATCH = 512
 
@@ -81,6 +82,11 @@ class RADTransformer(nn.Module):
         )
         initialise(self.cross, config.layers)
         self.retriever.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> RADTransformer:
+        super().train(mode)
+        self.retriever.eval()  # what it reads does not change
+        return self
 
     @torch.no_grad()
     def read(self, slices: Trajectories) -> Tensor:
@@ -190,8 +196,6 @@ class RADTData(L.LightningDataModule):
         self.index = empty_index(vectors.shape[1], "Flat")
         self.index.add(np.ascontiguousarray(vectors))
         self.length = mask.sum(1)
-        # pieces of one episode, which are left out of its own look-ups
-        self.own = int(np.bincount(self.episode[self.item]).max())
 
     def retrieve(self, item: np.ndarray, step: np.ndarray, kept: np.ndarray) -> np.ndarray:
         """The pieces (B,) for the prefixes of trajectories `item` that end at `step`; -1 if none.
@@ -204,11 +208,11 @@ class RADTData(L.LightningDataModule):
         kept[:, -1] |= ~kept.any(1)
         query = (self.states[item[:, None], back.clip(0)] * kept[..., None]).sum(1)
         query /= np.maximum(np.linalg.norm(query, axis=1, keepdims=True), 1e-9)
-        n = min(CANDIDATES + self.own, len(self.item))
+        n = min(SEARCHED, len(self.item))
         similarity, piece = self.index.search(np.ascontiguousarray(query, np.float32), n)
         valid = (self.episode[self.item[piece]] != self.episode[item, None]) & (piece >= 0)
-        valid &= valid.cumsum(1) <= CANDIDATES
         valid &= similarity <= NEAR_COPY
+        valid &= valid.cumsum(1) <= CANDIDATES
         same = self.task[self.item[piece]] == self.task[item, None]
         best = (minmax(similarity, valid) + same).argmax(1)
         chosen = np.take_along_axis(piece, best[:, None], 1)[:, 0]
@@ -242,9 +246,6 @@ class RADTTeam(BaselineTeam):
         width = module.network.width
         super().__init__(module, seeds, episodes, key_width=width, **options)
 
-    def _begin(self) -> None:
-        pass
-
     def _logits(self, active: np.ndarray) -> np.ndarray:
         current, window = self._current(active), self.module.baseline.window
         query = keys(states(self.net.read(current)), window)[:, -1].cpu().numpy()
@@ -277,9 +278,6 @@ class RADTTeam(BaselineTeam):
         episode, end = np.divmod(best, valid.shape[2])
         return episode, end
 
-    def _sampling(self) -> float:
-        return float(self.module.baseline.explore == "sample")
-
     def _lived(self, now: Trajectories) -> Lived:
         made = keys(states(self.net.read(self._tensors(now))), self.module.baseline.window)
         return super()._lived(now)._replace(keys=made.cpu().numpy())
@@ -290,6 +288,7 @@ class RADTModule(BaselineModule):
 
     kind = "radt"
     team_type = RADTTeam
+    data_type = RADTData
 
     def make_net(self) -> nn.Module:
         return RADTransformer(self.spec, self.network)

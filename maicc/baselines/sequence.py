@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.chains import ChainBatch
-from maicc.config import DecisionConfig
+from maicc.config import BaselineConfig, DecisionConfig
 from maicc.encoders import ActionHead
 from maicc.memory import OnlineMemory
 from maicc.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO, TokenEncoders, table
@@ -122,9 +122,6 @@ class SequenceTeam(BaselineTeam):
         logits = self.net.decide(self._current(active), past, self._place)
         return logits.double().cpu().numpy()
 
-    def _sampling(self) -> float:
-        return self.module.sampling()
-
 
 class SequenceModule(BaselineModule):
     """Trains a `SequenceTransformer` on the steps of its chains; arguments of `BaselineModule`."""
@@ -133,9 +130,13 @@ class SequenceModule(BaselineModule):
     kinds: ClassVar[tuple[int, ...]]  # of token
 
     def make_net(self) -> nn.Module:
-        return SequenceTransformer(
-            self.spec, self.network, self.kinds, self.chain_length(self.baseline)
-        )
+        places = self.places(self.baseline)
+        return SequenceTransformer(self.spec, self.network, self.kinds, places)
+
+    @classmethod
+    def places(cls, baseline: BaselineConfig) -> int:
+        """Most episodes in a row."""
+        return baseline.episodes
 
     def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
         """The chains as the model sees them, and (B, E, T) the steps whose actions it learns."""
@@ -148,10 +149,6 @@ class SequenceModule(BaselineModule):
     def contexts(self, online: OnlineMemory) -> Trajectories | None:
         """The episodes before the running one, as the model sees them: (rows, C, T, ...) arrays."""
         return None
-
-    def sampling(self) -> float:
-        """Probability of sampling an action."""
-        return float(self.baseline.explore == "sample")
 
 
 def latest(online: OnlineMemory, most: int) -> Trajectories | None:
