@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from maicc.baselines.at import ATModule
 from maicc.cli import main
+from maicc.fitting import load_module
 from tests.conftest import tiny_config
 
 TINY = [
@@ -277,6 +279,23 @@ def test_fit_is_a_lightning_cli(tiny_run, tmp_path):
     assert refused.returncode == 2
     assert "was laid out for 3 steps, not for 9" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_fit_trains_a_rival(tiny_run, tmp_path):
+    def fit(*more: str, check: bool = True):
+        return maicc(
+            "fit", "--model", "maicc.baselines.at.ATModule", "--data",
+            "maicc.baselines.chains.ChainData", "--data.init_args.family=lbf_7x7",
+            f"--data.init_args.path={tiny_run / 'episodes.h5'}", "--trainer.max_steps=2",
+            "--trainer.accelerator=cpu", "--trainer.logger=false", *more, cwd=tmp_path, check=check,
+        )  # fmt: skip
+
+    fit("--model.init_args.baseline.episodes=3", "--data.init_args.episodes=3")
+    checkpoint = next(tmp_path.rglob("*.ckpt"))
+    assert load_module(checkpoint, ATModule).baseline.episodes == 3
+    refused = fit("--data.init_args.episodes=3", check=False)
+    assert refused.returncode == 2
+    assert "set data.init_args.episodes=4" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["lbf_7x7", "lbf_9x9"])
