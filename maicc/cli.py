@@ -27,6 +27,7 @@ usage: maicc COMMAND [options]        maicc COMMAND --help tells more
   compare    MAICC and its rivals on the same frozen tasks, in one table and one figure
   bench      time every part, beside the machine's own peak
   credit     predicted against true individual rewards, where the environment knows them
+  context    is a retrieved context worth anything to the decision model?
   report     write the report of a run's folder
   tasks      list the task families, or the tasks of one
   check      does a task family keep its contract? every item with the fix
@@ -362,6 +363,21 @@ def _credit(argv: list[str]) -> None:
     print(json.dumps(credit(ModelFiles.in_folder(options.folder)), indent=1))
 
 
+def _context(argv: list[str]) -> None:
+    parser = _parser(
+        "context", "Compare the decision model's error with its contexts and with other queries'."
+    )
+    parser.add_argument("folder", type=str, help="folder of a `maicc run`")
+    options = parser.parse_args(argv)
+
+    import json
+
+    from maicc.context_value import context_value
+    from maicc.files import ModelFiles
+
+    print(json.dumps(context_value(ModelFiles.in_folder(options.folder)), indent=1))
+
+
 def _report(argv: list[str]) -> None:
     parser = _parser("report", "Write report.html from what a run left in its folder.")
     parser.add_argument("folder", type=str, help="folder of a `maicc run`")
@@ -437,6 +453,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "compare": _compare,
     "bench": _bench,
     "credit": _credit,
+    "context": _context,
     "report": _report,
     "tasks": _tasks,
     "check": _check,

@@ -31,6 +31,7 @@ ORDER = [
     "keys",
     "decision",
     "retrieval_data contexts",
+    "context_value",
     "lockstep",
     "team baselines",
     "trained",

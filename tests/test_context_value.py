@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maicc.context_value import context_value
+from maicc.files import ModelFiles
+from maicc.retrieval_data import RetrievalData
+from maicc.run import run
+from maicc.types import UserError
+from tests.conftest import tiny_config
+
+
+def test_contexts_that_are_all_alike_are_worth_nothing(tiny_run, monkeypatch):
+    files = ModelFiles.in_folder(tiny_run)
+    found = context_value(files, batches=2)
+    assert found["retrieved"] != found["of other queries"]
+    same = lambda self, item, step, rng: np.tile([0, 1, 2], (len(item), 1))  # noqa: E731
+    monkeypatch.setattr(RetrievalData, "neighbours", same)
+    found = context_value(files, batches=2)
+    assert found["retrieved"] == pytest.approx(found["of other queries"], abs=1e-4)
+
+
+def test_a_model_without_context_is_refused(tmp_path):
+    config = tiny_config()
+    config.decision.model.k = 0
+    run(config, tmp_path)
+    with pytest.raises(UserError, match="trained without context"):
+        context_value(ModelFiles.in_folder(tmp_path))
