@@ -189,9 +189,9 @@ def _retrieval(
     family: TaskFamily, path: Path, largest: int, bar: tqdm, peak: float
 ) -> Iterator[dict[str, Any]]:
     """Search among ever more keys: of all steps, and, beyond their number, between neighbours."""
-    with seeded(0):
-        net = EmbeddingModule(EpisodeFile(path).spec).net
     dataset = EpisodeFile(path)
+    with seeded(0):
+        net = EmbeddingModule(dataset.spec).net
     played = slices(dataset.read(), dataset.spec.bounds).trajectories.step_mask
     real = offline_keys(net, dataset, path.parent).vectors[played]
     real = real[distinct(real)]

@@ -169,17 +169,16 @@ def run_behaviours(dataset: Path, family: TaskFamily, tasks: Sequence[Task], out
 def write_table(work: Sequence[Unit], family: TaskFamily, out: Path) -> dict[str, Any]:
     """Gathers what is finished into benchmark.json, benchmark.md and report.html."""
     table, curves = gather(work, family, out)
-    adapting = {name: curve for name, curve in curves.items() if not name.startswith("behaviour")}
     write_json(out / "benchmark.json", table)
     write_text(out / "benchmark.md", markdown(table))
-    write_benchmark(out, table, adapting)
+    write_benchmark(out, table, curves)
     return table
 
 
 def gather(
     work: Sequence[Unit], family: TaskFamily, out: Path
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The table of what is finished, and the returns (runs, episodes) of each variant."""
+    """The table of what is finished, and the returns (runs, episodes) of all that adapts."""
     results = {
         variant: [read_json(u.result) for u in work if u.variant == variant and u.result.exists()]
         for variant in dict.fromkeys(unit.variant for unit in work)
@@ -197,4 +196,5 @@ def gather(
     specs = [known_spec(family.spec, path) for path in datasets] or [family.spec]
     # where the data tell the bounds, each seed has its own: the table is on the widest
     bounds = (min(s.return_min for s in specs), max(s.return_max for s in specs))
-    return make_table(family.name, seeds, work[0].tasks, results, bounds)
+    table, curves = make_table(family.name, seeds, work[0].tasks, results, bounds)
+    return table, {name: c for name, c in curves.items() if not name.startswith("behaviour")}

@@ -71,8 +71,7 @@ def compare(
     comparison = {"table": table, "methods": rows}
     write_json(out / "compare.json", comparison)
     write_text(out / "compare.md", comparison_markdown(comparison))
-    shown = {name: curve for name, curve in curves.items() if not name.startswith("behaviour")}
-    write_benchmark(out, table, shown, rows)
+    write_benchmark(out, table, curves, rows)
     return comparison
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 
-from maicc.collect import collect
-from maicc.config import CollectConfig
-from maicc.dataset import EpisodeFile, known_spec
-from maicc.envs import get_family
-from maicc.fitting import endless_loader
+from maicc.dataset import EpisodeFile
+from maicc.family_data import FamilyData
 from maicc.team_batch import TeamBatch, team_batch
 
 
-class EpisodeData(L.LightningDataModule):
+class EpisodeData(FamilyData):
     """Batches of episodes, each batch of one task drawn at random.
 
     Args:
@@ -39,16 +34,8 @@ class EpisodeData(L.LightningDataModule):
         window: int = 0,
         tokens: int = 0,
     ) -> None:
-        super().__init__()
-        self.family, self.path = get_family(family), Path(path)
-        self.batch_size, self.seed = batch_size, seed
-        self.window, self.tokens = window, tokens
-        self.spec = known_spec(self.family.spec, self.path)
-
-    def prepare_data(self) -> None:
-        if not self.path.exists():
-            collect(self.family, self.path, CollectConfig(), self.seed)
-        EpisodeFile(self.path).require(self.spec)
+        super().__init__(family, path, seed)
+        self.batch_size, self.window, self.tokens = batch_size, window, tokens
 
     def setup(self, stage: str) -> None:
         episodes = EpisodeFile(self.path).read()
@@ -83,6 +70,3 @@ class EpisodeData(L.LightningDataModule):
         last = (batch.step_mask.sum(1) - self.window).clamp(min=0).numpy()
         drawn = np.floor(rng.random(len(last)) * (last + self.window)) - self.window + 1
         return torch.from_numpy(drawn.clip(0, last).astype(np.int64))
-
-    def train_dataloader(self):
-        return endless_loader(self.batches, self)

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 
-from maicc.collect import collect
-from maicc.config import CollectConfig, RetrievalConfig
-from maicc.dataset import EpisodeFile, Slices, known_spec, slices
+from maicc.config import RetrievalConfig
+from maicc.dataset import EpisodeFile, Slices, slices
 from maicc.decision import DecisionBatch
 from maicc.embedding import EmbeddingModule
-from maicc.envs import get_family
-from maicc.fitting import endless_loader, load_module
+from maicc.family_data import FamilyData
+from maicc.fitting import load_module
 from maicc.keys import OfflineKeys, offline_keys
 from maicc.memory.utility import top_k, training_utility
 from maicc.types import Trajectories, UserError
@@ -34,7 +32,7 @@ def trimmed(t: Trajectories) -> Trajectories:
     return Trajectories(*(part.narrow(lead, 0, T) for part in t))
 
 
-class RetrievalData(L.LightningDataModule):
+class RetrievalData(FamilyData):
     """Batches of queries with their contexts.
 
     Args:
@@ -57,14 +55,12 @@ class RetrievalData(L.LightningDataModule):
         seed: int = 0,
         retrieval: RetrievalConfig = RetrievalConfig(),  # noqa: B008 - never changed
     ) -> None:
-        super().__init__()
-        self.family, self.path, self.embedding = get_family(family), Path(path), Path(embedding)
-        self.k, self.batch_size, self.seed, self.retrieval = k, batch_size, seed, retrieval
-        self.spec = known_spec(self.family.spec, self.path)
+        super().__init__(family, path, seed)
+        self.embedding, self.retrieval = Path(embedding), retrieval
+        self.k, self.batch_size = k, batch_size
 
     def prepare_data(self) -> None:
-        if not self.path.exists():
-            collect(self.family, self.path, CollectConfig(), self.seed)
+        super().prepare_data()
         self._keys()
 
     def _keys(self) -> OfflineKeys:
@@ -132,6 +128,3 @@ class RetrievalData(L.LightningDataModule):
         contexts = contexts._replace(step_mask=contexts.step_mask & (found >= 0).unsqueeze(-1))
         current = self.slices.take(torch.from_numpy(item))
         return DecisionBatch(trimmed(current), trimmed(contexts), torch.from_numpy(at))
-
-    def train_dataloader(self):
-        return endless_loader(self.batches, self)

@@ -118,7 +118,9 @@ def load_models(
     return TrainedRival(method, files.decision, dataset.require(spec or dataset.spec), device)
 
 
-def load_folder(folder: str | Path, spec: Spec | None = None, device: str = "auto"):
+def load_folder(
+    folder: str | Path, spec: Spec | None = None, device: str = "auto"
+) -> TrainedModels | TrainedRival:
     """What `maicc run` left in a folder, with the method and the index it was configured with."""
     path, method, index = Path(folder) / "config.json", "maicc", "Flat"
     if path.exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,15 +10,13 @@ import pytest
 import torch
 
 from maicc.adapt import play_episode
-from maicc.baselines import GIVEN, METHODS, module_of
+from maicc.baselines import METHODS, module_of
 from maicc.baselines.at import relabelled
 from maicc.baselines.base import BaselineModule
 from maicc.baselines.chains import ChainBatch, ChainData, reordered
 from maicc.baselines.dpt import DPTransformer, transitions
 from maicc.baselines.hissd import HiSSDData
-from maicc.baselines.radt import RADTData, around, ends, keys, minmax
 from maicc.collect import collect
-from maicc.compare import compare
 from maicc.config import BaselineConfig, CollectConfig, DecisionConfig
 from maicc.dataset import EpisodeFile
 from maicc.envs import batch_env, get_family
@@ -27,7 +24,7 @@ from maicc.envs.tasks import register
 from maicc.episode_data import EpisodeData
 from maicc.files import ModelFiles
 from maicc.fitting import seeded
-from maicc.run import HAVE_EMBEDDING, check, fit_decision, fit_embedding, run
+from maicc.run import HAVE_EMBEDDING, check, fit_decision, fit_embedding
 from maicc.types import ObsLayout, Trajectories, UserError
 from tests.conftest import tiny_config
 
@@ -258,77 +255,6 @@ def test_methods_that_explore_are_greedy_at_the_end(dataset):
     assert make("dpt", dataset).team([0], 3)._sampling() == 1.0
 
 
-def test_keys_of_radt_average_the_latest_states():
-    states = torch.randn(2, 6, 4)
-    made = keys(states, 3)
-    expected = torch.nn.functional.normalize(states[:, 2:5].mean(1), dim=-1)
-    assert torch.allclose(made[:, 4], expected, atol=1e-6)
-    first = torch.nn.functional.normalize(states[:, 0], dim=-1)
-    assert torch.allclose(made[:, 0], first, atol=1e-6)
-
-
-def test_pieces_by_hand():
-    played = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]], bool)
-    assert ends(played, 2).astype(int).tolist() == [[0, 1, 0, 1, 1, 0], [0, 1, 0, 1, 0, 1]]
-    assert around(np.array([3]), 8, 2).astype(int).tolist() == [[0, 0, 1, 1, 1, 1, 0, 0]]
-    valid = np.array([[True, True, False, True]])
-    scaled = minmax(np.array([[1.0, 3.0, 9.0, 2.0]]), valid)
-    assert scaled.tolist() == [[0.0, 1.0, -np.inf, 0.5]]
-
-
-@pytest.fixture(scope="module")
-def retriever(tmp_path_factory):
-    config = tiny_config(method="radt")
-    folder = tmp_path_factory.mktemp("radt")
-    run(config, folder)
-    return folder
-
-
-def test_radt_never_retrieves_its_own_episode_nor_a_near_copy(retriever, monkeypatch):
-    data = RADTData("lbf_7x7", str(retriever / "episodes.h5"), str(retriever / "embedding.ckpt"), 4)
-    data.setup("fit")
-    item = np.arange(len(data.length))
-    step = data.length - 1
-    kept = np.ones((len(item), 4), bool)
-    monkeypatch.setattr("maicc.baselines.radt.NEAR_COPY", 2.0)  # barely trained: all are near
-    piece = data.retrieve(item, step, kept)
-    assert (piece >= 0).all()
-    assert (data.episode[data.item[piece]] != data.episode[item]).all()
-    monkeypatch.setattr("maicc.baselines.radt.NEAR_COPY", -2.0)
-    assert (data.retrieve(item, step, kept) == -1).all()
-
-
-def test_radt_looks_up_the_best_of_its_own_past_and_nothing_at_first(retriever):
-    from maicc.baselines.radt import RADTModule
-    from maicc.fitting import load_module
-
-    module = load_module(retriever / "decision.ckpt", RADTModule)
-    team = module.team([0, 1], 9)
-    rows, query = np.arange(6), np.eye(16, dtype=np.float32)[:6]
-    assert (team.look_up(rows, query)[0] == -1).all()
-    play(team, 3)
-    team.online.keys[:] = 0.0
-    team.online.keys[:, 1, :, 0] = 1.0  # all alike to the first query, and equally unlike others
-    team.online.team_return[:] = [[0.1, 0.2, 0.9, *[0] * (team.online.team_return.shape[1] - 3)]]
-    episode, end = team.look_up(rows, query)
-    assert episode[0] == 1  # the only one that is like it
-    assert (episode[1:] == 2).all()  # the best of equals
-    assert team.online.trajectories.step_mask[rows, episode][rows, end].all()
-
-
-def test_radt_starts_from_its_retriever_which_stays_as_it_was(retriever):
-    from maicc.baselines.madt import MADTModule
-    from maicc.baselines.radt import RADTModule
-    from maicc.fitting import load_module
-
-    before = load_module(retriever / "embedding.ckpt", MADTModule).net.state_dict()
-    after = load_module(retriever / "decision.ckpt", RADTModule).net
-    for name, value in after.retriever.state_dict().items():
-        assert torch.equal(value, before[name])
-    moved = [(v - before[n]).abs().max() for n, v in after.decision.state_dict().items()]
-    assert 0 < max(moved) < 0.1
-
-
 def test_a_model_refuses_batches_of_another_kind(dataset):
     for method, data, message in (
         ("madt", ChainData("lbf_7x7", str(dataset)), "set data.init_args.episodes=1"),
@@ -429,22 +355,3 @@ def test_each_method_overfits_two_tasks(method, two_tasks, tmp_path, monkeypatch
     fit_decision(config, files)
     # the first steps look alike in both tasks: not all can be told from the running episode
     assert np.mean(accuracy[:3]) < 0.6 < 0.75 < np.mean(accuracy[-20:])
-
-
-def test_what_each_method_is_given_is_said():
-    assert set(GIVEN) == {"maicc", *METHODS}
-
-
-def test_compare(tmp_path):
-    methods = {"maicc": {}, "at": {"method": "at"}, "radt": {"method": "radt"}}
-    table = compare(tiny_config(), methods, seeds=2, tasks=2, out=tmp_path)
-    assert [row["method"] for row in table["methods"]] == list(methods)
-    for row in table["methods"]:
-        assert row["better_than"] in set(methods) - {row["method"]}
-        assert 0 <= row["probability"] <= 1
-        assert row["seconds_per_episode"] > 0
-        assert row["parameters"] > 1000
-    assert json.loads((tmp_path / "compare.json").read_text()) == table
-    text = (tmp_path / "compare.md").read_text()
-    assert "6 x 8 trajectories" in text
-    assert "<svg" in (tmp_path / "report.html").read_text()

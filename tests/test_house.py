@@ -24,6 +24,7 @@ ORDER = [
     "tokens team_batch",
     "factored",
     "fitting",
+    "family_data",
     "embedding",
     "episode_data",
     "credit",

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
 
-from maicc.collect import collect
-from maicc.config import CollectConfig
-from maicc.dataset import EpisodeFile, known_spec, slices
-from maicc.envs import get_family
-from maicc.fitting import endless_loader
+from maicc.dataset import EpisodeFile, slices
+from maicc.family_data import FamilyData
 from maicc.types import Trajectories
 
 
@@ -34,7 +29,7 @@ def reordered(chain: Trajectories, by: Tensor) -> Trajectories:
     return Trajectories(*(part[row, order] for part in chain))
 
 
-class ChainData(L.LightningDataModule):
+class ChainData(FamilyData):
     """Chains of episodes, each of a task drawn at random.
 
     Args:
@@ -53,15 +48,8 @@ class ChainData(L.LightningDataModule):
         batch_size: int = 24,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.family, self.path = get_family(family), Path(path)
-        self.episodes, self.batch_size, self.seed = episodes, batch_size, seed
-        self.spec = known_spec(self.family.spec, self.path)
-
-    def prepare_data(self) -> None:
-        if not self.path.exists():
-            collect(self.family, self.path, CollectConfig(), self.seed)
-        EpisodeFile(self.path).require(self.spec)
+        super().__init__(family, path, seed)
+        self.episodes, self.batch_size = episodes, batch_size
 
     def setup(self, stage: str) -> None:
         dataset = EpisodeFile(self.path)
@@ -91,6 +79,3 @@ class ChainData(L.LightningDataModule):
             chain = Trajectories(*(part[item][:, :, :T] for part in self.slices))
             yield ChainBatch(chain, self.level[item], self.expert[item][:, :, :T])
             step += 1
-
-    def train_dataloader(self):
-        return endless_loader(self.batches, self)

@@ -16,7 +16,6 @@ class MADTModule(SequenceModule):
 
     kind = "madt"
     kinds = (RETURN_TO_GO, OBSERVATION, ACTION)
-
     explores = False
 
     @classmethod

@@ -22,12 +22,12 @@ from torch.nn import functional as F
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.madt import MADTModule
-from maicc.baselines.sequence import SequenceTransformer
+from maicc.baselines.sequence import SequenceTransformer, one_episode
 from maicc.config import DecisionConfig, RunConfig
-from maicc.dataset import EpisodeFile, known_spec, slices
-from maicc.envs import get_family
+from maicc.dataset import EpisodeFile, slices
+from maicc.family_data import FamilyData
 from maicc.files import ModelFiles
-from maicc.fitting import endless_loader, load_module
+from maicc.fitting import load_module
 from maicc.lockstep import Lived
 from maicc.memory.index import empty_index
 from maicc.tokens import OBSERVATION
@@ -96,7 +96,7 @@ class RADTransformer(nn.Module):
     def forward(self, current: Trajectories, retrieved: Tensor, piece: Tensor) -> Tensor:
         """Logits (B, T, A), given what was `read` (B, T', m, D) and the steps to see (B, T')."""
         net, m = self.decision, len(self.decision.kinds)
-        x = net.tokens(_one(current)).flatten(1, 3)
+        x = net.tokens(one_episode(current)).flatten(1, 3)
         memory, seen = retrieved.flatten(1, 2), piece.repeat_interleave(m, 1)
         for block, cross in zip(net.transformer.blocks, self.cross, strict=True):
             x = cross(block(x, None, None)[0], memory, seen)
@@ -104,14 +104,9 @@ class RADTransformer(nn.Module):
         return net.head(z, current.observations, net.encoders.observation)
 
 
-def _one(slices: Trajectories) -> Trajectories:
-    """Chains of one episode."""
-    return Trajectories(*(part.unsqueeze(1) for part in slices))
-
-
 def outputs(net: SequenceTransformer, slices: Trajectories) -> Tensor:
     """Of a decision transformer on trajectories (B, T, ...): (B, T, m, D)."""
-    x = net.tokens(_one(slices)).flatten(1, 3)
+    x = net.tokens(one_episode(slices)).flatten(1, 3)
     return net.transformer(x)[0].unflatten(1, (-1, len(net.kinds)))
 
 
@@ -148,7 +143,7 @@ def minmax(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.where(valid, scaled, -np.inf)
 
 
-class RADTData(L.LightningDataModule):
+class RADTData(FamilyData):
     """Trajectories, each with the piece retrieved for one of its prefixes.
 
     Args:
@@ -169,13 +164,12 @@ class RADTData(L.LightningDataModule):
         batch_size: int = 96,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.family, self.path, self.retriever = get_family(family), Path(path), Path(retriever)
-        self.window, self.batch_size, self.seed = window, batch_size, seed
-        self.spec = known_spec(self.family.spec, self.path)
+        super().__init__(family, path, seed)
+        self.retriever, self.window, self.batch_size = Path(retriever), window, batch_size
 
     def prepare_data(self) -> None:
-        load_module(self.retriever, MADTModule, self.spec)
+        load_module(self.retriever, MADTModule, self.spec)  # before a long collection
+        super().prepare_data()
 
     def setup(self, stage: str) -> None:
         stored = EpisodeFile(self.path).read()
@@ -232,9 +226,6 @@ class RADTData(L.LightningDataModule):
             current = self.slices.take(torch.from_numpy(item))
             yield RADTBatch(current, retrieved, seen & retrieved.step_mask)
             step += 1
-
-    def train_dataloader(self):
-        return endless_loader(self.batches, self)
 
 
 class RADTTeam(BaselineTeam):

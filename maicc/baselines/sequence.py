@@ -90,8 +90,7 @@ class SequenceTransformer(nn.Module):
             past: What `encode` gave of the episodes before, or None.
             place: How many those are.
         """
-        one = Trajectories(*(part.unsqueeze(1) for part in current))
-        x = rearrange(self.tokens(one, place), "b 1 t m d -> b (t m) d")
+        x = rearrange(self.tokens(one_episode(current), place), "b 1 t m d -> b (t m) d")
         B, L = x.shape[:2]
         at = L - len(self.kinds) + self.kinds.index(OBSERVATION)
         mask = None
@@ -101,6 +100,11 @@ class SequenceTransformer(nn.Module):
         where = torch.full((B, 1), at, device=x.device)
         z = self.transformer(x, mask, past[0] if past else None, where)[0][:, 0]
         return self.head(z, current.observations[:, -1], self.encoders.observation)
+
+
+def one_episode(slices: Trajectories) -> Trajectories:
+    """Trajectories (B, T, ...) as chains of one episode each: (B, 1, T, ...)."""
+    return Trajectories(*(part.unsqueeze(1) for part in slices))
 
 
 class SequenceTeam(BaselineTeam):

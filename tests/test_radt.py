@@ -1,0 +1,78 @@
+"""RADT: pieces, keys, and what is looked up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from maicc.baselines.madt import MADTModule
+from maicc.baselines.radt import RADTData, RADTModule, around, ends, keys, minmax
+from maicc.fitting import load_module
+from maicc.run import run
+from tests.conftest import tiny_config
+from tests.test_baselines import play
+
+
+def test_keys_of_radt_average_the_latest_states():
+    states = torch.randn(2, 6, 4)
+    made = keys(states, 3)
+    expected = torch.nn.functional.normalize(states[:, 2:5].mean(1), dim=-1)
+    assert torch.allclose(made[:, 4], expected, atol=1e-6)
+    first = torch.nn.functional.normalize(states[:, 0], dim=-1)
+    assert torch.allclose(made[:, 0], first, atol=1e-6)
+
+
+def test_pieces_by_hand():
+    played = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]], bool)
+    assert ends(played, 2).astype(int).tolist() == [[0, 1, 0, 1, 1, 0], [0, 1, 0, 1, 0, 1]]
+    assert around(np.array([3]), 8, 2).astype(int).tolist() == [[0, 0, 1, 1, 1, 1, 0, 0]]
+    valid = np.array([[True, True, False, True]])
+    scaled = minmax(np.array([[1.0, 3.0, 9.0, 2.0]]), valid)
+    assert scaled.tolist() == [[0.0, 1.0, -np.inf, 0.5]]
+
+
+@pytest.fixture(scope="module")
+def retriever(tmp_path_factory):
+    config = tiny_config(method="radt")
+    folder = tmp_path_factory.mktemp("radt")
+    run(config, folder)
+    return folder
+
+
+def test_radt_never_retrieves_its_own_episode_nor_a_near_copy(retriever, monkeypatch):
+    data = RADTData("lbf_7x7", str(retriever / "episodes.h5"), str(retriever / "embedding.ckpt"), 4)
+    data.setup("fit")
+    item = np.arange(len(data.length))
+    step = data.length - 1
+    kept = np.ones((len(item), 4), bool)
+    monkeypatch.setattr("maicc.baselines.radt.NEAR_COPY", 2.0)  # barely trained: all are near
+    piece = data.retrieve(item, step, kept)
+    assert (piece >= 0).all()
+    assert (data.episode[data.item[piece]] != data.episode[item]).all()
+    monkeypatch.setattr("maicc.baselines.radt.NEAR_COPY", -2.0)
+    assert (data.retrieve(item, step, kept) == -1).all()
+
+
+def test_radt_looks_up_the_best_of_its_own_past_and_nothing_at_first(retriever):
+    module = load_module(retriever / "decision.ckpt", RADTModule)
+    team = module.team([0, 1], 9)
+    rows, query = np.arange(6), np.eye(16, dtype=np.float32)[:6]
+    assert (team.look_up(rows, query)[0] == -1).all()
+    play(team, 3)
+    team.online.keys[:] = 0.0
+    team.online.keys[:, 1, :, 0] = 1.0  # all alike to the first query, and equally unlike others
+    team.online.team_return[:] = [[0.1, 0.2, 0.9, *[0] * (team.online.team_return.shape[1] - 3)]]
+    episode, end = team.look_up(rows, query)
+    assert episode[0] == 1  # the only one that is like it
+    assert (episode[1:] == 2).all()  # the best of equals
+    assert team.online.trajectories.step_mask[rows, episode][rows, end].all()
+
+
+def test_radt_starts_from_its_retriever_which_stays_as_it_was(retriever):
+    before = load_module(retriever / "embedding.ckpt", MADTModule).net.state_dict()
+    after = load_module(retriever / "decision.ckpt", RADTModule).net
+    for name, value in after.retriever.state_dict().items():
+        assert torch.equal(value, before[name])
+    moved = [(v - before[n]).abs().max() for n, v in after.decision.state_dict().items()]
+    assert 0 < max(moved) < 0.1
