@@ -216,11 +216,15 @@ def test_an_interrupted_adaptation_goes_on_with_its_own_settings_only(tiny_run, 
     assert len(json.loads(out.read_text())["runs"][0]["returns"]) == 4
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
-def test_an_interrupted_run_equals_an_unbroken_one(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [(signal.SIGINT, "maicc"), (signal.SIGKILL, "maicc"), (signal.SIGINT, "radt")],
+    ids=["SIGINT", "SIGKILL", "radt"],
+)
+def test_an_interrupted_run_equals_an_unbroken_one(kind, method, tmp_path):
     """Interrupted once in each stage, at moments that are not chosen."""
     arguments = ["run", "lbf_7x7", *TINY, "--embedding.steps=40", "--decision.steps=40",
-                 "--adapt.episodes=30"]  # fmt: skip
+                 "--adapt.episodes=30", f"--method={method}"]  # fmt: skip
     maicc(*arguments, "--out=whole", cwd=tmp_path)
     broken = tmp_path / "broken"
     stages = [  # what shows that a stage is under way: its sign is there, its result is not
