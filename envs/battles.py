@@ -94,11 +94,17 @@ def battle_families(
             return_bounds=(0.0, return_max),
             expert=expert,
             sizes=(MOST, observation_size, layout.attack + MOST),
+            distance=_distance,
             layout=layout,
             description=f"{where}: {what}",
             **more,
         )
     return families
+
+
+def _distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
+    """By team size; another race is further than any."""
+    return abs(a["allies"] - b["allies"]) + MOST * (a["race"] != b["race"])
 
 
 def battle_tasks(races: Sequence[str], *, vary: bool) -> tuple[Tasks, Tasks]:

@@ -156,6 +156,7 @@ def _family(size: int, max_steps: int) -> TaskFamily:
         return_bounds=(0.0, 2.0),
         expert=expert,
         explorer=lambda: Explorer(size),
+        distance=lambda a, b: distance(a["food"], b["food"]),
         description=f"level-based foraging, {size}x{size} board, food at an unknown cell",
     )  # fmt: skip
 

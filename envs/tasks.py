@@ -70,6 +70,8 @@ class TaskFamily:
             where every agent is already paid the team reward.
         sizes: Most agents, longest observation and most actions of any task; found by making the
             environments of all tasks where it is not given.
+        distance: `distance(a, b)`, how unlike the tasks of two parameters are; only to tell which
+            training tasks are nearest to a held-out one, in what is reported of retrieval.
         layout: Where an observation holds whom, for models that read it by entities.
         at_once: Environments that a dataset is collected from side by side in a process, where each
             is costly; they are reset for episode after episode. Adaptation opens one for each run.
@@ -88,6 +90,7 @@ class TaskFamily:
     make_batch: Callable[[Sequence[Task]], Any] | None = None
     team_reward: TeamReward = "sum"
     sizes: tuple[int, int, int] | None = None
+    distance: Callable[[Mapping[str, Any], Mapping[str, Any]], float] | None = None
     layout: ObsLayout | None = None
     at_once: int | None = None
     description: str = field(default="", compare=False)

@@ -18,6 +18,7 @@ from maicc.dataset import EpisodeFile
 from maicc.envs import BatchEnv, TaskFamily, batch_env, get_family
 from maicc.files import ModelFiles, whole_file, write_json
 from maicc.lockstep import LockStepTeam
+from maicc.retrieved import DIAGNOSTICS, as_json, nearest_tasks
 from maicc.stats import summary
 from maicc.trained import TrainedModels, TrainedRival, load_folder
 from maicc.types import Task, UserError
@@ -64,7 +65,9 @@ def adapt(
     env = batch_env(family, tasks)
     team = models.team(seeds, config.memory, config.episodes, env.agent_mask)
     returns = np.zeros((len(tasks), config.episodes))
-    offline_share = np.zeros(config.episodes)
+    near = nearest_tasks(family, tasks, models.tasks)
+    low, high = models.spec.bounds
+    retrieval = np.full((len(DIAGNOSTICS), config.episodes), np.nan)
     plan = [models.content, asdict(config), seed, [task.to_json() for task in tasks]]
     identity = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     if kept is not None and kept.exists():
@@ -76,7 +79,7 @@ def adapt(
                 )
             team.load_state(state)
             returns[:, : team.episode] = state["returns"]
-            offline_share[: team.episode] = state["offline_share"]
+            retrieval[:, : team.episode] = state["retrieval"]
 
     finished = team.episode
 
@@ -87,7 +90,7 @@ def adapt(
             done = {
                 "identity": identity,
                 "returns": returns[:, :finished],
-                "offline_share": offline_share[:finished],
+                "retrieval": retrieval[:, :finished],
             }
             with whole_file(kept) as temporary, open(temporary, "wb") as file:
                 np.savez(file, **team.state(finished), **done)
@@ -98,7 +101,8 @@ def adapt(
             for episode in range(team.episode, config.episodes):
                 resets = [np.random.default_rng([s, 50, episode]).integers(2**31) for s in seeds]
                 returns[:, episode] = play_episode(team, env, resets)
-                offline_share[episode] = team.offline_share
+                if team.retrieved is not None:
+                    retrieval[:, episode] = team.retrieved.diagnostics(near, high - low)
                 finished = episode + 1
                 bar.update()
                 bar.set_postfix({"return": f"{returns[:, episode].mean():.2f}"}, refresh=False)
@@ -125,7 +129,7 @@ def adapt(
             for task, s, run in zip(tasks, seeds, returns, strict=True)
         ],
         "summary": {name: round(value, 6) for name, value in summary(returns).items()},
-        "offline_share": [round(float(share), 4) for share in offline_share],
+        "retrieval": as_json(retrieval),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from maicc.config import RunConfig
 from maicc.envs import get_family
 from maicc.files import read_json, write_json, write_text
 from maicc.report import write_benchmark
+from maicc.retrieved import first_and_last
 from maicc.run import HAVE_EMBEDDING
 from maicc.stats import probability_of_improvement
 from maicc.table import markdown
@@ -65,6 +66,7 @@ def compare(
                     sum(r["adapt_seconds"] for r in results) / runs_episodes, 5
                 ),
                 "parameters": results[0].get("parameters", 0),
+                "retrieval": first_and_last(results),
                 **given(with_overrides(config, methods[name])),
             }
         )
@@ -107,4 +109,25 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
             f"| {row['method']} | {chance} | {row['seconds_per_episode']:.3f} "
             f"| {row['parameters']:,} | {row['trained']} | {row['given']} |"
         )
+    lines += [
+        "",
+        "What is retrieved, in the first and in the last ten episodes: the share of look-ups that "
+        "ask the dataset; of its trajectories, the share of the training tasks nearest to the one "
+        "that is played; and of all, the return that is missing to the maximum.",
+        "",
+        "| method | asks the dataset | nearest task | return gap |",
+        "|---|---|---|---|",
+    ]
+    for row in comparison["methods"]:
+        if found := row["retrieval"]:
+            lines.append(
+                f"| {row['method']} | {_ends(found, 'offline', '.0%')} "
+                f"| {_ends(found, 'nearest_task', '.0%')} | {_ends(found, 'return_gap', '.2f')} |"
+            )
     return "\n".join(lines) + "\n"
+
+
+def _ends(found: Mapping[str, Sequence[float | None]], name: str, style: str) -> str:
+    """A diagnostic in the first and the last episodes."""
+    shown = ["none" if value is None else format(value, style) for value in found.get(name, ())]
+    return ", ".join(shown)

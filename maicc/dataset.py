@@ -70,6 +70,7 @@ class Slices(NamedTuple):
     episode: np.ndarray  # (M,) number of the episode
     agent: np.ndarray  # (M,) which of its agents
     team_size: np.ndarray  # (M,) agents in the episode
+    task: np.ndarray  # (M,) number of its task
 
 
 def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
@@ -88,7 +89,8 @@ def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
         return_to_go=return_to_go(episodes.rewards)[episode],
         step_mask=(steps < episodes.length[:, None])[episode],
     )
-    return Slices(trajectories, episode, agent, episodes.agent_mask.sum(1)[episode])
+    size = episodes.agent_mask.sum(1)
+    return Slices(trajectories, episode, agent, size[episode], episodes.task[episode])
 
 
 def write_episodes(

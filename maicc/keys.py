@@ -89,4 +89,5 @@ def offline_memory(keys: OfflineKeys, stored: Slices, spec: Spec) -> OfflineMemo
         stored.trajectories,
         normalised(stored.trajectories.return_to_go[:, 0], *scale),
         normalised(keys.individual_return * stored.team_size, *scale),
+        stored.task,
     )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from maicc.memory import OnlineMemory
+from maicc.retrieved import Retrieved
 from maicc.returns import completed, return_to_go
 from maicc.types import Spec, Trajectories, UserError
 
@@ -68,7 +69,7 @@ class LockStepTeam(ABC):
         self.online = OnlineMemory(
             len(self._run), spec.max_steps, key_width, spec.observation_size, most
         )
-        self.offline_share = 0.0  # of the last episode's look-ups
+        self.retrieved: Retrieved | None = None  # in the last episode, where a method retrieves
         self._n_draws = draws
         self._running = False  # an episode
         self._awaits_observe = False

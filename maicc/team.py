@@ -13,6 +13,7 @@ from maicc.decision import DecisionTransformer
 from maicc.embedding import Embedding, RunningPrefix
 from maicc.lockstep import Lived, LockStepTeam
 from maicc.memory import BlendedMemory, OfflineMemory, schedule
+from maicc.retrieved import Retrieved
 from maicc.returns import normalised
 from maicc.types import Spec, Trajectories, UserError
 
@@ -86,7 +87,7 @@ class Team(LockStepTeam):
         else:
             mixture = schedule.fixed(c.beta, self.episode, self.episodes, self.R)
         self._mixture = schedule.Mixture(*(self._each_agent(part) for part in mixture))
-        self._asked = np.zeros(2)
+        self.retrieved = Retrieved(self.R, int(self.memory.offline.task.max()) + 1)
 
     def _logits(self, active: np.ndarray) -> np.ndarray:
         t, k, now = self._step, self.memory.k, self._now
@@ -104,7 +105,7 @@ class Team(LockStepTeam):
         found = self.memory.retrieve(
             active, t, query.cpu().numpy()[active], ask_offline, draws[:, 1], draws[:, 5:]
         )
-        self._asked += found.offline.sum(), len(active)
+        self.retrieved.add(self._run[active], found.offline, *self.memory.origin(active, found))
         return self.cache.decide(current, active, found).double().cpu().numpy()
 
     def _sampling(self) -> np.ndarray:
@@ -124,7 +125,6 @@ class Team(LockStepTeam):
 
     def _stored(self, places: np.ndarray) -> None:
         self.cache.forget(places)
-        self.offline_share = float(self._asked[0] / max(self._asked[1], 1))
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         super().load_state(state)

@@ -32,7 +32,7 @@ class TrainedModels:
     ) -> None:
         self.device = resolve_device(device)
         dataset = EpisodeFile(files.episodes)
-        self.spec = dataset.require(spec or dataset.spec)
+        self.spec, self.tasks = dataset.require(spec or dataset.spec), dataset.tasks
         self.embedding = load_module(files.embedding, EmbeddingModule, self.spec).net
         self.decision = load_module(files.decision, DecisionModule, self.spec).net
         stored = slices(dataset.read(), self.spec.bounds)
@@ -78,6 +78,7 @@ class TrainedRival:
 
         self.device = resolve_device(device)
         self.module = load_module(file, module_of(method), spec)
+        self.spec, self.tasks = spec, ()  # it keeps none of the dataset
         self.content = f"{method} {weights_hash(self.module)}"
 
     @property

@@ -20,6 +20,7 @@ class OfflineMemory:
         trajectories: (M, T, ...).
         team_return: (M,) in [0, 1] on the family's scale.
         individual_return: (M,) predicted, times the number of agents, on the same scale.
+        task: (M,) number of the dataset's task.
     """
 
     def __init__(
@@ -28,8 +29,9 @@ class OfflineMemory:
         trajectories: Trajectories,
         team_return: np.ndarray,
         individual_return: np.ndarray,
+        task: np.ndarray,
     ) -> None:
-        self.index, self.trajectories = index, trajectories
+        self.index, self.trajectories, self.task = index, trajectories, task
         self.team_return, self.individual_return = team_return, individual_return
 
     def __len__(self) -> int:
@@ -256,6 +258,18 @@ class BlendedMemory:
         result.item[mine] = np.take_along_axis(found.item, best, 1)
         result.similarity[mine] = np.take_along_axis(found.similarity, best, 1)
         result.score[mine] = np.take_along_axis(score, best, 1)
+
+    def origin(self, rows: np.ndarray, retrieval: Retrieval) -> tuple[np.ndarray, np.ndarray]:
+        """Team return in [0, 1], NaN for an absent one, and task of the dataset, -1 for none:
+        (Q, K) each."""
+        offline, item = retrieval.offline, retrieval.item
+        team_return = np.empty(item.shape)
+        task = np.full(item.shape, -1)
+        team_return[offline] = self.offline.team_return[item[offline]]
+        task[offline] = self.offline.task[item[offline]]
+        if not offline.all():
+            team_return[~offline] = self.online.team_return[rows[~offline, None], item[~offline]]
+        return np.where(item >= 0, team_return, np.nan), np.where(item >= 0, task, -1)
 
     def contexts(self, rows: np.ndarray, retrieval: Retrieval) -> Trajectories:
         """The retrieved trajectories (Q, K, T, ...); an absent one has no step that was played."""

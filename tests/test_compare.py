@@ -20,6 +20,14 @@ def test_compare(tmp_path):
         assert 0 <= row["probability"] <= 1
         assert row["seconds_per_episode"] > 0
         assert row["parameters"] > 1000
+        assert (
+            set(row["retrieval"])
+            == {
+                "maicc": {"offline", "nearest_task", "return_gap"},
+                "at": set(),
+                "radt": {"offline", "return_gap"},
+            }[row["method"]]
+        )
     assert json.loads((tmp_path / "compare.json").read_text()) == table
     text = (tmp_path / "compare.md").read_text()
     assert "6 x 8 trajectories" in text

@@ -16,7 +16,7 @@ ORDER = [
     "types doctor",
     "files returns config stats",
     "envs",
-    "dataset",
+    "dataset retrieved",
     "behaviour",
     "collect arrays",
     "reference",

@@ -113,8 +113,9 @@ def blended():
     played = np.ones((30, T), bool)
     stored = slices(30, fill=-1.0)
     offline = OfflineMemory(
-        KeyIndex.build(vectors, played), stored, np.linspace(0, 1, 30), np.zeros(30)
-    )
+        KeyIndex.build(vectors, played), stored, np.linspace(0, 1, 30), np.zeros(30),
+        np.arange(30) // 10,
+    )  # fmt: skip
     online, _ = online_with(rng)
     return BlendedMemory(offline, online, 2, 10, 1.0, "paper")
 
@@ -131,6 +132,11 @@ def test_each_query_is_answered_by_the_memory_it_asked(blended):
     found, _ = ask(blended, [True, False])
     assert found.offline.tolist() == [True, False]
     contexts = blended.contexts(np.arange(2), found)
+    team_return, task = blended.origin(np.arange(2), found)
+    assert np.allclose(team_return[0], found.item[0] / 29)
+    assert task[0].tolist() == (found.item[0] // 10).tolist()
+    assert np.allclose(team_return[1], found.item[1] / 10)
+    assert task[1].tolist() == [-1, -1]
     assert (contexts.observations[0] == -1).all()
     assert (contexts.observations[1, :, 0, 0] == found.item[1]).all()
 

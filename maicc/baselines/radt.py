@@ -30,6 +30,7 @@ from maicc.files import ModelFiles
 from maicc.fitting import load_module
 from maicc.lockstep import Lived
 from maicc.memory.index import empty_index
+from maicc.retrieved import Retrieved
 from maicc.tokens import OBSERVATION
 from maicc.transformer import attend, initialise
 from maicc.types import Spec, Trajectories
@@ -172,10 +173,9 @@ class RADTData(FamilyData):
         super().prepare_data()
 
     def setup(self, stage: str) -> None:
-        stored = EpisodeFile(self.path).read()
-        found = slices(stored, self.spec.bounds)
+        found = slices(EpisodeFile(self.path).read(), self.spec.bounds)
         self.slices = Trajectories(*(torch.from_numpy(part) for part in found.trajectories))
-        self.episode, self.task = found.episode, stored.task[found.episode]
+        self.episode, self.task = found.episode, found.task
         net = load_module(self.retriever, MADTModule, self.spec).net
         with torch.no_grad():
             self.states = torch.cat(
@@ -237,10 +237,14 @@ class RADTTeam(BaselineTeam):
         width = module.network.width
         super().__init__(module, seeds, episodes, key_width=width, **options)
 
+    def _begin(self) -> None:
+        self.retrieved = Retrieved(self.R, 0)
+
     def _logits(self, active: np.ndarray) -> np.ndarray:
         current, window = self._current(active), self.module.baseline.window
         query = keys(states(self.net.read(current)), window)[:, -1].cpu().numpy()
         episode, end = self.look_up(active, query)
+        self._count(active, episode)
         retrieved = self._now.take(active)
         piece = np.zeros_like(retrieved.step_mask)  # none in the first episode
         if self.episode:
@@ -249,6 +253,12 @@ class RADTTeam(BaselineTeam):
         read = self.net.read(self._tensors(retrieved))
         logits = self.net(current, read, self._tensor(piece))[:, -1]
         return logits.double().cpu().numpy()
+
+    def _count(self, rows: np.ndarray, episode: np.ndarray) -> None:
+        run, returns = self._run[rows], np.full((len(rows), 1), np.nan)
+        if self.episode:
+            returns[:, 0] = self.online.team_return[rows, episode]
+        self.retrieved.add(run, np.zeros(len(rows)), returns, np.full(returns.shape, -1))
 
     def look_up(self, rows: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Own episode (Q,) and end (Q,) of the piece for each query (Q, D); episode -1 if none."""

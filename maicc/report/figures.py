@@ -59,6 +59,20 @@ def adaptation_curve(groups: Mapping[str, np.ndarray], return_max: float) -> str
         return _svg(figure)
 
 
+def share_curves(shares: Mapping[str, Sequence[float | None]]) -> str:
+    """Shares of retrieval per episode; None where there was nothing to share."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.5, 2.4))
+        for i, (name, values) in enumerate(shares.items()):
+            x = np.arange(1, len(values) + 1)
+            axes.plot(x, np.array(values, float), color=COLOURS[i], label=name, linewidth=1.5)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("adaptation episode")
+        axes.set_ylabel("share")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        return _svg(figure)
+
+
 def return_histogram(
     returns: np.ndarray, behaviour: np.ndarray, behaviours: Sequence[Behaviour]
 ) -> str:

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, Template
 
 from maicc.dataset import EpisodeFile
 from maicc.files import read_json, write_text
-from maicc.report.figures import adaptation_curve, key_map, return_histogram
+from maicc.report.figures import adaptation_curve, key_map, return_histogram, share_curves
 from maicc.types import EpisodeBatch, UserError
 
 _POINTS = 1500  # keys in the map
@@ -48,6 +48,26 @@ def write_report(folder: Path) -> Path:
                 "figure": adaptation_curve(curves, dataset.spec.return_max),
             }
         )
+        shares = results.get("held-out tasks", {}).get("retrieval")
+        if shares:
+            sections.append(
+                {
+                    "title": "Retrieval",
+                    "text": "On held-out tasks: look-ups that ask the dataset instead of the "
+                    "agent's own past, and, of the dataset's trajectories, those of the training "
+                    "tasks nearest to the one that is played.",
+                    "figure": share_curves(
+                        {
+                            name: shares[key]
+                            for name, key in (
+                                ("asks the dataset", "offline"),
+                                ("nearest training task", "nearest_task"),
+                            )
+                            if key in shares
+                        }
+                    ),
+                }
+            )
     if dataset.path.exists():
         episodes = dataset.read()
         returns = episodes.rewards.sum(1)
