@@ -63,7 +63,7 @@ def adapt(
         raise UserError("adapt.episodes and adapt.runs must be at least 1")
     seeds = [seed * 1000 + i for i in range(len(tasks))]
     env = batch_env(family, tasks)
-    team = models.team(seeds, config.memory, config.episodes, env.agent_mask)
+    team = models.team(seeds, config.memory, config.episodes, env.agent_mask, config.explore)
     returns = np.zeros((len(tasks), config.episodes))
     near = nearest_tasks(family, tasks, models.tasks)
     low, high = models.spec.bounds

@@ -225,12 +225,15 @@ class AdaptConfig:
         runs: Runs on held-out tasks, in lock step; tasks repeat when there are fewer.
         training_runs: Runs on training tasks, for comparison; kept in a file of their own.
         memory: What is remembered and looked up.
+        explore: AT, AD, RADT, DPT: `sample` actions up to the last tenth of the episodes, or take
+            the best in all (`greedy`).
     """
 
     episodes: int = 100
     runs: int = 16
     training_runs: int = 9
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    explore: Literal["sample", "greedy"] = "sample"
 
 
 @dataclass
@@ -241,15 +244,12 @@ class BaselineConfig:
         episodes: AT, AD: episodes in a row, the running one included.
         set_episodes: DPT: episodes whose steps make up a set.
         supervise: AT: loss on `all` episodes in a row, or on the `last`.
-        explore: AT, AD, RADT, DPT: `sample` actions at test time, up to the last tenth of the
-            episodes, or take the best in all (`greedy`).
         window: RADT: steps of a piece of a trajectory, and of what followed it.
     """
 
     episodes: int = 4
     set_episodes: int = 8
     supervise: Literal["all", "last"] = "all"
-    explore: Literal["sample", "greedy"] = "sample"
     window: int = 8
 
 

@@ -55,8 +55,9 @@ class TrainedModels:
         memory: MemoryConfig | None = None,
         episodes: int | None = None,
         agent_mask: np.ndarray | None = None,
+        explore: str = "sample",
     ) -> Team:
-        """One team per seed; arguments as those of `Team`."""
+        """One team per seed; arguments as those of `Team`. `explore` is the rivals'."""
         return Team(
             self.spec,
             self.embedding,
@@ -92,6 +93,7 @@ class TrainedRival:
         memory: MemoryConfig | None = None,
         episodes: int | None = None,
         agent_mask: np.ndarray | None = None,
+        explore: str = "sample",
     ) -> LockStepTeam:
         """One team per seed; `memory` is MAICC's and has no meaning here.
 
@@ -100,7 +102,7 @@ class TrainedRival:
         """
         if not episodes:
             raise UserError("give the number of episodes in advance: a rival may plan with it")
-        return self.module.team(seeds, episodes, agent_mask, device=self.device)
+        return self.module.team(seeds, episodes, agent_mask, explore=explore, device=self.device)
 
 
 def count(net: torch.nn.Module) -> int:

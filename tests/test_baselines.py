@@ -251,7 +251,7 @@ def test_methods_that_explore_are_greedy_at_the_end(dataset):
     explores = [1.0] * 18 + [0.0] * 2
     assert sampled["madt"] == sampled["hissd"] == [0.0] * 20
     assert all(sampled[method] == explores for method in ("at", "ad", "radt", "dpt"))
-    assert make("at", dataset, explore="greedy").team([0], 20)._sampling() == 0.0
+    assert make("at", dataset).team([0], 20, explore="greedy")._sampling() == 0.0
     assert make("dpt", dataset).team([0], 3)._sampling() == 1.0
 
 

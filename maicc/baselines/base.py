@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,14 +29,21 @@ class BaselineTeam(LockStepTeam):
         module: Trained.
         seeds: One per run.
         episodes: Planned number of adaptation episodes.
+        explore: `sample` or `greedy`, for methods that sample.
         options: The other arguments of `LockStepTeam`.
     """
 
     def __init__(
-        self, module: BaselineModule, seeds: Sequence[int], episodes: int, **options: Any
+        self,
+        module: BaselineModule,
+        seeds: Sequence[int],
+        episodes: int,
+        explore: str = "sample",
+        **options: Any,
     ) -> None:
         super().__init__(module.spec, seeds, **options)
         self.module, self.episodes = module, episodes
+        self.explores = module.explores and explore == "sample"
         self.net = module.net.to(self.device).eval()
 
     def _begin(self) -> None:
@@ -45,8 +51,7 @@ class BaselineTeam(LockStepTeam):
 
     def _sampling(self) -> float:
         last = max(round(GREEDY * self.episodes), 1)
-        explores = self.module.explores and self.module.baseline.explore == "sample"
-        return float(explores and self.episode < self.episodes - last)
+        return float(self.explores and self.episode < self.episodes - last)
 
 
 class BaselineModule(MaiccModule):
@@ -121,13 +126,11 @@ class BaselineModule(MaiccModule):
         seeds: Sequence[int],
         episodes: int,
         agent_mask: np.ndarray | None = None,
-        agents: Sequence[int] | None = None,
-        device: str | torch.device = "cpu",
+        explore: str = "sample",
+        **options: Any,
     ) -> LockStepTeam:
-        """One team per seed; arguments as those of `LockStepTeam`, and the planned episodes."""
-        return self.team_type(
-            self, seeds, episodes, agents=agents, agent_mask=agent_mask, device=device
-        )
+        """One team per seed; arguments as those of `BaselineTeam`."""
+        return self.team_type(self, seeds, episodes, explore, agent_mask=agent_mask, **options)
 
     def learn(self, logits: Tensor, actions: Tensor) -> Tensor:
         """Cross-entropy of logits (M, A) and actions (M,), shown with the share predicted right."""

@@ -232,10 +232,15 @@ class RADTTeam(BaselineTeam):
     """Agents that look up one piece of their own past at every step."""
 
     def __init__(
-        self, module: RADTModule, seeds: Sequence[int], episodes: int, **options: Any
+        self,
+        module: RADTModule,
+        seeds: Sequence[int],
+        episodes: int,
+        explore: str = "sample",
+        **options: Any,
     ) -> None:
         width = module.network.width
-        super().__init__(module, seeds, episodes, key_width=width, **options)
+        super().__init__(module, seeds, episodes, explore, key_width=width, **options)
 
     def _begin(self) -> None:
         self.retrieved = Retrieved(self.R, 0)
