@@ -119,14 +119,19 @@ def memory_needed(config: RunConfig, family: TaskFamily) -> str:
     s, adapt = family.spec, config.adapt
     count = behaviour_count(family, config.collect) * config.collect.episodes * len(family.training)
     trajectory = s.max_steps * (4 * s.observation_size + 29)  # 29: all else that is kept of a step
-    key = s.max_steps * 4 * config.embedding.model.width
+    mine = config.method == "maicc"
+    width = {"maicc": config.embedding.model.width, "radt": config.decision.model.width}
+    key = s.max_steps * 4 * width.get(config.method, 0)
     offline = count * s.n_agents * (2 * trajectory + 2 * key)  # read and sliced; kept and indexed
-    episodes = min(adapt.memory.max_episodes or adapt.episodes, adapt.episodes)
+    kept = adapt.memory.max_episodes if mine else 0
+    episodes = min(kept or adapt.episodes, adapt.episodes)
     online = max(adapt.runs, adapt.training_runs) * s.n_agents * episodes * (trajectory + key)
+    bounds = "adapt.runs, adapt.memory.max_episodes" if mine else "adapt.runs, adapt.episodes"
+    cache = f", {adapt.memory.cache_gib:g} GiB of cache" if mine else ""
     return (
         f"memory: up to {offline / 2**30:.1f} GiB for the dataset and its keys (collect.episodes, "
         f"decision.retrieval.index), {online / 2**30:.1f} GiB for what the teams live through "
-        f"(adapt.runs, adapt.memory.max_episodes), {adapt.memory.cache_gib:g} GiB of cache"
+        f"({bounds}){cache}"
     )
 
 
