@@ -167,7 +167,7 @@ def run_behaviours(dataset: Path, family: TaskFamily, tasks: Sequence[Task], out
 
 
 def write_table(work: Sequence[Unit], family: TaskFamily, out: Path) -> dict[str, Any]:
-    """Gathers what is finished into benchmark.json, benchmark.md and report.html."""
+    """Gathers what is finished into benchmark.json, benchmark.md, curves.svg and report.html."""
     table, curves = gather(work, family, out)
     write_json(out / "benchmark.json", table)
     write_text(out / "benchmark.md", markdown(table))

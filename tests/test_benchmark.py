@@ -52,6 +52,7 @@ def test_all_units_play_the_same_tasks(finished):
     assert [r["variant"] for r in table["rows"]] == [*VARIANTS, "scripted explorer"]
     assert all(row["runs"] == 4 for row in table["rows"])
     assert "<svg" in (out / "report.html").read_text()
+    assert (out / "curves.svg").read_text() in (out / "report.html").read_text()
     assert (out / "benchmark.md").read_text() == markdown(table)
 
 

@@ -113,10 +113,10 @@ def write_benchmark(
     methods: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Writes the page of a benchmark: its curves, (runs, episodes) by variant, its table, and of a
-    comparison what is known of the methods."""
-    page = _page("benchmark.html").render(
-        table=table, figure=adaptation_curve(curves, table["return_max"]), methods=methods
-    )
+    comparison what is known of the methods. The curves are in curves.svg as well."""
+    figure = adaptation_curve(curves, table["return_max"])
+    write_text(folder / "curves.svg", figure)
+    page = _page("benchmark.html").render(table=table, figure=figure, methods=methods)
     path = folder / "report.html"
     write_text(path, page)
     return path
