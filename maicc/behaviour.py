@@ -116,8 +116,9 @@ def _play(
             best = choose(b, now, rngs[b])
             known = expert(b, now, expert_rngs[b]) if expert else best if best_is else {}
             for i, agent in enumerate(roster):
-                episodes.expert_actions[b, t, i] = known.get(agent, -1)
                 legal = np.flatnonzero(now.action_mask[b, i])
+                label = known.get(agent, -1)
+                episodes.expert_actions[b, t, i] = label if label in legal else -1
                 act_at_random = draws[b, t, i, 0] < rate
                 choice = legal[int(draws[b, t, i, 1] * len(legal))]
                 # who has left has one legal action; whom the policy does not name acts at random

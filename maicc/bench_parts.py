@@ -90,7 +90,7 @@ def bench_teachers(name: str, episodes: int = 4) -> list[dict[str, Any]]:
     Random numbers stand in for the data; they cost the same.
     """
     family = get_family(name)
-    spec = family.spec
+    spec = replace(family.spec, return_min=0.0, return_max=1.0)  # those of random data
     team = max(int(batch_env(family, [t]).agent_mask.sum()) for t in family.training_tasks)
     forms: list[tuple[str, EmbeddingConfig, int]] = []
     for encoder in ("flat", "entities") if spec.layout else ("flat",):

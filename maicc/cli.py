@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from maicc.types import UserError
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from maicc.config import RunConfig
+
+_DEVICE = Literal["auto", "cpu", "cuda"]
 
 USAGE = """\
 maicc: teams of agents that adapt to tasks they have never seen, by looking up what they remember.
@@ -92,8 +95,10 @@ def _run(argv: list[str]) -> None:
     parser.add_argument("--out", type=str, default=None, help="folder; runs/NAME by default")
     parser.add_class_arguments(RunConfig)
     options = _options(parser, argv)
-    out = Path(options.pop("out") or f"runs/{options.family.replace(':', '.')}")
+    out, name = options.pop("out"), _name(argv, options)
     config: RunConfig = RunConfig(**parser.instantiate_classes(options).as_dict())
+    method = "" if config.method == "maicc" else f"-{config.method}"
+    out = Path(out or f"runs/{name}{method}")
 
     from maicc.run import run
 
@@ -113,6 +118,12 @@ def _options(parser: ArgumentParser, argv: list[str]) -> Namespace:
     options = parser.parse_args(argv)
     options.pop("config")
     return options
+
+
+def _name(argv: list[str], options: Namespace) -> str:
+    """What to call the folder: NAME, the name of FILE.yaml, or else the family."""
+    named = argv[0] if not argv[0].startswith("-") else options.family
+    return named.removesuffix(".yml").removesuffix(".yaml").split("/")[-1].replace(":", ".")
 
 
 def _configuration(name: str) -> list[str]:
@@ -153,6 +164,8 @@ def _collect(argv: list[str]) -> None:
     from maicc.reference import convert_reference
 
     family = get_family(options.family)
+    if options.seed < 0:
+        raise UserError(f"--seed={options.seed} must be at least 0")
     out = Path(options.out or f"runs/{family.name.replace(':', '.')}.h5")
     if out.exists():
         raise UserError(f"{out} is there already; choose another --out, or remove it")
@@ -193,25 +206,37 @@ def _fit(argv: list[str]) -> None:
 def _adapt(argv: list[str]) -> None:
     from maicc.config import AdaptConfig
 
-    parser = _parser("adapt", "Let teams of a run's models adapt to tasks, and write the result.")
+    parser = _parser(
+        "adapt",
+        "Let teams of a run's models adapt to tasks, and write the result. Episodes and memory are "
+        "the run's own where they are not given.",
+    )
     parser.add_argument("folder", type=str, help="folder of a finished `maicc run`")
     parser.add_argument("--out", type=str, required=True, help="result file, .json")
     parser.add_argument("--seed", type=int, default=0, help="every random choice follows from it")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where")
+    parser.add_argument("--device", type=_DEVICE, default="auto", help="where")
     parser.add_argument(
-        "--tasks", type=str, default="held_out", choices=["held_out", "training"], help="which"
+        "--tasks", type=Literal["held_out", "training"], default="held_out", help="which"
     )
-    parser.add_class_arguments(AdaptConfig)
-    options = parser.parse_args(argv)
-    options = parser.instantiate_classes(options)
     # one number of runs, whichever tasks they are on
-    config = AdaptConfig(options.episodes, options.runs, options.runs, options.memory)
+    parser.add_class_arguments(AdaptConfig, skip={"training_runs"})
+    options = parser.parse_args(argv)
     out, folder = Path(options.out), Path(options.folder)
     if out.exists():
         raise UserError(f"{out} is there already; choose another --out, or remove it")
 
     from maicc.adapt import adapt_folder
+    from maicc.run import check_adaptation
+    from maicc.trained import run_config
 
+    settings = run_config(folder).adapt
+    memory = {f"memory.{name}": value for name, value in asdict(settings.memory).items()}
+    parser.set_defaults({"episodes": settings.episodes, "explore": settings.explore, **memory})
+    options = parser.instantiate_classes(parser.parse_args(argv))
+    config = AdaptConfig(
+        options.episodes, options.runs, options.runs, options.memory, options.explore
+    )
+    check_adaptation(config, options.seed)
     adapt_folder(
         folder, config, options.seed, out, options.device, held_out=options.tasks == "held_out"
     )
@@ -265,10 +290,10 @@ def _variants(
     parser.add_argument("--seeds", type=int, default=5, help="models, from --seed on")
     parser.add_argument("--tasks", type=int, default=10, help="frozen tasks, shared by all units")
     parser.add_argument(
-        "--draw", type=str, default="held_out", choices=["held_out", "all"],
+        "--draw", type=Literal["held_out", "all"], default="held_out",
         help="draw held-out tasks, or among all tasks, training ones too, as the paper does",
     )  # fmt: skip
-    parser.add_argument("--episodes", type=int, default=None, help="of every variant")
+    parser.add_argument("--episodes", type=int, default=None, help="of variants that set none")
     parser.add_argument(
         "--threads",
         type=int,
@@ -298,34 +323,40 @@ def _variants(
             listed, "variants_file",
         )
     }  # fmt: skip
+    name = _name(argv, options)
     config: RunConfig = RunConfig(**parser.instantiate_classes(options).as_dict())
     if own["episodes"] is not None:
         config.adapt.episodes = own["episodes"]
-    for name in ("seeds", "tasks", "threads"):
-        if own[name] < 1:
-            raise UserError(f"--{name}={own[name]} must be at least 1")
+    for option in ("seeds", "tasks", "threads"):
+        if own[option] < 1:
+            raise UserError(f"--{option}={own[option]} must be at least 1")
     path = Path(own["variants_file"] or Path(__file__).parent / "configs" / "variants.yaml")
     if not path.exists():
         raise UserError(f"{path}: no such file")
-    known = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        known = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from None
+    if not isinstance(known, dict) or not all(isinstance(v or {}, dict) for v in known.values()):
+        raise UserError(f"{path}: expected names of variants, each with the options it sets")
     wanted = list(known) if own[listed] == "every" else own[listed].split(",")
-    for name in wanted:
-        if name not in known:
-            raise UserError(f"no variant {name!r}; {path.name} has: {', '.join(known)}")
-    own["out"] = Path(own["out"] or f"runs/{command}-{config.family.replace(':', '.')}")
-    for name in ("episodes", "variants_file", listed):
-        del own[name]
-    return config, {name: known[name] or {} for name in wanted}, own
+    for variant in wanted:
+        if variant not in known:
+            raise UserError(f"no variant {variant!r}; {path.name} has: {', '.join(known)}")
+    own["out"] = Path(own["out"] or f"runs/{command}-{name}")
+    for option in ("episodes", "variants_file", listed):
+        del own[option]
+    return config, {variant: known[variant] or {} for variant in wanted}, own
 
 
 def _bench(argv: list[str]) -> None:
     parser = _parser("bench", "Time training, keys, adaptation and retrieval; takes some minutes.")
     parser.add_argument("family", type=str, nargs="?", default="lbf_7x7", help="task family")
     parser.add_argument("--out", type=str, default="runs/bench", help="folder of the result")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where")
+    parser.add_argument("--device", type=_DEVICE, default="auto", help="where")
     parser.add_argument("--largest", type=int, default=2_700_000, help="keys in the largest index")
     parser.add_argument(
-        "--part", default="models", choices=["models", "environments", "teachers"],
+        "--part", type=Literal["models", "environments", "teachers"], default="models",
         help="time the models; the environments of families, A,B; or a step of embedding training "
         "in each of its forms",
     )  # fmt: skip
@@ -374,8 +405,11 @@ def _context(argv: list[str]) -> None:
 
     from maicc.context_value import context_value
     from maicc.files import ModelFiles
+    from maicc.trained import run_config
 
-    print(json.dumps(context_value(ModelFiles.in_folder(options.folder)), indent=1))
+    folder = options.folder
+    retrieval = run_config(folder).decision.retrieval
+    print(json.dumps(context_value(ModelFiles.in_folder(folder), retrieval), indent=1))
 
 
 def _report(argv: list[str]) -> None:

@@ -34,7 +34,8 @@ def run_units(
         address: `local`, for the cores of this machine, or the address of a Ray cluster. Its
             machines must see the benchmark's folder under the same path, and have this package and
             the task family installed.
-        threads: Cores a stage takes. With `device: cuda` it takes one GPU as well.
+        threads: Cores a stage takes. On `cuda`, which `auto` is where this machine has it, training
+            and adaptation take one GPU as well.
         on_result: Called after each finished unit.
 
     Raises:
@@ -59,6 +60,8 @@ def run_units(
 
 
 def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], object]) -> None:
+    from maicc.fitting import resolve_device
+
     def maicc_stage(unit: Unit, stage: str, after: object) -> None:
         del after  # Ray starts a stage when what it waits for is done
         run_stage(unit, stage, threads)
@@ -66,12 +69,13 @@ def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], 
     started: dict[Any, Any] = {}
     for unit in units:
         after = None
-        gpus = int(unit.config.device == "cuda")
-        task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=_RETRIES)(maicc_stage)
+        gpu = resolve_device(unit.config.device) == "cuda"
+        task = ray.remote(num_cpus=threads, max_retries=_RETRIES)(maicc_stage)
         for stage in unit.stages:
             path = unit.target(stage)
             if path not in started:
-                started[path] = task.remote(unit, stage, after)
+                gpus = int(gpu and stage != "collect")
+                started[path] = task.options(num_gpus=gpus).remote(unit, stage, after)
             after = started[path]
     results = {started[unit.result] for unit in units}
     waiting = list(started.values())

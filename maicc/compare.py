@@ -86,6 +86,8 @@ def given(config: RunConfig) -> dict[str, str]:
     elif config.method in HAVE_EMBEDDING:
         steps = f"{e.steps} + {steps}"
     told = GIVEN[config.method]
+    if config.method == "maicc" and d.model.k > 0:
+        told += "; the dataset as a memory at test time"
     if config.method == "maicc" and e.model.teacher:
         told += "; all agents' views, for the teacher"
     return {"trained": steps, "given": told}

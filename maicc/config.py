@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -238,7 +239,8 @@ class AdaptConfig:
 
 @dataclass
 class BaselineConfig:
-    """Options of the rivals. Sizes, optimiser, batch size and steps are those of `decision`.
+    """Options of the rivals. Sizes, optimiser, batch size and steps are those of `decision`;
+    RADT's retriever is trained for `embedding.steps`, HiSSD in windows of `embedding.window`.
 
     Args:
         episodes: AT, AD: episodes in a row, the running one included.
@@ -287,6 +289,18 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def from_json(kind: type, found: Mapping[str, Any]) -> Any:
+    """A configuration from its `to_json` or `identity`; what is not there has its default."""
+    hints = get_type_hints(kind)
+    return kind(
+        **{
+            name: from_json(hints[name], value) if is_dataclass(hints[name]) else value
+            for name, value in found.items()
+            if name in hints
+        }
+    )
 
 
 def check_choices(config: Any, name: str = "") -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from maicc.config import RetrievalConfig
 from maicc.decision import DecisionModule
 from maicc.files import ModelFiles
 from maicc.fitting import load_module
@@ -17,7 +18,9 @@ from maicc.types import Trajectories, UserError
 _SEED, _QUERIES = 90, 48
 
 
-def context_value(files: ModelFiles, batches: int = 20) -> dict[str, Any]:
+def context_value(
+    files: ModelFiles, retrieval: RetrievalConfig | None = None, batches: int = 20
+) -> dict[str, Any]:
     """Cross-entropy and accuracy on the dataset's actions, with the contexts that were retrieved
     for a query and with those of other queries.
 
@@ -25,6 +28,7 @@ def context_value(files: ModelFiles, batches: int = 20) -> dict[str, Any]:
     can't help then, however good it is.
 
     Args:
+        retrieval: That of the model's training.
         batches: Of 48 queries each.
 
     Raises:
@@ -35,7 +39,15 @@ def context_value(files: ModelFiles, batches: int = 20) -> dict[str, Any]:
     if k == 0:
         raise UserError(f"{files.decision}: trained without context (decision.model.k=0)")
     family = module.spec.family
-    data = RetrievalData(family, str(files.episodes), str(files.embedding), k, _QUERIES, _SEED)
+    data = RetrievalData(
+        family,
+        str(files.episodes),
+        str(files.embedding),
+        k,
+        _QUERIES,
+        _SEED,
+        retrieval or RetrievalConfig(),
+    )
     data.setup("fit")
     data.trainer = SimpleNamespace(global_rank=0)
     found: dict[str, list[tuple[float, float]]] = {"retrieved": [], "of other queries": []}

@@ -13,7 +13,7 @@ from typing import Any
 
 from maicc.behaviour import behaviour_count, best_policy
 from maicc.collect import check_family, check_settings, collect
-from maicc.config import DecisionFit, RunConfig, check_choices, check_encoder
+from maicc.config import AdaptConfig, DecisionFit, RunConfig, check_choices, check_encoder
 from maicc.envs import TaskFamily, get_family
 from maicc.files import ModelFiles, read_json, write_json
 from maicc.memory.index import empty_index
@@ -62,31 +62,24 @@ def check(config: RunConfig, family: TaskFamily) -> None:
 
         resolve_device(config.device)
     empty_index(config.embedding.model.width, config.decision.retrieval.index)
-    k, c, memory = config.decision.model.k, config.collect, config.adapt.memory
+    k, c = config.decision.model.k, config.collect
     stored = len(family.training) * c.episodes * behaviour_count(family, c)
     inf = float("inf")
-    for name, value, low, high in (
-        ("seed", config.seed, 0, inf),
+    check_adaptation(config.adapt, config.seed, k)
+    _check_ranges(
         ("collect.workers", c.workers, 0, inf),
         ("baseline.episodes", config.baseline.episodes, 2, inf),
         ("baseline.set_episodes", config.baseline.set_episodes, 1, inf),
         ("baseline.window", config.baseline.window, 1, inf),
-        ("adapt.episodes", config.adapt.episodes, 1, inf),
-        ("adapt.runs", config.adapt.runs, 1, inf),
-        ("adapt.training_runs", config.adapt.training_runs, 0, inf),
-        ("adapt.memory.alpha", memory.alpha, 0, 1),
-        ("adapt.memory.beta", memory.beta, 0, 1),
-        ("adapt.memory.margin", memory.margin, 0, inf),
-        ("adapt.memory.floor", memory.floor, 0, 1),
-        ("adapt.memory.window", memory.window, 1, inf),
-        ("adapt.memory.max_episodes", memory.max_episodes, 0, inf),
-        ("adapt.memory.cache_gib", memory.cache_gib, 0, inf),
         ("decision.retrieval.candidates", config.decision.retrieval.candidates, max(k, 1), inf),
-        ("adapt.memory.candidates", memory.candidates, max(k, 1), inf),
         ("decision.model.k", k, 0, (stored - 1) * family.spec.n_agents),
-    ):
-        if not low <= value <= high:
-            raise UserError(f"{name}={value} must be between {low:g} and {high:g}")
+        ("decision.model.label_smoothing", config.decision.model.label_smoothing, 0, 1),
+    )
+    if config.embedding.model.credit == "teacher" and not config.embedding.model.teacher:
+        raise UserError(
+            "embedding.model.credit=teacher needs a teacher; set it to local, or "
+            "embedding.model.teacher=true"
+        )
     for name in ("window", "tokens"):
         if getattr(config.embedding, name) < 0:
             raise UserError(f"embedding.{name} must be at least 0, for no limit")
@@ -110,8 +103,33 @@ def check(config: RunConfig, family: TaskFamily) -> None:
     if config.method == "dpt" and best_policy(family) is None:
         raise UserError(
             f"method=dpt learns the actions of the best behaviour policy, and {family.name} has "
-            "none: give the family an expert or policies"
+            "none: give the family an expert or policies, or leave dpt out"
         )
+
+
+def check_adaptation(config: AdaptConfig, seed: int, k: int = 0) -> None:
+    """Refuses settings of an adaptation that can't work."""
+    memory, inf = config.memory, float("inf")
+    _check_ranges(
+        ("seed", seed, 0, inf),
+        ("adapt.episodes", config.episodes, 1, inf),
+        ("adapt.runs", config.runs, 1, inf),
+        ("adapt.training_runs", config.training_runs, 0, inf),
+        ("adapt.memory.alpha", memory.alpha, 0, 1),
+        ("adapt.memory.beta", memory.beta, 0, 1),
+        ("adapt.memory.margin", memory.margin, 0, inf),
+        ("adapt.memory.floor", memory.floor, 0, 1),
+        ("adapt.memory.window", memory.window, 1, inf),
+        ("adapt.memory.max_episodes", memory.max_episodes, 0, inf),
+        ("adapt.memory.cache_gib", memory.cache_gib, 0, inf),
+        ("adapt.memory.candidates", memory.candidates, max(k, 1), inf),
+    )
+
+
+def _check_ranges(*ranges: tuple[str, float, float, float]) -> None:
+    for name, value, low, high in ranges:
+        if not low <= value <= high:
+            raise UserError(f"{name}={value} must be between {low:g} and {high:g}")
 
 
 def memory_needed(config: RunConfig, family: TaskFamily) -> str:

@@ -63,7 +63,7 @@ class Team(LockStepTeam):
         check_choices(memory, "memory")
         super().__init__(
             spec, seeds, agents=agents, agent_mask=agent_mask, device=device,
-            key_width=embedding.config.width, most=memory.max_episodes, draws=k,
+            key_width=embedding.config.width if k else 0, most=memory.max_episodes, draws=k,
         )  # fmt: skip
         self.config, self.episodes = memory, episodes
         self.embedding = embedding.to(device).eval()
@@ -91,13 +91,13 @@ class Team(LockStepTeam):
 
     def _logits(self, active: np.ndarray) -> np.ndarray:
         t, k, now = self._step, self.memory.k, self._now
-        query = self._prefix.query(
-            self._tensor(now.observations[:, t]), self._tensor(now.return_to_go[:, t])
-        )
         current = self._current(active)
         if k == 0:
             logits = self.decision.decide(current, None, None, last=True)[:, 0]
             return logits.double().cpu().numpy()
+        query = self._prefix.query(
+            self._tensor(now.observations[:, t]), self._tensor(now.return_to_go[:, t])
+        )
         # coin, ties and, for a control, which trajectories
         draws = self._draws[active, t]
         coin = self._draws[active, 0 if self.config.toss == "episode" else t, 0]
@@ -112,10 +112,14 @@ class Team(LockStepTeam):
         return self._mixture.sample
 
     def _played(self, step: Trajectories) -> None:
+        if self.memory.k == 0:
+            return
         parts = (step.actions, step.rewards, step.done, step.completed)
         self._prefix.advance(*(self._tensor(part) for part in parts))
 
     def _lived(self, now: Trajectories) -> Lived:
+        if self.memory.k == 0:
+            return super()._lived(now)
         predicted = self.embedding.keys(self._tensors(now))
         individual = predicted.individual_reward.sum(1).cpu().numpy()
         return Lived(

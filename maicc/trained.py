@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from maicc.config import MemoryConfig
+from maicc.config import MemoryConfig, RunConfig, from_json
 from maicc.dataset import EpisodeFile, slices
 from maicc.decision import DecisionModule
 from maicc.embedding import EmbeddingModule
@@ -46,8 +46,8 @@ class TrainedModels:
 
     @property
     def parameters(self) -> int:
-        """Numbers in the networks that act: the student and the decision model."""
-        return count(self.embedding) + count(self.decision)
+        """Numbers in the networks that act: the decision model and, with context, the student."""
+        return count(self.decision) + (count(self.embedding) if self.decision.config.k else 0)
 
     def team(
         self,
@@ -121,16 +121,20 @@ def load_models(
     return TrainedRival(method, files.decision, dataset.require(spec or dataset.spec), device)
 
 
+def run_config(folder: str | Path) -> RunConfig:
+    """What a run was configured with; the defaults where its parts were made one by one."""
+    path = Path(folder) / "config.json"
+    if path.exists():
+        return from_json(RunConfig, read_json(path))
+    return RunConfig(EpisodeFile(ModelFiles.in_folder(folder).episodes).spec.family)
+
+
 def load_folder(
     folder: str | Path, spec: Spec | None = None, device: str = "auto"
 ) -> TrainedModels | TrainedRival:
     """What `maicc run` left in a folder, with the method and the index it was configured with."""
-    path, method, index = Path(folder) / "config.json", "maicc", "Flat"
-    if path.exists():
-        config = read_json(path)
-        method = config.get("method", method)
-        index = config["decision"]["retrieval"]["index"]
-    return load_models(method, ModelFiles.in_folder(folder), spec, device, index)
+    config, files = run_config(folder), ModelFiles.in_folder(folder)
+    return load_models(config.method, files, spec, device, config.decision.retrieval.index)
 
 
 def load_team(
@@ -141,5 +145,12 @@ def load_team(
     episodes: int | None = None,
     device: str = "auto",
 ) -> LockStepTeam:
-    """One team of the models that `maicc run` left in `folder`, with an empty online memory."""
-    return load_folder(folder, None, device).team([seed], memory, episodes)
+    """One team of the models that `maicc run` left in `folder`, with an empty online memory.
+
+    Args:
+        memory: The run's own settings by default.
+        episodes: Planned number of adaptation episodes, for schedules and rivals that need it.
+    """
+    settings = run_config(folder).adapt
+    models = load_folder(folder, None, device)
+    return models.team([seed], memory or settings.memory, episodes, explore=settings.explore)

@@ -114,7 +114,7 @@ class Trajectories(NamedTuple):
     actions: Any  # (..., T) int64
     rewards: Any  # (..., T) float32, of the team
     done: Any  # (..., T) float32, 1 at the step that ended the episode
-    completed: Any  # (..., T) float32, 1 once the return is within 0.1 of the family's maximum
+    completed: Any  # (..., T) float32, 1 once the return is in the top 5 % of the range
     return_to_go: Any  # (..., T) float32
     step_mask: Any  # (..., T) bool, True at steps that were played
 

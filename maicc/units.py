@@ -62,7 +62,13 @@ class Unit:
     @property
     def result(self) -> Path:
         tasks = [task.to_json() for task in self.tasks]
-        name = _hash(str(self.files.decision.name), asdict(self.config.adapt), tasks)
+        adapt = asdict(self.config.adapt)
+        mine = self.config.method == "maicc"
+        for idle in ("runs", "training_runs", "explore" if mine else "memory"):
+            del adapt[idle]
+        if mine:
+            del adapt["memory"]["cache_gib"]
+        name = _hash(str(self.files.decision.name), adapt, tasks)
         return self.root / "results" / self.variant / f"seed{self.config.seed}-{name}.json"
 
 

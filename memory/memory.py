@@ -202,7 +202,7 @@ class BlendedMemory:
     ) -> Retrieval:
         """
         Where too few of an agent's own trajectories reached `step`, the offline memory is asked:
-        fewer than k, or none, since with a margin the best one is shown again.
+        fewer than k, or none where the best one is shown again: with a margin, but not at random.
 
         Args:
             rows: (Q,) the agent that asks.
@@ -213,7 +213,8 @@ class BlendedMemory:
         """
         used = int(self.online.count.max(initial=0))
         reached = self.online.trajectories.step_mask[rows, :used, step].sum(1)
-        offline = ask_offline | (reached < (self.k if self.margin == np.inf else 1))
+        repeats = self.margin < np.inf and self.score != "random"
+        offline = ask_offline | (reached < (1 if repeats else self.k))
         shape = (len(rows), self.k)
         result = Retrieval(
             np.full(shape, -1), offline, np.zeros(shape, np.float32), np.zeros(shape, np.float32)

@@ -215,10 +215,10 @@ def test_dpt_needs_an_expert(dataset):
     data.setup("fit")
     module = make("dpt", dataset)
     module.trainer = SimpleNamespace(datamodule=data)
-    module.on_fit_start()
+    module.setup("fit")
     data.expert[:] = -1
     with pytest.raises(UserError, match="this dataset has none"):
-        module.on_fit_start()
+        module.setup("fit")
     nobody = dataclasses.replace(FAMILY, expert=None)
     with pytest.raises(UserError, match="give the family an expert or policies"):
         check(tiny_config(method="dpt"), nobody)
@@ -264,7 +264,7 @@ def test_a_model_refuses_batches_of_another_kind(dataset):
         module = make(method, dataset)
         module.trainer = SimpleNamespace(datamodule=data)
         with pytest.raises(UserError, match=message):
-            module.on_fit_start()
+            module.setup("fit")
 
 
 def test_skills_of_hissd_agree_in_a_task_and_differ_between_tasks(dataset):

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
+
 from maicc import bench as module
 from maicc import bench_parts
 from maicc.config import CollectConfig, DecisionConfig, EmbeddingConfig
+from maicc.envs import get_family
 
 
 def test_every_part_is_timed(monkeypatch):
@@ -40,3 +43,10 @@ def test_environments_and_teachers(monkeypatch):
     ]  # fmt: skip
     assert rows[0]["gflop"] > rows[1]["gflop"] > 0
     assert len(bench_parts.markdown(rows).splitlines()) == 6
+
+
+def test_teachers_of_a_family_whose_bounds_the_data_tell(monkeypatch):
+    monkeypatch.setattr(module, "_SECONDS", 0.01)
+    boundless = dataclasses.replace(get_family("lbf_7x7"), return_bounds=None)
+    monkeypatch.setattr(bench_parts, "get_family", lambda name: boundless)
+    assert len(bench_parts.bench_teachers("boundless", episodes=1)) == 4

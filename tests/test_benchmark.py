@@ -98,6 +98,19 @@ def test_the_threshold_is_on_the_way_from_the_lowest_to_the_highest_return():
     assert row["regret_per_episode"] == 22.5
 
 
+def test_what_a_method_does_not_read_repeats_nothing(tmp_path):
+    def results(method, **changes):
+        config = tiny_config(method=method)
+        before = units.Unit("x", config, (), tmp_path).result
+        changed = with_overrides(config, changes)
+        return before == units.Unit("x", changed, (), tmp_path).result
+
+    assert results("maicc", **{"adapt.explore": "greedy", "adapt.memory.cache_gib": 2.0})
+    assert results("at", **{"adapt.memory.alpha": 0.5, "adapt.runs": 3})
+    assert not results("maicc", **{"adapt.memory.alpha": 0.5})
+    assert not results("at", **{"adapt.explore": "greedy"})
+
+
 def test_overrides():
     config = tiny_config()
     changed = with_overrides(config, {"decision.model.k": 5, "adapt.memory.alpha": 0})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,17 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
         (["run", "lbf_7x7", "--embedding.model.heads=7"], "must be a multiple of heads=7"),
         (["run", "lbf_7x7", "--adapt.episodes=0"], "adapt.episodes"),
         (["run", "lbf_7x7", "--seed=-1"], "seed=-1 must be between 0"),
+        (["collect", "lbf_7x7", "--seed=-1"], "seed=-1 must be at least 0"),
+        (["run", "lbf_7x7", "--decision.model.label_smoothing=1.5"], "label_smoothing=1.5"),
+        (
+            [
+                "run",
+                "lbf_7x7",
+                "--embedding.model.credit=teacher",
+                "--embedding.model.teacher=false",
+            ],
+            "credit=teacher needs a teacher",
+        ),
         (["run", "lbf_7x7", "--collect.workers=-2"], "collect.workers=-2"),
         (["run", "lbf_7x7", "--decision.model.dropout=2"], "decision.model.dropout=2"),
         (["run", "lbf_7x7", "--decision.retrieval.index=IVFX"], "index 'IVFX'"),
@@ -137,6 +149,60 @@ def test_bad_input_is_refused_in_a_line_or_two(capsys, tmp_path, monkeypatch, ar
     assert list(tmp_path.iterdir()) == []  # nothing was begun
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[a, b]", "expected names of variants"), ("a: 3", "expected names"), ("{", "is not YAML")],
+)
+def test_a_file_of_variants_that_is_none(capsys, tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    said = refused(capsys, "benchmark", "lbf_7x7", f"--variants_file={tmp_path / 'mine.yaml'}")
+    assert message in said
+
+
+def test_runs_have_folders_of_their_own(tmp_path, monkeypatch):
+    outs = []
+    monkeypatch.setattr("maicc.run.run", lambda config, out: outs.append(str(out)))
+    (tmp_path / "mine.yaml").write_text("family: lbf_9x9\n")
+    for arguments in (
+        ["lbf_9x9"],
+        ["lbf_9x9_paper"],
+        ["lbf_9x9", "--method=at"],
+        ["--tasks", "maicc.envs.lbf:lbf_9x9"],
+        [str(tmp_path / "mine.yaml")],
+        ["--family=lbf_8x8", "--config", str(tmp_path / "mine.yaml"), "--family=lbf_7x7"],
+    ):
+        main(["run", *arguments])
+    names = ["lbf_9x9", "lbf_9x9_paper", "lbf_9x9-at", "maicc.envs.lbf.lbf_9x9", "mine", "lbf_7x7"]
+    assert outs == [f"runs/{name}" for name in names]
+
+
+def test_adapt_plays_as_the_run_did_unless_told_otherwise(tiny_run, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "maicc.adapt.adapt_folder", lambda folder, config, *a, **k: seen.append(config)
+    )
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["adapt"] |= {"episodes": 7, "explore": "greedy"}
+    config["adapt"]["memory"] |= {"schedule": "decay", "alpha": 0.8}
+    (folder / "config.json").write_text(json.dumps(config))
+    main(["adapt", str(folder), f"--out={tmp_path / 'a.json'}"])
+    main(["adapt", str(folder), f"--out={tmp_path / 'a.json'}", "--explore=sample", "--runs=3",
+          "--memory.alpha=0.5"])  # fmt: skip
+    assert [(c.episodes, c.explore, c.memory.schedule, c.memory.alpha) for c in seen] == [
+        (7, "greedy", "decay", 0.8),
+        (7, "sample", "decay", 0.5),
+    ]
+    assert [c.runs for c in seen] == [16, 3]
+
+
+def test_adapt_refuses_what_cannot_work(capsys, tiny_run, tmp_path):
+    out = f"--out={tmp_path / 'a.json'}"
+    said = refused(capsys, "adapt", str(tiny_run), out, "--memory.max_episodes=-1")
+    assert "max_episodes=-1 must be between 0" in said
+
+
 def test_unknown_key_in_a_file(capsys, tmp_path):
     (tmp_path / "mine.yaml").write_text("family: lbf_7x7\ncollect: {episode: 3}\n")
     assert "episode" in refused(capsys, "run", str(tmp_path / "mine.yaml"))
@@ -157,7 +223,6 @@ def test_each_stage_alone(tiny_run, tmp_path, capsys):
             "adapt",
             str(tiny_run),
             f"--out={out}",
-            "--episodes=3",
             "--runs=2",
             "--seed=3",
             "--device=cpu",

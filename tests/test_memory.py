@@ -141,6 +141,20 @@ def test_each_query_is_answered_by_the_memory_it_asked(blended):
     assert (contexts.observations[1, :, 0, 0] == found.item[1]).all()
 
 
+def test_the_dataset_is_asked_until_there_is_enough_of_ones_own(blended):
+    rng = np.random.default_rng(0)
+    for score, margin, asked in (
+        ("paper", 0.3, False),
+        ("paper", np.inf, True),
+        ("random", 0.3, True),
+    ):
+        online, _ = online_with(rng, episodes=1)
+        memory = BlendedMemory(blended.offline, online, 2, 10, 1.0, score, margin)
+        found, _ = ask(memory, [False, False])
+        assert found.offline.tolist() == [asked, asked]
+        assert (found.item >= 0).all()
+
+
 def test_score_is_similarity_and_return(blended):
     found, queries = ask(blended, [True, True])
     memory = blended.offline

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from maicc.adapt import play_episode
+from maicc.behaviour import play
 from maicc.benchmark import benchmark
 from maicc.check import check_contract
 from maicc.credit import credit
@@ -132,6 +133,13 @@ def test_the_whole_way(family, tmp_path):
         config, {"default": {}}, seeds=2, tasks=2, out=tmp_path / "bench", behaviours=True
     )
     assert json.dumps(again) == json.dumps(table)
+
+
+def test_who_has_left_has_no_label(family):
+    careless = replace(family, expert=None, behaviours=lambda seen, mask, agent, rng: 2)
+    episodes = play(careless, careless.training_tasks[0], 0.0, [(0, 0)], "policy0")
+    assert (episodes.expert_actions[0, :STEPS, 0] == 2).all()
+    assert episodes.expert_actions[0, :, 1].tolist() == [2] * LEAVES + [-1] * (STEPS - LEAVES)
 
 
 def test_another_family_of_that_name_is_not_taken_for_this_one(family, tmp_path):

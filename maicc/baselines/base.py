@@ -110,7 +110,7 @@ class BaselineModule(MaiccModule):
         drawn = cls.drawn(config.baseline)
         return ChainData(config.family, str(files.episodes), drawn, chains, config.seed)
 
-    def on_fit_start(self) -> None:
+    def setup(self, stage: str) -> None:
         """Refuses batches of another kind."""
         data, drawn = self.trainer.datamodule, self.drawn(self.baseline)
         if not isinstance(data, self.data_type):

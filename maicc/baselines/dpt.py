@@ -123,8 +123,8 @@ class DPTModule(BaselineModule):
     def supervised(cls, baseline: BaselineConfig) -> int:
         return 1
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
         if (self.trainer.datamodule.expert < 0).all():
             raise UserError(
                 "DPT learns the best behaviour policy's actions, and this dataset has none: make "

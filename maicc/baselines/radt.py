@@ -301,6 +301,7 @@ class RADTModule(BaselineModule):
 
     def setup(self, stage: str) -> None:
         """Training starts from the transformer that retrieves."""
+        super().setup(stage)
         retriever = self.trainer.datamodule.retriever
         trained = load_module(retriever, MADTModule, self.spec).net.state_dict()
         self.net.retriever.load_state_dict(trained)
