@@ -6,6 +6,8 @@ import numpy as np
 
 from maicc.envs import TaskFamily
 
+MOVES = {1: (-1, 0), 2: (1, 0), 3: (0, -1), 4: (0, 1)}
+
 
 class Map(gym.Wrapper):
     def __init__(self, map_seed):
@@ -18,19 +20,26 @@ class Map(gym.Wrapper):
         return self.env.reset(seed=self.map_seed)
 
 
-def forage(observation, action_mask, agent, rng):
-    """To the nearest food in sight and load; at random where there is none."""
-    foods, me = observation[:6].reshape(2, 3), observation[6:8]
-    seen = foods[foods[:, 2] > 0, :2] - me
-    down, right = min(seen, key=lambda way: np.abs(way).sum(), default=(0, 0))
-    if abs(down) + abs(right) <= 1:
-        return 5 if len(seen) else int(rng.integers(1, 5))
-    along = abs(down) > abs(right) if down and right else bool(down)
-    return (1 + int(down > 0)) if along else (3 + int(right > 0))
+def expert(env, rng):
+    """All to the same food, one after the other: together they are strong enough."""
+    game = env.unwrapped
+    at = [np.array(player.position) for player in game.players]
+    food = min(np.argwhere(game.field), key=lambda cell: sum(np.abs(cell - a).sum() for a in at))
+    taken = [*map(tuple, at), *map(tuple, np.argwhere(game.field))]
+
+    def far(me, move):
+        to = me + MOVES[move]
+        free = (to >= 0).all() and (to < 8).all() and tuple(to) not in taken
+        return np.abs(food - to).sum() + rng.random() if free else np.inf
+
+    def act(me):
+        return 5 if np.abs(food - me).sum() == 1 else min(MOVES, key=lambda move: far(me, move))
+
+    return {agent: act(me) for agent, me in zip(env.possible_agents, at, strict=True)}
 
 
 foraging = TaskFamily(
-    name="foraging", make=Map, max_steps=30, behaviours=forage, return_bounds=(0.0, 1.0),
-    training=[{"map_seed": s} for s in range(12)],
+    name="foraging", make=Map, max_steps=30, expert=expert, return_bounds=(0.0, 1.0),
+    training=[{"map_seed": s} for s in range(48)],
     held_out=[{"map_seed": s} for s in range(100, 112)],
 )  # fmt: skip

@@ -14,7 +14,7 @@ from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env
 from maicc.returns import share_of_maximum
 from maicc.types import Behaviour, EpisodeBatch, Task
 
-_TRIAL_EPISODES = 16  # per task and trial
+_TRIAL_EPISODES = 144  # per trial, about; at least 2 and at most 16 of a task
 _AT_ONCE = 50  # environments side by side, unless the family says how many
 _CALIBRATION_TRIALS = 8
 
@@ -180,7 +180,7 @@ def plan_behaviours(
     best = best_policy(family) == "expert"
     if best and family.return_bounds is None:
         tried = [_trial(family, rate, seed) for rate in (0.0, 1.0)]
-        progress(2 * len(family.training) * _TRIAL_EPISODES)
+        progress(2 * len(family.training) * _each_task(family))
         family = with_bounds(family, concatenate(tried).rewards.sum(1))
     if best:
         reached = cache(lambda rate: _reached(family, rate, seed, progress))
@@ -198,11 +198,16 @@ def plan_behaviours(
     return family, planned
 
 
+def _each_task(family: TaskFamily) -> int:
+    """Episodes of each training task in a trial."""
+    return min(max(_TRIAL_EPISODES // len(family.training), 2), 16)
+
+
 def _trial(family: TaskFamily, rate: float, seed: int) -> EpisodeBatch:
     """A few episodes of each training task."""
     return concatenate(
         [
-            play(family, task, rate, [(seed, 10, i, e) for e in range(_TRIAL_EPISODES)])
+            play(family, task, rate, [(seed, 10, i, e) for e in range(_each_task(family))])
             for i, task in enumerate(family.training_tasks)
         ]
     )
@@ -211,7 +216,7 @@ def _trial(family: TaskFamily, rate: float, seed: int) -> EpisodeBatch:
 def _reached(
     family: TaskFamily, rate: float, seed: int, progress: Callable[[int], object]
 ) -> float:
-    progress(len(family.training) * _TRIAL_EPISODES)
+    progress(len(family.training) * _each_task(family))
     return share_of_maximum(_trial(family, rate, seed).rewards.sum(1), family.return_bounds)
 
 
@@ -237,5 +242,5 @@ def calibrate(reached: Callable[[float], float], level: float) -> float:
 
 def trial_episodes(family: TaskFamily, config: CollectConfig) -> int:
     """Most episodes that `plan_behaviours` plays, for a progress bar."""
-    each = len(family.training) * _TRIAL_EPISODES
+    each = len(family.training) * _each_task(family)
     return (len(config.levels) * (_CALIBRATION_TRIALS + 2) + 2) * each
