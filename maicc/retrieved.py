@@ -87,12 +87,22 @@ def as_json(diagnostics: np.ndarray) -> dict[str, list[float | None]]:
 
 
 def first_and_last(results: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
-    """Means of the first and of the last ten episodes over results of `adapt`, by diagnostic."""
+    """Means of the first and of the last ten episodes over results of `adapt`, by diagnostic.
+
+    An episode counts for the nearest tasks as much as it asks the dataset.
+    """
     means = {}
     for name in DIAGNOSTICS:
-        known = [r["retrieval"][name] for r in results if name in r.get("retrieval", {})]
+        known = [r["retrieval"] for r in results if name in r.get("retrieval", {})]
         if known:
-            rows = np.array(known, float)
-            ends = [part[~np.isnan(part)] for part in (rows[:, :10], rows[:, -10:])]
-            means[name] = [round(float(part.mean()), 4) if len(part) else None for part in ends]
+            rows = np.array([found[name] for found in known], float)
+            weight = np.ones_like(rows)
+            if name == "nearest_task":
+                weight = np.array([found["offline"] for found in known], float)
+            weight = np.where(np.isnan(rows), 0, weight)
+            ends = [
+                (np.nansum((rows * weight)[:, part]), weight[:, part].sum())
+                for part in (slice(10), slice(-10, None))
+            ]
+            means[name] = [round(float(total / of), 4) if of else None for total, of in ends]
     return means

@@ -66,3 +66,11 @@ def test_first_and_last_ten():
     assert means == {"offline": [0.4091, 0.5909], "nearest_task": [0.5, 0.5]}
     rows[1, :2] = np.nan
     assert as_json(rows)["nearest_task"][:3] == [None, None, 0.5]
+
+
+def test_an_episode_counts_for_the_nearest_tasks_as_much_as_it_asks_the_dataset():
+    rows = np.full((3, 20), np.nan)
+    rows[0] = [0.75, 0.25] + [0.0] * 18
+    rows[1, :3] = 1.0, 0.0, 1.0
+    means = first_and_last([{"retrieval": as_json(rows)}])
+    assert means["nearest_task"] == [0.75, None]

@@ -20,6 +20,7 @@ from maicc.report.figures import adaptation_curve, key_map, return_histogram, sh
 from maicc.types import EpisodeBatch, UserError
 
 _POINTS = 1500  # keys in the map
+_FEW = 0.05  # of the look-ups: too few to tell where they lead
 
 
 def write_report(folder: Path) -> Path:
@@ -50,22 +51,17 @@ def write_report(folder: Path) -> Path:
         )
         shares = results.get("held-out tasks", {}).get("retrieval")
         if shares:
+            curves = {"asks the dataset": shares["offline"]}
+            if "nearest_task" in shares:
+                pairs = zip(shares["nearest_task"], shares["offline"], strict=True)
+                curves["nearest training task"] = [x if y >= _FEW else None for x, y in pairs]
             sections.append(
                 {
                     "title": "Retrieval",
                     "text": "On held-out tasks: look-ups that ask the dataset instead of the "
                     "agent's own past, and, of the dataset's trajectories, those of the training "
-                    "tasks nearest to the one that is played.",
-                    "figure": share_curves(
-                        {
-                            name: shares[key]
-                            for name, key in (
-                                ("asks the dataset", "offline"),
-                                ("nearest training task", "nearest_task"),
-                            )
-                            if key in shares
-                        }
-                    ),
+                    f"tasks nearest to the one that is played (where at least {_FEW:.0%} ask it).",
+                    "figure": share_curves(curves),
                 }
             )
     if dataset.path.exists():
