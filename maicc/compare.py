@@ -81,13 +81,13 @@ def given(config: RunConfig) -> dict[str, str]:
     """What a method is trained on, besides observations, actions and outcomes."""
     d, e = config.decision, config.embedding
     steps = f"{d.steps} x {d.batch_size} trajectories"
+    if config.method == "maicc" and d.model.k == 0:  # the embedding has no part in it
+        return {"trained": steps, "given": "returns"}
     if config.method == "maicc":
         steps = f"{e.steps} x {e.batch_size} episodes, {steps}"
     elif config.method in HAVE_EMBEDDING:
         steps = f"{e.steps} + {steps}"
     told = GIVEN[config.method]
-    if config.method == "maicc" and d.model.k > 0:
-        told += "; the dataset as a memory at test time"
     if config.method == "maicc" and e.model.teacher:
         told += "; all agents' views, for the teacher"
     return {"trained": steps, "given": told}

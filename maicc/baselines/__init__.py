@@ -24,7 +24,7 @@ METHODS = {
 # What training tells each method besides one agent's observations, actions and outcomes; "tasks" is
 # which episodes are of one task
 GIVEN = {
-    "maicc": "returns; tasks",
+    "maicc": "returns; tasks; the dataset as a memory at test time",
     "madt": "returns",
     "at": "returns; tasks",
     "radt": "returns; tasks",
