@@ -6,16 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from maicc.options import DEVICE, folder_name, make_parser, run_options, variant_options
 from maicc.types import UserError
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
-
-    from maicc.config import RunConfig
-
-_DEVICE = Literal["auto", "cpu", "cuda"]
 
 USAGE = """\
 maicc: teams of agents that adapt to tasks they have never seen, by looking up what they remember.
@@ -68,12 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parser(command: str, what: str) -> ArgumentParser:
-    from jsonargparse import ArgumentParser
-
-    return ArgumentParser(prog=f"maicc {command}", description=what)
-
-
 def _run(argv: list[str]) -> None:
     from maicc.config import RunConfig
 
@@ -82,7 +70,7 @@ def _run(argv: list[str]) -> None:
         "maicc, a task family, or MODULE:ATTRIBUTE; FILE.yaml is a configuration of your own. "
         "Finished stages are skipped, an interrupted one goes on where it stopped."
     )
-    parser = _parser("run", what)
+    parser = make_parser("run", what)
     argv = [part for word in argv for part in _split(word)]
     if "--tasks" in argv[:-1]:  # NAME by another name
         at = argv.index("--tasks")
@@ -94,9 +82,9 @@ def _run(argv: list[str]) -> None:
     parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
     parser.add_argument("--out", type=str, default=None, help="folder; runs/NAME by default")
     parser.add_class_arguments(RunConfig)
-    options = _options(parser, argv)
-    out, name = options.pop("out"), _name(argv, options)
-    config: RunConfig = RunConfig(**parser.instantiate_classes(options).as_dict())
+    options = run_options(parser, argv)
+    out, name = options.pop("out"), folder_name(argv, options)
+    config = RunConfig(**parser.instantiate_classes(options).as_dict())
     method = "" if config.method == "maicc" else f"-{config.method}"
     out = Path(out or f"runs/{name}{method}")
 
@@ -109,41 +97,10 @@ def _split(word: str) -> list[str]:
     return ["--tasks", word.removeprefix("--tasks=")] if word.startswith("--tasks=") else [word]
 
 
-def _options(parser: ArgumentParser, argv: list[str]) -> Namespace:
-    """Parses `NAME|FILE.yaml --key value ...`."""
-    if argv and not argv[0].startswith("-"):
-        argv = [*_configuration(argv[0]), *argv[1:]]
-    elif not any(a in ("-h", "--help") or a.startswith("--config") for a in argv):
-        raise UserError(f"what to run? {parser.usage}")
-    options = parser.parse_args(argv)
-    options.pop("config")
-    return options
-
-
-def _name(argv: list[str], options: Namespace) -> str:
-    """What to call the folder: NAME, the name of FILE.yaml, or else the family."""
-    named = argv[0] if not argv[0].startswith("-") else options.family
-    return named.removesuffix(".yml").removesuffix(".yaml").split("/")[-1].replace(":", ".")
-
-
-def _configuration(name: str) -> list[str]:
-    """A file, a configuration shipped with the package, or the defaults for a task family."""
-    shipped = Path(__file__).parent / "configs" / f"{name}.yaml"
-    if name.endswith((".yaml", ".yml")):
-        if not Path(name).exists():
-            raise UserError(f"{name}: no such file")
-        return [f"--config={name}"]
-    if shipped.exists():
-        return [f"--config={shipped}"]
-    from maicc.envs import get_family
-
-    return [f"--family={get_family(name).name if ':' not in name else name}"]
-
-
 def _collect(argv: list[str]) -> None:
     from maicc.config import CollectConfig
 
-    parser = _parser("collect", "Make the dataset of a task family.")
+    parser = make_parser("collect", "Make the dataset of a task family.")
     parser.add_argument("family", type=str, help="task family; `maicc tasks` lists them")
     parser.add_argument("--out", type=str, default=None, help="file; runs/FAMILY.h5 by default")
     parser.add_argument("--seed", type=int, default=0, help="every random choice follows from it")
@@ -206,7 +163,7 @@ def _fit(argv: list[str]) -> None:
 def _adapt(argv: list[str]) -> None:
     from maicc.config import AdaptConfig
 
-    parser = _parser(
+    parser = make_parser(
         "adapt",
         "Let teams of a run's models adapt to tasks, and write the result. Episodes and memory are "
         "the run's own where they are not given.",
@@ -214,7 +171,7 @@ def _adapt(argv: list[str]) -> None:
     parser.add_argument("folder", type=str, help="folder of a finished `maicc run`")
     parser.add_argument("--out", type=str, required=True, help="result file, .json")
     parser.add_argument("--seed", type=int, default=0, help="every random choice follows from it")
-    parser.add_argument("--device", type=_DEVICE, default="auto", help="where")
+    parser.add_argument("--device", type=DEVICE, default="auto", help="where")
     parser.add_argument(
         "--tasks", type=Literal["held_out", "training"], default="held_out", help="which"
     )
@@ -243,7 +200,7 @@ def _adapt(argv: list[str]) -> None:
 
 
 def _benchmark(argv: list[str]) -> None:
-    config, variants, options = _variants(
+    config, variants, options = variant_options(
         "benchmark",
         "Train one model per seed, adapt each on the same frozen tasks in every variant, and write "
         "the table. Finished units are never repeated. NAME or FILE.yaml as in `maicc run`.",
@@ -258,7 +215,7 @@ def _benchmark(argv: list[str]) -> None:
 
 
 def _compare(argv: list[str]) -> None:
-    config, methods, options = _variants(
+    config, methods, options = variant_options(
         "compare",
         "Train and adapt methods on the same frozen tasks, seeds and steps, and write one table "
         "and one figure. Finished units are never repeated. NAME or FILE.yaml as in `maicc run`.",
@@ -272,88 +229,13 @@ def _compare(argv: list[str]) -> None:
     print(options["out"] / "report.html")
 
 
-def _variants(
-    command: str, what: str, listed: str, default: str, argv: list[str]
-) -> tuple[RunConfig, dict[str, Any], dict[str, Any]]:
-    """The configuration, variants by name, and options of a benchmark."""
-    import yaml
-
-    from maicc.config import RunConfig
-
-    parser = _parser(command, what)
-    parser.usage = (
-        f"maicc {command} NAME|FILE.yaml [--seeds N] [--tasks N] [--{listed} A,B] [--out DIR] "
-        "[--section.key value ...]"
-    )
-    parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
-    parser.add_argument("--out", type=str, default=None, help=f"folder; runs/{command}-NAME")
-    parser.add_argument("--seeds", type=int, default=5, help="models, from --seed on")
-    parser.add_argument("--tasks", type=int, default=10, help="frozen tasks, shared by all units")
-    parser.add_argument(
-        "--draw", type=Literal["held_out", "all"], default="held_out",
-        help="draw held-out tasks, or among all tasks, training ones too, as the paper does",
-    )  # fmt: skip
-    parser.add_argument("--episodes", type=int, default=None, help="of variants that set none")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=1,
-        help="cores of a unit; tables are equal to the last digit for equal numbers of threads",
-    )
-    parser.add_argument(
-        "--cluster", type=str, default=None, metavar="local|ADDRESS",
-        help="run units side by side with Ray, on this machine's cores or on a cluster whose "
-        "machines share the folder; default: one after another in this process",
-    )  # fmt: skip
-    parser.add_argument(
-        "--behaviours", type=bool, default=command == "compare",
-        help="play the dataset's behaviour policies on the tasks as well",
-    )  # fmt: skip
-    parser.add_argument(f"--{listed}", type=str, default=default, help="names, or `every`")
-    parser.add_argument(
-        "--variants_file", type=str, default=None,
-        help="YAML: variant name, then the options it sets; configs/variants.yaml by default",
-    )  # fmt: skip
-    parser.add_class_arguments(RunConfig)
-    options = _options(parser, argv)
-    own = {
-        key: options.pop(key)
-        for key in (
-            "out", "seeds", "tasks", "draw", "episodes", "threads", "cluster", "behaviours",
-            listed, "variants_file",
-        )
-    }  # fmt: skip
-    name = _name(argv, options)
-    config: RunConfig = RunConfig(**parser.instantiate_classes(options).as_dict())
-    if own["episodes"] is not None:
-        config.adapt.episodes = own["episodes"]
-    for option in ("seeds", "tasks", "threads"):
-        if own[option] < 1:
-            raise UserError(f"--{option}={own[option]} must be at least 1")
-    path = Path(own["variants_file"] or Path(__file__).parent / "configs" / "variants.yaml")
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    try:
-        known = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from None
-    if not isinstance(known, dict) or not all(isinstance(v or {}, dict) for v in known.values()):
-        raise UserError(f"{path}: expected names of variants, each with the options it sets")
-    wanted = list(known) if own[listed] == "every" else own[listed].split(",")
-    for variant in wanted:
-        if variant not in known:
-            raise UserError(f"no variant {variant!r}; {path.name} has: {', '.join(known)}")
-    own["out"] = Path(own["out"] or f"runs/{command}-{name}")
-    for option in ("episodes", "variants_file", listed):
-        del own[option]
-    return config, {variant: known[variant] or {} for variant in wanted}, own
-
-
 def _bench(argv: list[str]) -> None:
-    parser = _parser("bench", "Time training, keys, adaptation and retrieval; takes some minutes.")
+    parser = make_parser(
+        "bench", "Time training, keys, adaptation and retrieval; takes some minutes."
+    )
     parser.add_argument("family", type=str, nargs="?", default="lbf_7x7", help="task family")
     parser.add_argument("--out", type=str, default="runs/bench", help="folder of the result")
-    parser.add_argument("--device", type=_DEVICE, default="auto", help="where")
+    parser.add_argument("--device", type=DEVICE, default="auto", help="where")
     parser.add_argument("--largest", type=int, default=2_700_000, help="keys in the largest index")
     parser.add_argument(
         "--part", type=Literal["models", "environments", "teachers"], default="models",
@@ -382,7 +264,9 @@ def _bench(argv: list[str]) -> None:
 
 
 def _credit(argv: list[str]) -> None:
-    parser = _parser("credit", "Compare predicted with true individual rewards on held-out tasks.")
+    parser = make_parser(
+        "credit", "Compare predicted with true individual rewards on held-out tasks."
+    )
     parser.add_argument("folder", type=str, help="folder of a `maicc run`")
     options = parser.parse_args(argv)
 
@@ -395,7 +279,7 @@ def _credit(argv: list[str]) -> None:
 
 
 def _context(argv: list[str]) -> None:
-    parser = _parser(
+    parser = make_parser(
         "context", "Compare the decision model's error with its contexts and with other queries'."
     )
     parser.add_argument("folder", type=str, help="folder of a `maicc run`")
@@ -413,7 +297,7 @@ def _context(argv: list[str]) -> None:
 
 
 def _report(argv: list[str]) -> None:
-    parser = _parser("report", "Write report.html from what a run left in its folder.")
+    parser = make_parser("report", "Write report.html from what a run left in its folder.")
     parser.add_argument("folder", type=str, help="folder of a `maicc run`")
     options = parser.parse_args(argv)
 
@@ -423,7 +307,7 @@ def _report(argv: list[str]) -> None:
 
 
 def _tasks(argv: list[str]) -> None:
-    parser = _parser("tasks", "List the task families, or the tasks of one.")
+    parser = make_parser("tasks", "List the task families, or the tasks of one.")
     parser.add_argument("family", type=str, nargs="?", help="a family, to list its tasks")
     options = parser.parse_args(argv)
 
@@ -456,7 +340,7 @@ def _tasks(argv: list[str]) -> None:
 
 
 def _check(argv: list[str]) -> None:
-    parser = _parser(
+    parser = make_parser(
         "check", "Does a task family keep its contract? Exit code 1 where it does not."
     )
     parser.add_argument("family", type=str, help="task family, or MODULE:ATTRIBUTE")
@@ -470,7 +354,7 @@ def _check(argv: list[str]) -> None:
 
 
 def _doctor(argv: list[str]) -> None:
-    _parser("doctor", "Say what is installed and what is missing.").parse_args(argv)
+    make_parser("doctor", "Say what is installed and what is missing.").parse_args(argv)
 
     from maicc.doctor import doctor, report
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -291,16 +290,25 @@ class RunConfig:
         return asdict(self)
 
 
-def from_json(kind: type, found: Mapping[str, Any]) -> Any:
-    """A configuration from its `to_json` or `identity`; what is not there has its default."""
+def from_json(kind: type, found: Any, where: str) -> Any:
+    """A configuration from its `to_json` or `identity`; what is not there has its default.
+
+    Raises:
+        UserError: it is none; `where` it was found is named.
+    """
     hints = get_type_hints(kind)
-    return kind(
-        **{
-            name: from_json(hints[name], value) if is_dataclass(hints[name]) else value
-            for name, value in found.items()
-            if name in hints
-        }
-    )
+    try:
+        return kind(
+            **{
+                name: from_json(hints[name], value, where) if is_dataclass(hints[name]) else value
+                for name, value in found.items()
+                if name in hints
+            }
+        )
+    except (AttributeError, TypeError):
+        raise UserError(
+            f"{where}: not the configuration of a run ({found!r:.60}); remove it and make it again"
+        ) from None
 
 
 def check_choices(config: Any, name: str = "") -> None:

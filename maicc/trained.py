@@ -125,7 +125,7 @@ def run_config(folder: str | Path) -> RunConfig:
     """What a run was configured with; the defaults where its parts were made one by one."""
     path = Path(folder) / "config.json"
     if path.exists():
-        return from_json(RunConfig, read_json(path))
+        return from_json(RunConfig, read_json(path), str(path))
     return RunConfig(EpisodeFile(ModelFiles.in_folder(folder).episodes).spec.family)
 
 

@@ -197,6 +197,17 @@ def test_adapt_plays_as_the_run_did_unless_told_otherwise(tiny_run, tmp_path, mo
     assert [c.runs for c in seen] == [16, 3]
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"family": "lbf_7x7", "adapt": 3}'])
+def test_a_damaged_configuration_of_a_run(capsys, tiny_run, tmp_path, text):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    (folder / "config.json").write_text(text)
+    for command in (["adapt", f"--out={tmp_path / 'a.json'}"], ["report"], ["context"]):
+        said = refused(capsys, command[0], str(folder), *command[1:])
+        assert "config.json: not " in said
+        assert "make it again" in said
+
+
 def test_adapt_refuses_what_cannot_work(capsys, tiny_run, tmp_path):
     out = f"--out={tmp_path / 'a.json'}"
     said = refused(capsys, "adapt", str(tiny_run), out, "--memory.max_episodes=-1")

@@ -43,7 +43,7 @@ ORDER = [
     "bench_parts",
     "cluster",
     "benchmark check",
-    "compare",
+    "compare options",
     "cli",
     "__main__",
 ]

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 from jinja2 import Environment, PackageLoader, Template
 
+from maicc.config import RunConfig, from_json
 from maicc.dataset import EpisodeFile
 from maicc.files import read_json, write_text
 from maicc.report.figures import adaptation_curve, key_map, return_histogram, share_curves
@@ -31,7 +32,8 @@ def write_report(folder: Path) -> Path:
     """
     if not (folder / "config.json").exists():
         raise UserError(f"{folder}: no config.json, so this is no folder of `maicc run`")
-    config = read_json(folder / "config.json")
+    found = read_json(folder / "config.json")
+    config = from_json(RunConfig, found, str(folder / "config.json"))
     sections: list[dict[str, str]] = []
     dataset = EpisodeFile(folder / "episodes.h5")
     results = {
@@ -51,17 +53,17 @@ def write_report(folder: Path) -> Path:
         )
         shares = results.get("held-out tasks", {}).get("retrieval")
         if shares:
-            curves = {"asks the dataset": shares["offline"]}
+            shown = {"asks the dataset": shares["offline"]}
             if "nearest_task" in shares:
                 pairs = zip(shares["nearest_task"], shares["offline"], strict=True)
-                curves["nearest training task"] = [x if y >= _FEW else None for x, y in pairs]
+                shown["nearest training task"] = [x if y >= _FEW else None for x, y in pairs]
             sections.append(
                 {
                     "title": "Retrieval",
                     "text": "On held-out tasks: look-ups that ask the dataset instead of the "
                     "agent's own past, and, of the dataset's trajectories, those of the training "
                     f"tasks nearest to the one that is played (where at least {_FEW:.0%} ask it).",
-                    "figure": share_curves(curves),
+                    "figure": share_curves(shown),
                 }
             )
     if dataset.path.exists():
@@ -89,13 +91,13 @@ def write_report(folder: Path) -> Path:
             )
     stages = read_json(folder / "stages.json") if (folder / "stages.json").exists() else {}
     html = _page("run.html").render(
-        family=config["family"],
-        seed=config["seed"],
+        family=config.family,
+        seed=config.seed,
         summaries={label: result["summary"] for label, result in results.items()},
         runs={label: len(result["runs"]) for label, result in results.items()},
         sections=sections,
         stages=stages,
-        config=json.dumps(config, indent=2),
+        config=json.dumps(found, indent=2),
     )
     path = folder / "report.html"
     write_text(path, html)
