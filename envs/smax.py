@@ -16,19 +16,17 @@ import numpy as np
 
 from maicc.envs.batch import BatchStep
 from maicc.envs.battles import MAX_STEPS, MOST, Battle, battle_families, check_parameters
-from maicc.envs.smax_policies import focus_fire
+from maicc.envs.smax_policies import FEATURES, OWN, attack_nearest, focus_fire
 from maicc.types import ObsLayout, Task, UserError
 
 RACES = {"terran": (0, 1), "protoss": (2, 3), "zerg": (4, 5)}  # SMAX numbers of the basic types
 STOP = 4  # actions: 0 north, 1 east, 2 south, 3 west, 4 stop, 5 + j attack enemy j
-_FEATURES, _OWN = 13, 10
-OBSERVATION_SIZE = _FEATURES * (2 * MOST - 1) + _OWN  # allies, enemies, own features
+OBSERVATION_SIZE = FEATURES * (2 * MOST - 1) + OWN  # allies, enemies, own features
 N_ACTIONS = 5 + MOST
-_ENEMIES = _FEATURES * (MOST - 1)
 LAYOUT = ObsLayout(
-    own=(OBSERVATION_SIZE - _OWN, _OWN),
-    allies=(0, MOST - 1, _FEATURES),
-    enemies=(_ENEMIES, MOST, _FEATURES),
+    own=(OBSERVATION_SIZE - OWN, OWN),
+    allies=(0, MOST - 1, FEATURES),
+    enemies=(FEATURES * (MOST - 1), MOST, FEATURES),
     attack=5,
 )
 
@@ -262,7 +260,7 @@ class Smax(Battle):
 
 _families = battle_families(
     "smax", "battles", list(RACES), Smax, LAYOUT, OBSERVATION_SIZE, 2.0, focus_fire,
-    make_batch=SmaxBatch,
+    behaviours=attack_nearest, make_batch=SmaxBatch,
 )  # fmt: skip
 smax_protoss, smax_terran = _families["protoss"], _families["terran"]
 smax_zerg, smax_all = _families["zerg"], _families["all"]

@@ -1,4 +1,4 @@
-"""A scripted commander for SMAX, to make data with."""
+"""Scripts for SMAX, to make data with: a commander, and what SMAX's own enemies do."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from maicc.envs.battles import MOST
+
 # SMAX's numbers for its six unit types
 ATTACK = np.array([9.0, 10.0, 13.0, 8.0, 5.0, 12.0])
 RANGE = np.array([5.0, 6.0, 6.0, 2.0, 2.0, 5.0])
@@ -14,6 +16,7 @@ SPEED = np.array([3.15, 2.25, 4.13, 3.15, 4.13, 3.15])
 MAP = 32.0
 STEP_SECONDS = 0.5  # of one action: a weapon that is ready sooner fires within it
 MOVES = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [-1.0, 0.0]])
+FEATURES, OWN = 13, 10  # of a unit that is seen, and of oneself
 _STOP, _FIRST_ATTACK = 4, 5
 _CONTACT = 10.0  # nearer than this, a battle has begun
 _PATIENCE = 30  # steps to wait for the enemy
@@ -57,6 +60,25 @@ def focus_fire(game: Any, rng: np.random.Generator) -> Mapping[str, int]:
         elif not legal[row].any():
             actions[unit] = int(np.argmax(MOVES @ offset[row, near]))
     return actions
+
+
+def attack_nearest(
+    observation: np.ndarray, action_mask: np.ndarray, agent: str, rng: np.random.Generator
+) -> int:
+    """Fights as SMAX's heuristic enemies do, on what one unit sees.
+
+    Shoots the nearest enemy in range, else goes towards one that it sees, else to the middle.
+    """
+    enemies = observation[FEATURES * (MOST - 1) : -OWN].reshape(MOST, FEATURES)
+    health, offset = enemies[:, 0], enemies[:, 1:3]
+    in_range = action_mask[_FIRST_ATTACK:].astype(bool)
+    if in_range.any():
+        distance = np.where(in_range, np.linalg.norm(offset, axis=1), np.inf)
+        return _FIRST_ATTACK + int(np.argmin(distance))
+    seen = np.flatnonzero(health > 0)
+    position = observation[-OWN + 1 : -OWN + 3]  # on a map of side 1
+    towards = offset[rng.choice(seen)] if len(seen) else 0.5 - position
+    return int(np.argmax(MOVES @ towards))
 
 
 def _away(position: np.ndarray, offset: np.ndarray) -> int:

@@ -56,11 +56,11 @@ class TaskFamily:
         return_bounds: Lowest and highest possible team return; where it is not given, those of the
             dataset.
         expert: `expert(env, rng)` gives the best action known for each agent that takes part.
-        behaviours: Policies that make the dataset where there is no expert:
+        behaviours: Policies that make the dataset, beside the expert if there is one:
             `policy(observation, action_mask, agent, rng)` gives one agent's action from what that
-            agent sees, padded to the largest sizes. One, which then plays at several levels with
-            random actions mixed in, or a list from worst to best. Without any, agents act at
-            random.
+            agent sees, padded to the largest sizes. One, or a list from worst to best. An only one
+            without an expert plays at several levels with random actions mixed in. Without any,
+            agents act at random.
         explorer: `explorer()` gives one agent's scripted policy that explores on its own
             observations alone (`act(observation, action_mask, rng)` and `end_episode()`); a
             yardstick, where the family has one.

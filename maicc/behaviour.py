@@ -165,8 +165,16 @@ def with_bounds(family: TaskFamily, returns: np.ndarray) -> TaskFamily:
 
 def behaviour_count(family: TaskFamily, config: CollectConfig) -> int:
     """How many behaviours a dataset has."""
-    levels = len(config.levels) if family.expert or len(family.policies) == 1 else 0
-    return (levels or max(len(family.policies), 1)) + config.explorer
+    each = {"expert": len(config.levels)}
+    return sum(each.get(name, 1) for name in who_plays(family, explorer=config.explorer))
+
+
+def who_plays(family: TaskFamily, *, explorer: bool) -> list[str]:
+    """Policies that make a dataset, as `play` names them; only the expert plays at levels."""
+    names = [f"policy{i}" for i in range(len(family.policies))]
+    if best_policy(family) == "expert":
+        names = ["expert"] if family.expert is None else [*names, "expert"]
+    return (names or ["random"]) + ["explorer"] * explorer
 
 
 def plan_behaviours(
@@ -174,27 +182,22 @@ def plan_behaviours(
 ) -> tuple[TaskFamily, list[Behaviour]]:
     """Who plays, with `reached` still 0, and the family, with bounds where levels need them.
 
-    An expert, or an only behaviour, plays at each of the levels by acting at random at some rate;
-    several behaviours play as they are; without any, agents act at random.
+    An expert, or where there is none an only behaviour, plays at each of the levels by acting at
+    random at some rate; other behaviours play as they are; without any, agents act at random.
     """
-    best = best_policy(family) == "expert"
-    if best and family.return_bounds is None:
+    names, planned = who_plays(family, explorer=config.explorer), []
+    if "expert" in names and family.return_bounds is None:
         tried = [_trial(family, rate, seed) for rate in (0.0, 1.0)]
         progress(2 * len(family.training) * _each_task(family))
         family = with_bounds(family, concatenate(tried).rewards.sum(1))
-    if best:
-        reached = cache(lambda rate: _reached(family, rate, seed, progress))
-        rates = [calibrate(reached, level) for level in config.levels]
-        planned = [
-            Behaviour("expert", round(rate, 6), level, 0.0)
-            for rate, level in zip(rates, config.levels, strict=True)
-        ]
-    elif family.policies:
-        planned = [Behaviour(f"policy{i}", 0.0, 0.0, 0.0) for i in range(len(family.policies))]
-    else:
-        planned = [Behaviour("random", 1.0, 0.0, 0.0)]
-    if config.explorer:
-        planned.append(Behaviour("explorer", 0.0, 0.0, 0.0))
+    reached = cache(lambda rate: _reached(family, rate, seed, progress))
+    for name in names:
+        if name == "expert":
+            for level in config.levels:
+                rate = round(calibrate(reached, level), 6)
+                planned.append(Behaviour(name, rate, level, 0.0))
+        else:
+            planned.append(Behaviour(name, 1.0 if name == "random" else 0.0, 0.0, 0.0))
     return family, planned
 
 

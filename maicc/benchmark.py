@@ -151,7 +151,8 @@ def run_behaviours(dataset: Path, family: TaskFamily, tasks: Sequence[Task], out
         return
     rows = {}
     for behaviour in episodes.behaviours:
-        name, runs = f"behaviour: {behaviour.name}, aim {behaviour.target:.0%}", []
+        aim = f", aim {behaviour.target:.0%}" if behaviour.name == "expert" else ""
+        name, runs = f"behaviour: {behaviour.name}{aim}", []
         for i, task in enumerate(tqdm(tasks, desc=name, unit="task")):
             played = play(
                 family,

@@ -16,7 +16,7 @@ import numpy as np
 from pettingzoo.test import parallel_api_test
 from pettingzoo.utils import BaseParallelWrapper
 
-from maicc.behaviour import play
+from maicc.behaviour import play, who_plays
 from maicc.envs import TaskFamily, batch_env
 from maicc.envs.spaces import observation_box, random_actions, random_legal
 from maicc.types import EpisodeBatch, Task, UserError
@@ -207,12 +207,10 @@ def _returns(family: TaskFamily, task: Task) -> Verdict | str:
 
 def _behaviours(family: TaskFamily, task: Task) -> Verdict | str:
     """Whoever makes the dataset plays two episodes of the first training task."""
-    names = [f"policy{i}" for i in range(len(family.policies))]
-    if family.expert is not None or len(names) == 1:
-        names = ["expert"]
-    names += ["explorer"] * (family.explorer is not None)
     found = []
-    for name in names:
+    for name in who_plays(family, explorer=family.explorer is not None):
+        if name == "random":
+            continue
         played = play(family, task, 0.0, [(0, 0), (0, 1)], name)
         legal = np.take_along_axis(played.action_mask[:, :-1], played.actions[..., None], 3)
         steps = np.arange(family.max_steps) < played.length[:, None]

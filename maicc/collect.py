@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from maicc.behaviour import plan_behaviours, play, trial_episodes, with_bounds
+from maicc.behaviour import plan_behaviours, play, trial_episodes, who_plays, with_bounds
 from maicc.config import CollectConfig
 from maicc.dataset import FIELDS, concatenate, write_episodes
 from maicc.envs import TaskFamily, batch_env, get_family, importable
@@ -68,7 +68,8 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     """
     check_settings(family, config)
     path = Path(path)
-    made_by = (family.name, family.fingerprint, config.episodes, config.levels, config.explorer)
+    players = who_plays(family, explorer=config.explorer)
+    made_by = (family.name, family.fingerprint, config.episodes, config.levels, players)
     plan = json.dumps([*made_by, seed, list(FIELDS)])
     parts = path.with_name(f"{path.name}.{hashlib.sha256(plan.encode()).hexdigest()[:8]}.parts")
     parts.mkdir(parents=True, exist_ok=True)

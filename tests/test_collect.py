@@ -154,6 +154,16 @@ def test_behaviours_from_worst_to_best_play_as_they_are(tmp_path):
     assert len(np.unique(episodes.actions[episodes.behaviour == 0])) == 6
 
 
+def test_behaviours_play_beside_the_expert_and_its_levels(tmp_path):
+    family = dataclasses.replace(FAMILY, explorer=None, behaviours=north)
+    collect(family, tmp_path / "x.h5", SMALL, seed=0)
+    file = EpisodeFile(tmp_path / "x.h5")
+    assert [b.name for b in file.behaviours] == ["policy0", *["expert"] * len(SMALL.levels)]
+    assert [b.target for b in file.behaviours[1:]] == SMALL.levels
+    episodes = file.read()
+    assert set(np.unique(episodes.actions[episodes.behaviour == 0])) <= {0, 1}
+
+
 def test_an_only_behaviour_plays_at_every_level(tmp_path):
     file = collected(tmp_path, behaviours=anywhere)
     assert [b.target for b in file.behaviours] == SMALL.levels

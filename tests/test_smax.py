@@ -24,6 +24,7 @@ pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
 from maicc.encoders import present, take_apart
 from maicc.envs import smax
 from maicc.envs.smax import LAYOUT, MAX_STEPS, MOST, RACES, STOP, Smax, SmaxBatch
+from maicc.envs.smax_policies import attack_nearest
 
 PROTOSS, ALL = get_family("smax_protoss"), get_family("smax_all")
 FIXED = {"race": "terran", "allies": 3, "enemies": 3, "seed": 7, "vary": False}
@@ -171,6 +172,39 @@ def test_the_commander_reaches_four_fifths_of_the_maximum():
     assert episodes.agent_mask.sum(1).tolist() == [5] * 8
     assert episodes.rewards.sum(1).mean() > 1.6
     assert np.allclose(episodes.individual_rewards.sum(2), episodes.rewards, atol=1e-6)
+
+
+def test_what_the_enemies_do_is_to_attack_the_nearest():
+    """A unit at the middle of the map's west side that sees three enemies, the second nearest."""
+    unit = np.zeros(smax.OBSERVATION_SIZE, np.float32)
+    own = LAYOUT.own[0]
+    unit[own + 1 : own + 3] = 0.1, 0.5
+    none = np.r_[np.ones(5, bool), np.zeros(MOST, bool)]
+    act = lambda mask: attack_nearest(unit, mask, "ally_0", np.random.default_rng(0))  # noqa: E731
+    assert act(none) == 1  # sees nobody: east, to the middle
+    for enemy, offset in ((0, (-0.5, 0.0)), (3, (0.1, -0.2)), (7, (-0.4, 0.1))):
+        start = LAYOUT.enemies[0] + enemy * LAYOUT.enemies[2]
+        unit[start : start + 3] = 1.0, *offset
+    assert act(np.r_[np.ones(5, bool), np.isin(np.arange(MOST), [0, 3, 7])]) == 5 + 3
+    assert act(np.r_[np.ones(5, bool), np.isin(np.arange(MOST), [0, 7])]) == 5 + 7
+    assert {attack_nearest(unit, none, "ally_0", np.random.default_rng(i)) for i in range(20)} == {
+        2,
+        3,
+    }  # out of range: towards one of them
+
+
+def test_which_script_is_better_depends_on_the_task():
+    """By the task alone nobody can tell; what was tried before does."""
+    family = get_family("smax_terran")
+    five, _, ten = family.training_tasks
+    reached = {
+        (task.name, policy): play(family, task, 0.0, [(e,) for e in range(40)], policy).rewards
+        for task in (five, ten)
+        for policy in ("policy0", "expert")
+    }
+    mean = {key: rewards.sum(1).mean() for key, rewards in reached.items()}
+    assert mean[five.name, "expert"] > 1.9 > 1.2 > mean[five.name, "policy0"]
+    assert mean[ten.name, "policy0"] > mean[ten.name, "expert"]
 
 
 @pytest.mark.parametrize("encoder", ["flat", "entities"])
