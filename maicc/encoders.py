@@ -76,6 +76,13 @@ class EntityObservation(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """(..., O) -> (..., D)."""
+        rows = observations.flatten(0, -2)
+        # steps that were not played, and those of the dead, show nothing: that is read once
+        shown = rows.any(-1)
+        read = self._read(torch.cat([rows.new_zeros(1, rows.shape[-1]), rows[shown]]))
+        return read[shown.cumsum(0) * shown].unflatten(0, observations.shape[:-1])
+
+    def _read(self, observations: Tensor) -> Tensor:
         seen = take_apart(self.layout, observations)
         own = F.relu(self.own(seen.own))
         allies, enemies = F.relu(self.ally(seen.allies)), F.relu(self.enemy(seen.enemies))
@@ -174,9 +181,11 @@ class DynamicsHead(nn.Module):
             ("enemies", self.enemy, self.next_enemy),
         ):
             old, new = getattr(before, group), getattr(then, group)
-            each = predict(F.relu(shared.unsqueeze(-2) + read(old)))
             there = present(old) | present(new)
-            total = total + (_negative_log_likelihood(each, new).sum(-1) * there).sum(-1)
+            whose = there.nonzero(as_tuple=True)[:-1]
+            each = predict(F.relu(shared[whose] + read(old[there])))
+            missed = _negative_log_likelihood(each, new[there]).sum(-1)
+            total = total.index_put(whose, missed, accumulate=True)
             count = count + there.sum(-1) * new.shape[-1]
         return total / count
 

@@ -51,6 +51,22 @@ def test_order_does_not_matter_and_the_absent_change_nothing():
     assert torch.allclose(read(x), smaller(x[:, [0, 1, 2, 3, *range(8, 17)]]), atol=1e-6)
 
 
+def test_rows_that_show_nothing_leave_the_others_in_their_places():
+    read, x = encoder(), observations(3, 4)
+    x[0, 1], x[2, 2:] = 0, 0
+    together = read(x)
+    together.sum().backward()
+    gradient = read.own.bias.grad.clone()
+    read.zero_grad()
+    alone = torch.stack([torch.stack([read(one[None])[0] for one in row]) for row in x])
+    alone.sum().backward()
+    assert torch.allclose(together, alone, atol=1e-6)
+    assert torch.allclose(gradient, read.own.bias.grad, atol=1e-4)
+    assert torch.equal(together[0, 1], together[2, 3])
+    nothing = torch.zeros(2, 17)
+    assert torch.allclose(read(nothing), together[2, 2:], atol=1e-6)
+
+
 def test_an_attack_goes_with_the_enemy_it_is_aimed_at():
     read, x, z = encoder(), observations(5), torch.randn(5, 8)
     head = ActionHead(SPEC, 8, "entities")
