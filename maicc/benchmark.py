@@ -172,8 +172,13 @@ def write_table(work: Sequence[Unit], family: TaskFamily, out: Path) -> dict[str
     table, curves = gather(work, family, out)
     write_json(out / "benchmark.json", table)
     write_text(out / "benchmark.md", markdown(table))
-    write_benchmark(out, table, curves)
+    write_benchmark(out, table, curves, flat(work))
     return table
+
+
+def flat(work: Sequence[Unit]) -> set[str]:
+    """Variants that don't adapt."""
+    return {unit.variant for unit in work if not unit.adapts}
 
 
 def gather(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from maicc.baselines import GIVEN
-from maicc.benchmark import benchmark, frozen_tasks, gather, units
+from maicc.benchmark import benchmark, flat, frozen_tasks, gather, units
 from maicc.config import RunConfig
 from maicc.envs import get_family
 from maicc.files import read_json, write_json, write_text
@@ -73,7 +73,7 @@ def compare(
     comparison = {"table": table, "methods": rows}
     write_json(out / "compare.json", comparison)
     write_text(out / "compare.md", comparison_markdown(comparison))
-    write_benchmark(out, table, curves, rows)
+    write_benchmark(out, table, curves, flat(work), rows)
     return comparison
 
 

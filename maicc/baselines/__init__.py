@@ -21,6 +21,9 @@ METHODS = {
     "hissd": "HiSSDModule",
 }
 
+# Those that remember nothing and don't adapt
+FLAT = ("madt", "hissd")
+
 # What training tells each method besides one agent's observations, actions and outcomes; "tasks" is
 # which episodes are of one task
 GIVEN = {

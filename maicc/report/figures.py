@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,8 +14,9 @@ import numpy as np
 
 from maicc.types import Behaviour
 
+SMOOTHED = 5  # episodes in the mean that a benchmark's curves show
 COLOURS = ("#2563eb", "#9ca3af", "#dc2626", "#059669", "#d97706", "#7c3aed")
-MANY = matplotlib.colormaps["turbo"]
+MANY = matplotlib.colormaps["tab20"]
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -42,21 +43,83 @@ def adaptation_curve(groups: Mapping[str, np.ndarray], return_max: float) -> str
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.5, 3.6))
         for i, (name, returns) in enumerate(groups.items()):
-            colour = COLOURS[i] if len(groups) <= len(COLOURS) else MANY(i / len(groups))
-            x, mean = np.arange(1, returns.shape[1] + 1), returns.mean(0)
-            spread = returns.std(0, ddof=1) if len(returns) > 1 else np.zeros_like(mean)
-            half = 1.96 * spread / len(returns) ** 0.5
-            axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(x, mean, color=colour, label=f"{name} ({len(returns)} runs)", linewidth=1.8)
-        axes.axhline(return_max, color="#111827", linewidth=0.8, linestyle=":")
-        axes.annotate("maximum", (1, return_max), fontsize=8, va="bottom")
-        axes.set_xlabel("adaptation episode")
-        axes.set_ylabel("team return")
-        if len(groups) <= len(COLOURS):
-            axes.legend(loc="lower right")
-        else:
-            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
+            label = f"{name} ({len(returns)} runs)"
+            _curve(axes, returns, color=COLOURS[i], label=label, linewidth=1.8)
+        _frame(axes, return_max)
+        axes.legend(loc="lower right")
         return _svg(figure)
+
+
+def benchmark_curves(
+    groups: Mapping[str, np.ndarray], flat: Collection[str], return_max: float
+) -> str:
+    """Several methods or variants, each (runs, episodes), named where their curves end.
+
+    Args:
+        flat: Those that don't adapt: one level each, the mean of all episodes.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.5, max(4.4, 0.17 * len(groups))))
+        ends, colours = {}, {}
+        for i, (name, returns) in enumerate(groups.items()):
+            colours[name] = COLOURS[0] if i == 0 else MANY((2 * i) % 20 + (i >= 10))
+            shown = _running_mean(returns)
+            if name in flat:
+                shown = np.broadcast_to(returns.mean(1, keepdims=True), returns.shape)
+            dashed = "--" if name in flat else "-"
+            width, above = (2.8, 3) if i == 0 else (1.4, 2)
+            _curve(
+                axes, shown, color=colours[name], linestyle=dashed, linewidth=width, zorder=above
+            )
+            ends[name] = shown[:, -1].mean()
+        _frame(axes, return_max)
+        axes.set_ylabel(f"team return, mean of {SMOOTHED} episodes")
+        low, high = axes.get_ylim()
+        apart = _apart(
+            np.array([*ends.values()]), 0.042 * 4.4 / figure.get_figheight() * (high - low)
+        )
+        for i, (name, end) in enumerate(ends.items()):
+            axes.annotate(
+                f"{name} {end:.2f}", (1.01, apart[i]), xycoords=("axes fraction", "data"),
+                fontsize=8, va="center", color=colours[name], weight="normal" if i else "bold",
+            )  # fmt: skip
+        return _svg(figure)
+
+
+def _curve(axes: Any, returns: np.ndarray, *, color: Any, **line: Any) -> None:
+    """The mean of (runs, episodes) and its normal 95 % interval."""
+    x, mean = np.arange(1, returns.shape[1] + 1), returns.mean(0)
+    spread = returns.std(0, ddof=1) if len(returns) > 1 else np.zeros_like(mean)
+    half = 1.96 * spread / len(returns) ** 0.5
+    axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.12, linewidth=0)
+    axes.plot(x, mean, color=color, **line)
+
+
+def _frame(axes: Any, return_max: float) -> None:
+    axes.axhline(return_max, color="#111827", linewidth=0.8, linestyle=":")
+    axes.annotate("maximum", (1, return_max), fontsize=8, va="bottom")
+    axes.set_xlabel("adaptation episode")
+    axes.set_ylabel("team return")
+
+
+def _running_mean(returns: np.ndarray) -> np.ndarray:
+    """Of the latest episodes at each episode, fewer at the start: (runs, episodes)."""
+    total = np.cumsum(np.pad(returns, ((0, 0), (1, 0))), 1)
+    end = np.arange(1, returns.shape[1] + 1)
+    start = np.maximum(end - SMOOTHED, 0)
+    return (total[:, end] - total[:, start]) / (end - start)
+
+
+def _apart(values: np.ndarray, gap: float) -> np.ndarray:
+    """The values, moved as little as puts neighbours `gap` apart, around their own middle."""
+    from sklearn.isotonic import IsotonicRegression
+
+    order = np.argsort(values, kind="stable")
+    # isotonic regression: the nearest values that rise by at least `gap`
+    steps = gap * np.arange(len(values))
+    placed = np.empty(len(values))
+    placed[order] = IsotonicRegression().fit_transform(steps, values[order] - steps) + steps
+    return placed
 
 
 def share_curves(shares: Mapping[str, Sequence[float | None]]) -> str:

@@ -6,7 +6,7 @@ Imports neither torch nor lightning.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,13 @@ from jinja2 import Environment, PackageLoader, Template
 from maicc.config import RunConfig, from_json
 from maicc.dataset import EpisodeFile
 from maicc.files import read_json, write_text
-from maicc.report.figures import adaptation_curve, key_map, return_histogram, share_curves
+from maicc.report.figures import (
+    adaptation_curve,
+    benchmark_curves,
+    key_map,
+    return_histogram,
+    share_curves,
+)
 from maicc.types import EpisodeBatch, UserError
 
 _POINTS = 1500  # keys in the map
@@ -108,11 +114,13 @@ def write_benchmark(
     folder: Path,
     table: Mapping[str, Any],
     curves: Mapping[str, np.ndarray],
+    flat: Collection[str],
     methods: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Writes the page of a benchmark: its curves, (runs, episodes) by variant, its table, and of a
-    comparison what is known of the methods. The curves are in curves.svg as well."""
-    figure = adaptation_curve(curves, table["return_max"])
+    comparison what is known of the methods. The curves are in curves.svg as well; those named in
+    `flat` don't adapt."""
+    figure = benchmark_curves(curves, flat, table["return_max"])
     write_text(folder / "curves.svg", figure)
     page = _page("benchmark.html").render(table=table, figure=figure, methods=methods)
     path = folder / "report.html"
