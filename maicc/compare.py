@@ -88,6 +88,8 @@ def given(config: RunConfig) -> dict[str, str]:
     elif config.method in HAVE_EMBEDDING:
         steps = f"{e.steps} + {steps}"
     told = GIVEN[config.method]
+    if config.method == "maicc" and d.model.labels == "expert":
+        told += "; the best behaviour policy's actions"
     if config.method == "maicc" and e.model.teacher:
         told += "; all agents' views, for the teacher"
     return {"trained": steps, "given": told}

@@ -99,6 +99,8 @@ class DecisionConfig:
             attention runs causally through all of them (the paper).
         supervise: Loss on `all` steps of the current trajectory, or on the action that follows the
             query's prefix (`last`, the authors' code).
+        labels: Which actions are learned: those of the `behaviour` policies that played (the
+            paper), or what the best of them would have done (`expert`), which the dataset keeps.
         label_smoothing: Of the cross-entropy.
     """
 
@@ -111,6 +113,7 @@ class DecisionConfig:
     tokens: Literal["fused", "four"] = "fused"
     context: Literal["independent", "concatenated"] = "independent"
     supervise: Literal["all", "last"] = "all"
+    labels: Literal["behaviour", "expert"] = "behaviour"
     label_smoothing: float = 0.1
 
 

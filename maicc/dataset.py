@@ -71,6 +71,7 @@ class Slices(NamedTuple):
     agent: np.ndarray  # (M,) which of its agents
     team_size: np.ndarray  # (M,) agents in the episode
     task: np.ndarray  # (M,) number of its task
+    expert: np.ndarray  # (M, T) what the best behaviour policy would have done; -1 unknown
 
 
 def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
@@ -90,7 +91,17 @@ def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
         step_mask=(steps < episodes.length[:, None])[episode],
     )
     size = episodes.agent_mask.sum(1)
-    return Slices(trajectories, episode, agent, size[episode], episodes.task[episode])
+    expert = episodes.expert_actions[episode, :, agent].astype(np.int64)
+    return Slices(trajectories, episode, agent, size[episode], episodes.task[episode], expert)
+
+
+def require_expert(expert: np.ndarray) -> None:
+    """Raises UserError where the best behaviour policy's actions are to be learned and unknown."""
+    if (expert < 0).all():
+        raise UserError(
+            "the best behaviour policy's actions are to be learned, and this dataset has none: "
+            "make it with `maicc collect` from a family that has an expert or behaviours"
+        )
 
 
 def write_episodes(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import DecisionConfig, OptimiserConfig
+from maicc.dataset import require_expert
 from maicc.encoders import ActionHead
 from maicc.fitting import MaiccModule
 from maicc.tokens import TokenEncoders, table
@@ -27,6 +28,7 @@ class DecisionBatch(NamedTuple):
     current: Trajectories  # (Q, T, ...) tensors: whole trajectories, the prefix and what followed
     contexts: Trajectories  # (Q, K, T, ...)
     step: Tensor  # (Q,) int64, the step whose prefix was the query
+    expert: Tensor  # (Q, T) int64, what the best behaviour policy would have done; -1 unknown
 
 
 class DecisionTransformer(nn.Module):
@@ -154,7 +156,11 @@ class DecisionTransformer(nn.Module):
         mask = batch.current.step_mask
         if self.config.supervise == "last":
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) == batch.step[:, None])
-        chosen, actions = logits[mask], batch.current.actions[mask]
+        actions = batch.current.actions
+        if self.config.labels == "expert":
+            actions = batch.expert
+            mask = mask & (actions >= 0)
+        chosen, actions = logits[mask], actions[mask]
         loss = F.cross_entropy(chosen, actions, label_smoothing=self.config.label_smoothing)
         return loss, (chosen.argmax(-1) == actions).float().mean()
 
@@ -181,7 +187,10 @@ class DecisionModule(MaiccModule):
         self.net = DecisionTransformer(self.spec, network)
 
     def on_fit_start(self) -> None:
-        k = getattr(self.trainer.datamodule, "k", self.network.k)
+        data = self.trainer.datamodule
+        if self.network.labels == "expert":
+            require_expert(data.expert.numpy())
+        k = getattr(data, "k", self.network.k)
         if k != self.network.k:
             raise UserError(
                 f"the data module retrieves k={k} trajectories, the model takes {self.network.k}; "

@@ -149,10 +149,14 @@ class LockStepTeam(ABC):
         legal = self._rows(legal)[active]
         if not legal.any(1).all():
             raise UserError("action_mask allows an agent no action; leave at least one legal")
+        chosen = legal.argmax(1)
+        free = legal.sum(1) > 1  # who has one legal action, as the dead have, takes it
+        free |= ~free.any()  # what a method keeps of the running episode follows every step
         with torch.no_grad():
-            logits = self._logits(active)
+            logits = self._logits(active[free])
+        chosen[free] = self._choose(logits, legal[free], active[free])
         actions = np.zeros((self.R, self.N), np.int64)
-        actions[self._run[active], self._column[active]] = self._choose(logits, legal, active)
+        actions[self._run[active], self._column[active]] = chosen
         self._awaits_observe = True
         return actions.reshape(lead)
 

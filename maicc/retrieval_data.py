@@ -84,6 +84,7 @@ class RetrievalData(FamilyData):
             )
         self.team_return = flat.return_to_go[:, 0]
         self.length = flat.step_mask.sum(1)
+        self.expert = torch.from_numpy(stored.expert)
         self.slices = Trajectories(*(torch.from_numpy(part) for part in flat))
 
     def neighbours(
@@ -126,5 +127,6 @@ class RetrievalData(FamilyData):
         found = torch.from_numpy(context)
         contexts = self.slices.take(found)
         contexts = contexts._replace(step_mask=contexts.step_mask & (found >= 0).unsqueeze(-1))
-        current = self.slices.take(torch.from_numpy(item))
-        return DecisionBatch(trimmed(current), trimmed(contexts), torch.from_numpy(at))
+        current = trimmed(self.slices.take(torch.from_numpy(item)))
+        expert = self.expert[item, : current.actions.shape[1]]
+        return DecisionBatch(current, trimmed(contexts), torch.from_numpy(at), expert)

@@ -100,10 +100,12 @@ def check(config: RunConfig, family: TaskFamily) -> None:
                 f"{name}.model.width={model.width} must be a multiple of heads={model.heads}"
             )
     check_settings(family, config.collect)
-    if config.method == "dpt" and best_policy(family) is None:
+    labelled = config.method == "maicc" and config.decision.model.labels == "expert"
+    if (labelled or config.method == "dpt") and best_policy(family) is None:
+        who = "decision.model.labels=expert" if labelled else "method=dpt"
         raise UserError(
-            f"method=dpt learns the actions of the best behaviour policy, and {family.name} has "
-            "none: give the family an expert or policies, or leave dpt out"
+            f"{who} learns the actions of the best behaviour policy, and {family.name} has none: "
+            "give the family an expert or policies, or leave it out"
         )
 
 

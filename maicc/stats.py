@@ -64,6 +64,26 @@ def episodes_to(curve: np.ndarray, threshold: float) -> int | None:
     return int(reached[0]) + WINDOW if len(reached) else None
 
 
+def found_and_kept(solved: np.ndarray) -> tuple[int | None, float | None]:
+    """How soon teams solve their task for the first time, and how often they do from then on.
+
+    Args:
+        solved: (runs, episodes) bool.
+
+    Returns:
+        The episode, from 1, by which half of the runs have solved it once, None if fewer ever do;
+        and the share solved of the episodes after a run's first one, the mean over runs, None
+        where there are none.
+    """
+    first = np.where(solved.any(1), solved.argmax(1), solved.shape[1])
+    half = int(np.sort(first)[(len(first) - 1) // 2])
+    after = [
+        row[at + 1 :].mean() for row, at in zip(solved, first, strict=True) if at + 1 < len(row)
+    ]
+    found = half + 1 if half < solved.shape[1] else None
+    return found, float(np.mean(after)) if after else None
+
+
 def summary(returns: np.ndarray) -> dict[str, float]:
     """Means of the first and last ten episodes and of the last; the interval is the last ten's."""
     last10, ci95 = mean_ci95(returns[:, -10:].mean(1))

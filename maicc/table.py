@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from maicc.returns import COMPLETION_MARGIN, solved
-from maicc.stats import bootstrap_ci95, episodes_to, iqm, mean_ci95, regret
+from maicc.stats import bootstrap_ci95, episodes_to, found_and_kept, iqm, mean_ci95, regret
 from maicc.types import Task
 
 SCHEMA = 1
@@ -58,6 +58,8 @@ def table_row(
     last10 = returns[:, -10:].mean(1)
     repeated = len(np.unique(strata)) < len(strata)  # else there is nothing to resample
     interval = [round(end, 4) for end in bootstrap_ci95(last10, strata)] if repeated else None
+    reached = solved(returns, bounds)
+    found, kept = found_and_kept(reached)
     curve, (low, high) = returns.mean(0), bounds
     return {
         "runs": len(returns),
@@ -69,7 +71,9 @@ def table_row(
         "last10_ci95": round(mean_ci95(last10)[1], 4),
         "last10_iqm": round(iqm(last10), 4),
         "last10_iqm_ci95": interval,
-        "solved_last10": round(float(solved(returns[:, -10:], bounds).mean()), 4),
+        "solved_last10": round(float(reached[:, -10:].mean()), 4),
+        "found": found,
+        "kept": None if kept is None else round(kept, 4),
         "regret_per_episode": round(float(regret(returns, high).mean() / len(curve)), 4),
         "episodes_to_85": episodes_to(curve, low + 0.85 * (high - low)),
     }
@@ -82,13 +86,15 @@ def markdown(table: Mapping[str, Any]) -> str:
         "the last episode with its normal 95 % interval over runs; the interquartile mean of the "
         "last ten, with a 95 % bootstrap interval stratified by task where tasks have several "
         "runs; the share of the last ten that reach the maximum, to within "
-        f"{COMPLETION_MARGIN:.0%}; regret per episode; the first episode whose 5-episode "
+        f"{COMPLETION_MARGIN:.0%}; the episode by which half of the runs have reached it once "
+        "(found), and the share of a run's later episodes that reach it again (kept); regret per "
+        "episode; the first episode whose 5-episode "
         "mean has gone 85 % of the way from the lowest return "
         f"{table['return_min']:g} to the maximum {table['return_max']:g}.",
         "",
-        "| variant | runs | episodes | last | first 10 | last 10 | last 10, IQM | solved | regret "
-        "| to 85 % |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| variant | runs | episodes | last | first 10 | last 10 | last 10, IQM | solved | found "
+        "| kept | regret | to 85 % |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in table["rows"]:
         interval = row["last10_iqm_ci95"]
@@ -98,7 +104,8 @@ def markdown(table: Mapping[str, Any]) -> str:
             f"| {row['last']:.2f} ± {row['last_ci95']:.2f} | {row['first10']:.2f} "
             f"| {row['last10']:.2f} ± {row['last10_ci95']:.2f} "
             f"| {row['last10_iqm']:.2f}{spread} "
-            f"| {row['solved_last10']:.0%} "
+            f"| {row['solved_last10']:.0%} | {row['found'] or 'never'} "
+            f"| {'' if row['kept'] is None else format(row['kept'], '.0%')} "
             f"| {row['regret_per_episode']:.2f} | {row['episodes_to_85'] or 'never'} |"
         )
     return "\n".join(lines) + "\n"

@@ -87,6 +87,7 @@ def test_table_row_by_hand():
     assert (row["first10"], row["last10"], row["last"]) == (0.0, 1.5, 1.5)
     assert row["regret_per_episode"] == 1.25
     assert row["solved_last10"] == 0.5
+    assert (row["found"], row["kept"]) == (11, 1.0)
     assert row["episodes_to_85"] is None
     assert row["last10_iqm_ci95"] is None  # one run of each task: nothing to resample
     row = table_row(returns, np.array(["a", "a"]), (0.0, 2.0))

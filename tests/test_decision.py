@@ -107,7 +107,9 @@ def test_a_prefix_decides_as_the_whole_trajectory_does(slices, tokens):
 
 def test_loss_is_cross_entropy_over_the_supervised_steps(slices):
     current, contexts = slices.take(slice(0, 2)), contexts_of(slices, [[4, 5, 6], [7, 8, 9]])
-    batch = DecisionBatch(current, contexts, torch.tensor([2, 4]))
+    expert = (current.actions + 1) % 6
+    expert[0, 3] = -1
+    batch = DecisionBatch(current, contexts, torch.tensor([2, 4]), expert)
     model = make(label_smoothing=0.0)
     log_p = model(current, contexts).log_softmax(-1)
     picked = log_p.gather(-1, current.actions.unsqueeze(-1)).squeeze(-1)
@@ -117,6 +119,10 @@ def test_loss_is_cross_entropy_over_the_supervised_steps(slices):
     assert torch.allclose(
         make(label_smoothing=0.0, supervise="last").loss(batch)[0], last, atol=1e-6
     )
+    known = current.step_mask & (expert >= 0)
+    best = -log_p.gather(-1, expert.clamp(min=0).unsqueeze(-1)).squeeze(-1)[known].mean()
+    taught = make(label_smoothing=0.0, labels="expert")
+    assert torch.allclose(taught.loss(batch)[0], best, atol=1e-6)
     smooth = F.cross_entropy(
         model(current, contexts)[current.step_mask],
         current.actions[current.step_mask],
@@ -147,7 +153,8 @@ def test_it_learns_to_copy_its_context(slices, tokens, context):
     for _ in range(300):
         same = slices._replace(actions=torch.randint(6, slices.actions.shape))
         contexts = Trajectories(*(part.unsqueeze(1) for part in same))
-        loss, right = model.loss(DecisionBatch(same, contexts, torch.zeros(18, dtype=torch.long)))
+        at = torch.zeros(18, dtype=torch.long)
+        loss, right = model.loss(DecisionBatch(same, contexts, at, same.actions))
         adam.zero_grad()
         loss.backward()
         adam.step()

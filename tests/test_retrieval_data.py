@@ -62,6 +62,24 @@ def test_queries_end_inside_their_trajectory(data):
     assert batch.current.step_mask.gather(1, batch.step[:, None]).all()
 
 
+def test_the_best_behaviour_policys_actions_come_along(data, tiny_run):
+    batch, stored = next(data.batches(0)), EpisodeFile(tiny_run / "episodes.h5").read()
+    shape = batch.current.actions.shape
+    for row in range(len(batch.step)):
+        steps = int(batch.current.step_mask[row].sum())
+        seen = batch.current.observations[row, :steps].numpy()
+        same = [  # episodes and agents with these observations throughout
+            (e, a)
+            for e in np.flatnonzero(stored.length == steps)
+            for a in range(3)
+            if np.array_equal(stored.observations[e, :steps, a], seen)
+        ]
+        labels = {tuple(stored.expert_actions[e, :steps, a]) for e, a in same}
+        assert tuple(batch.expert[row, :steps].tolist()) in labels
+    assert batch.expert.shape == shape
+    assert (batch.expert != batch.current.actions).any()
+
+
 def test_k_larger_than_the_memory(tiny_run):
     data = RetrievalData(
         "lbf_7x7", str(tiny_run / "episodes.h5"), str(tiny_run / "embedding.ckpt"), k=60

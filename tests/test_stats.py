@@ -8,6 +8,7 @@ import pytest
 from maicc.stats import (
     bootstrap_ci95,
     episodes_to,
+    found_and_kept,
     iqm,
     mean_ci95,
     probability_of_improvement,
@@ -64,3 +65,13 @@ def test_episodes_to_a_threshold():
     assert episodes_to(curve, 1.0) == 7
     assert episodes_to(curve, 1.1) is None
     assert episodes_to(curve[:4], 0.0) is None
+
+
+def test_how_soon_a_task_is_solved_and_how_often_from_then_on():
+    solved = np.array([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]], bool)
+    found, kept = found_and_kept(solved)
+    assert found == 2  # two of four runs
+    assert kept == pytest.approx((1 / 2 + 1 / 3) / 2)  # the last run has no episode left
+    assert found_and_kept(solved[1:2]) == (None, None)
+    assert found_and_kept(solved[:2])[0] == 2
+    assert found_and_kept(solved[1:4][[0, 0, 1]])[0] is None

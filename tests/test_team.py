@@ -93,6 +93,31 @@ def test_only_legal_actions(models):
             team.observe(actions, now.rewards, now.done)
 
 
+def test_who_has_one_legal_action_takes_it_and_the_others_act_as_ever(models):
+    free, forced, env = models.team(SEEDS), models.team(SEEDS), make_env()
+    asked, logits = [], forced._logits
+
+    def counted(active):
+        asked.append(len(active))
+        return logits(active)
+
+    forced._logits = counted
+    now = env.reset([1, 2, 3])
+    for step in range(6):
+        mask = now.action_mask.copy()
+        whom = slice(None) if step == 3 else 1
+        mask[:, whom], mask[:, whom, 0] = False, True
+        unforced = free.act(now.observations, now.action_mask)
+        actions = forced.act(now.observations, mask)
+        assert (actions[:, whom] == 0).all()
+        if step != 3:
+            assert (actions[:, [0, 2]] == unforced[:, [0, 2]]).all()
+        now = env.step(actions)
+        for team in (free, forced):
+            team.observe(actions, now.rewards, now.done)
+    assert asked == [6, 6, 6, 9, 6, 6]
+
+
 def test_what_an_agent_stores_is_what_it_lived(models):
     team, env = models.team(SEEDS), make_env()
     returns = play_episode(team, env, [1, 2, 3])

@@ -58,8 +58,7 @@ class ChainData(FamilyData):
         reached = np.array([b.reached for b in dataset.behaviours], np.float32)
         self.slices = Trajectories(*(torch.from_numpy(part) for part in found.trajectories))
         self.level = torch.from_numpy(reached[stored.behaviour[found.episode]])
-        expert = stored.expert_actions[found.episode, :, found.agent]
-        self.expert = torch.from_numpy(expert.astype(np.int64))
+        self.expert = torch.from_numpy(found.expert)
         task = stored.task[found.episode]
         self.groups = [  # by task, then by agent
             [mine[found.agent[mine] == a] for a in np.unique(found.agent[mine])]

@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.chains import ChainBatch
 from maicc.config import BaselineConfig, DecisionConfig
+from maicc.dataset import require_expert
 from maicc.encoders import ActionHead
 from maicc.tokens import TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer
-from maicc.types import Spec, Trajectories, UserError
+from maicc.types import Spec, Trajectories
 
 
 class Transitions(NamedTuple):
@@ -125,11 +126,7 @@ class DPTModule(BaselineModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if (self.trainer.datamodule.expert < 0).all():
-            raise UserError(
-                "DPT learns the best behaviour policy's actions, and this dataset has none: make "
-                "it with `maicc collect` from a family that has an expert or behaviours"
-            )
+        require_expert(self.trainer.datamodule.expert.numpy())
 
     def training_step(self, batch: ChainBatch, batch_index: int) -> Tensor:
         context = transitions(Trajectories(*(part[:, :-1] for part in batch.chain)))
