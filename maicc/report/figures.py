@@ -12,9 +12,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from maicc.stats import WINDOW
 from maicc.types import Behaviour
 
-SMOOTHED = 5  # episodes in the mean that a benchmark's curves show
 COLOURS = ("#2563eb", "#9ca3af", "#dc2626", "#059669", "#d97706", "#7c3aed")
 MANY = matplotlib.colormaps["tab20"]
 STYLE = {
@@ -73,11 +73,10 @@ def benchmark_curves(
             )
             ends[name] = shown[:, -1].mean()
         _frame(axes, return_max)
-        axes.set_ylabel(f"team return, mean of {SMOOTHED} episodes")
+        axes.set_ylabel(f"team return, mean of {WINDOW} episodes")
         low, high = axes.get_ylim()
-        apart = _apart(
-            np.array([*ends.values()]), 0.042 * 4.4 / figure.get_figheight() * (high - low)
-        )
+        line = 0.185 / figure.get_figheight() * (high - low)  # of a label, in inches
+        apart = _apart(np.array([*ends.values()]), line)
         for i, (name, end) in enumerate(ends.items()):
             axes.annotate(
                 f"{name} {end:.2f}", (1.01, apart[i]), xycoords=("axes fraction", "data"),
@@ -106,7 +105,7 @@ def _running_mean(returns: np.ndarray) -> np.ndarray:
     """Of the latest episodes at each episode, fewer at the start: (runs, episodes)."""
     total = np.cumsum(np.pad(returns, ((0, 0), (1, 0))), 1)
     end = np.arange(1, returns.shape[1] + 1)
-    start = np.maximum(end - SMOOTHED, 0)
+    start = np.maximum(end - WINDOW, 0)
     return (total[:, end] - total[:, start]) / (end - start)
 
 
