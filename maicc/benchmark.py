@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from maicc.baselines import FLAT
 from maicc.behaviour import play
 from maicc.cluster import require_ray, run_units
 from maicc.collect import check_family
@@ -177,8 +178,8 @@ def write_table(work: Sequence[Unit], family: TaskFamily, out: Path) -> dict[str
 
 
 def flat(work: Sequence[Unit]) -> set[str]:
-    """Variants that don't adapt."""
-    return {unit.variant for unit in work if not unit.adapts}
+    """Variants that play alike in every episode; MAICC without context samples less and less."""
+    return {unit.variant for unit in work if unit.config.method in FLAT}
 
 
 def gather(

@@ -76,11 +76,12 @@ class EntityObservation(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """(..., O) -> (..., D)."""
-        rows = observations.flatten(0, -2)
+        rows = observations.reshape(-1, observations.shape[-1])
         # steps that were not played, and those of the dead, show nothing: that is read once
         shown = rows.any(-1)
         read = self._read(torch.cat([rows.new_zeros(1, rows.shape[-1]), rows[shown]]))
-        return read[shown.cumsum(0) * shown].unflatten(0, observations.shape[:-1])
+        placed = read[shown.cumsum(0) * shown]
+        return placed.view(*observations.shape[:-1], placed.shape[-1])
 
     def _read(self, observations: Tensor) -> Tensor:
         seen = take_apart(self.layout, observations)

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maicc.baselines import FLAT
 from maicc.collect import collect
 from maicc.config import RunConfig, check_choices
 from maicc.envs import get_family
@@ -49,13 +48,6 @@ class Unit:
             models / f"{data}.h5",
             models / embedding / "embedding.ckpt",
             models / embedding / f"decision-{decision}.ckpt",
-        )
-
-    @property
-    def adapts(self) -> bool:
-        """Whether what it plays changes from one episode to the next."""
-        return self.config.method not in FLAT and (
-            self.config.method != "maicc" or self.config.decision.model.k > 0
         )
 
     @property

@@ -19,7 +19,6 @@ from maicc.baselines.hissd import HiSSDData
 from maicc.collect import collect
 from maicc.config import BaselineConfig, CollectConfig, DecisionConfig
 from maicc.dataset import EpisodeFile
-from maicc.decision import DecisionModule
 from maicc.envs import batch_env, get_family
 from maicc.envs.tasks import register
 from maicc.episode_data import EpisodeData
@@ -224,19 +223,6 @@ def test_dpt_needs_an_expert(dataset):
     with pytest.raises(UserError, match="give the family an expert or policies"):
         check(tiny_config(method="dpt"), nobody)
     check(tiny_config(method="dpt"), FAMILY)
-
-
-def test_maicc_may_learn_the_experts_actions_where_there_is_one(dataset):
-    config = tiny_config()
-    config.decision.model.labels = "expert"
-    check(config, FAMILY)
-    with pytest.raises(UserError, match="labels=expert learns the actions of the best"):
-        check(config, dataclasses.replace(FAMILY, expert=None))
-    module = DecisionModule(FAMILY.spec, config.decision.model)
-    unknown = SimpleNamespace(k=3, expert=torch.full((4, 15), -1))
-    module.trainer = SimpleNamespace(datamodule=unknown)
-    with pytest.raises(UserError, match="this dataset has none"):
-        module.on_fit_start()
 
 
 def test_the_set_of_dpt_grows_with_the_episodes_up_to_what_was_trained(dataset):

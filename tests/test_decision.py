@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from torch.nn import functional as F
 
 from maicc.behaviour import play
 from maicc.config import DecisionConfig
-from maicc.decision import DecisionBatch, DecisionTransformer
+from maicc.decision import DecisionBatch, DecisionModule, DecisionTransformer
 from maicc.envs import get_family
+from maicc.run import check
 from maicc.team_batch import team_batch
-from maicc.types import ObsLayout, Trajectories
+from maicc.types import ObsLayout, Trajectories, UserError
+from tests.conftest import tiny_config
 
 FAMILY = get_family("lbf_7x7")
 FORMS = list(itertools.product(["fused", "four"], ["independent", "concatenated"]))
@@ -159,3 +162,16 @@ def test_it_learns_to_copy_its_context(slices, tokens, context):
         loss.backward()
         adam.step()
     assert right > 0.9
+
+
+def test_the_experts_actions_are_learned_where_there_are_any():
+    config = tiny_config()
+    config.decision.model.labels = "expert"
+    check(config, FAMILY)
+    with pytest.raises(UserError, match="labels=expert learns the actions of the best"):
+        check(config, dataclasses.replace(FAMILY, expert=None))
+    module = DecisionModule(FAMILY.spec, config.decision.model)
+    unknown = SimpleNamespace(k=3, expert=torch.full((4, 15), -1))
+    module.trainer = SimpleNamespace(datamodule=unknown)
+    with pytest.raises(UserError, match="this dataset has none"):
+        module.on_fit_start()

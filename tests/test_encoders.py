@@ -63,6 +63,8 @@ def test_rows_that_show_nothing_leave_the_others_in_their_places():
     assert torch.allclose(together, alone, atol=1e-6)
     assert torch.allclose(gradient, read.own.bias.grad, atol=1e-4)
     assert torch.equal(together[0, 1], together[2, 3])
+    assert torch.allclose(read(x[1, 0]), together[1, 0], atol=1e-6)
+    assert read(x[:0]).shape == (0, 4, 8)
     nothing = torch.zeros(2, 17)
     assert torch.allclose(read(nothing), together[2, 2:], atol=1e-6)
 
