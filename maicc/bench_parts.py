@@ -130,6 +130,7 @@ def _random_batch(spec: Spec, episodes: int, team: int, steps: int) -> TeamBatch
         completed=torch.zeros(shape),
         return_to_go=torch.rand(shape, generator=generator),
         step_mask=torch.ones(shape, dtype=torch.bool),
+        alive=torch.ones(*shape, team, dtype=torch.bool),
         agent_mask=torch.ones(episodes, team, dtype=torch.bool),
         first=torch.zeros(episodes, dtype=torch.long),
     )

@@ -33,6 +33,7 @@ import h5py
 import numpy as np
 
 from maicc.files import whole_file
+from maicc.lengths import alive, until_death
 from maicc.returns import completed, return_to_go
 from maicc.types import Behaviour, EpisodeBatch, Spec, Task, Trajectories, UserError
 
@@ -75,7 +76,7 @@ class Slices(NamedTuple):
 
 
 def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
-    """Every agent's slice of every episode; `bounds` of the family's returns."""
+    """Every agent's slice of every episode, until its death; `bounds` of the family's returns."""
     episode, agent = np.nonzero(episodes.agent_mask)
     T = episodes.actions.shape[1]
     steps = np.arange(T)
@@ -90,8 +91,11 @@ def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
         return_to_go=return_to_go(episodes.rewards)[episode],
         step_mask=(steps < episodes.length[:, None])[episode],
     )
+    legal = episodes.action_mask[episode, :T, agent]
+    there = alive(trajectories.observations, legal, trajectories.step_mask)
     size = episodes.agent_mask.sum(1)
     expert = episodes.expert_actions[episode, :, agent].astype(np.int64)
+    trajectories = until_death(trajectories, there)
     return Slices(trajectories, episode, agent, size[episode], episodes.task[episode], expert)
 
 

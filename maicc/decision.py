@@ -17,9 +17,12 @@ from maicc.config import DecisionConfig, OptimiserConfig
 from maicc.dataset import require_expert
 from maicc.encoders import ActionHead
 from maicc.fitting import MaiccModule
+from maicc.lengths import by_length, trimmed
 from maicc.tokens import TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer, causal_mask, take_tokens
 from maicc.types import Spec, Trajectories, UserError
+
+_GROUPS = 4  # of a batch, by length, on CPU
 
 
 class DecisionBatch(NamedTuple):
@@ -29,6 +32,12 @@ class DecisionBatch(NamedTuple):
     contexts: Trajectories  # (Q, K, T, ...)
     step: Tensor  # (Q,) int64, the step whose prefix was the query
     expert: Tensor  # (Q, T) int64, what the best behaviour policy would have done; -1 unknown
+
+    def take(self, rows: Tensor) -> DecisionBatch:
+        """These queries, padded to the longest of them."""
+        current, contexts = trimmed(self.current.take(rows)), trimmed(self.contexts.take(rows))
+        steps = current.actions.shape[1]
+        return DecisionBatch(current, contexts, self.step[rows], self.expert[rows, :steps])
 
 
 class DecisionTransformer(nn.Module):
@@ -152,6 +161,17 @@ class DecisionTransformer(nn.Module):
 
     def loss(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the supervised steps, and the share of them predicted right."""
+        groups = [batch]
+        if batch.step.device.type == "cpu":  # elsewhere a small group takes as long as a large one
+            length = batch.current.step_mask.sum(1) + batch.contexts.step_mask.sum((1, 2))
+            groups = [batch.take(part) for part in by_length(length, _GROUPS)]
+        each = [self._supervised(group) for group in groups]
+        chosen, actions = (torch.cat(parts) for parts in zip(*each, strict=True))
+        loss = F.cross_entropy(chosen, actions, label_smoothing=self.config.label_smoothing)
+        return loss, (chosen.argmax(-1) == actions).float().mean()
+
+    def _supervised(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
+        """Logits (S, A) and labels (S,) of the steps whose actions are learned."""
         logits = self(batch.current, batch.contexts)
         mask = batch.current.step_mask
         if self.config.supervise == "last":
@@ -160,9 +180,7 @@ class DecisionTransformer(nn.Module):
         if self.config.labels == "expert":
             actions = batch.expert
             mask = mask & (actions >= 0)
-        chosen, actions = logits[mask], actions[mask]
-        loss = F.cross_entropy(chosen, actions, label_smoothing=self.config.label_smoothing)
-        return loss, (chosen.argmax(-1) == actions).float().mean()
+        return logits[mask], actions[mask]
 
 
 class DecisionModule(MaiccModule):

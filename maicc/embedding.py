@@ -158,7 +158,7 @@ class Embedding(nn.Module):
         if self.credit_head is not None:
             each = self.individual_reward(own.action, slices)
             each = rearrange(each, "(b n) t -> b t n", n=N)
-            team = (each * batch.agent_mask[:, None]).sum(2)
+            team = (each * agents_steps(batch)).sum(2)
             error = (batch.rewards - team) * self.encoders.scale
             # what followed the last step of a window is not known
             followed = F.pad(batch.step_mask[:, 1:], (0, 1)) | batch.done.bool()
@@ -198,7 +198,7 @@ class Embedding(nn.Module):
 
         predicted = self.reward_head(z.action).squeeze(-1)  # (B, T, N)
         if self.teacher is not None:
-            predicted = (predicted * batch.agent_mask[:, None]).sum(2)
+            predicted = (predicted * each_real).sum(2)
             reward = masked_mean((rewards - predicted) ** 2, real)
         else:  # without the team's view each agent regresses the whole team reward
             reward = masked_mean((rewards.unsqueeze(2) - predicted) ** 2, each_real)

@@ -15,12 +15,13 @@ from maicc.dataset import EpisodeFile, Slices, slices
 from maicc.embedding import Embedding
 from maicc.files import whole_file
 from maicc.fitting import weights_hash
+from maicc.lengths import trimmed
 from maicc.memory import KeyIndex, OfflineMemory
 from maicc.returns import normalised
 from maicc.types import Spec, Trajectories, UserError
 
-_SCHEMA = 1
-_BATCH = 512  # trajectories per forward pass
+_SCHEMA = 2
+_BATCH = 64  # trajectories per forward pass
 
 
 class OfflineKeys(NamedTuple):
@@ -51,17 +52,19 @@ def offline_keys(
         return _read(path, content)
     flat = slices(dataset.read(), dataset.spec.bounds).trajectories
     embedding = embedding.to(device)
-    vectors, rewards = [], []
-    with tqdm(desc="keys", unit="trajectory", total=len(flat.actions)) as bar:
-        for start in range(0, len(flat.actions), _BATCH):
-            batch = flat.take(slice(start, start + _BATCH))
-            keys = embedding.keys(Trajectories(*(torch.from_numpy(x).to(device) for x in batch)))
-            vectors.append(keys.vectors.cpu().numpy())
-            rewards.append(keys.individual_reward.sum(1).cpu().numpy())
-            bar.update(len(batch.actions))
-    all_vectors = np.concatenate(vectors)
-    index = KeyIndex.build(all_vectors, flat.step_mask, factory)
-    result = OfflineKeys(all_vectors, np.concatenate(rewards), index)
+    vectors = np.zeros((*flat.actions.shape, embedding.config.width), np.float32)
+    individual_return = np.zeros(len(flat.actions), np.float32)
+    by_length = flat.step_mask.sum(1).argsort(kind="stable")
+    with tqdm(desc="keys", unit="trajectory", total=len(by_length)) as bar:
+        for start in range(0, len(by_length), _BATCH):
+            items = by_length[start : start + _BATCH]
+            batch = trimmed(Trajectories(*(torch.from_numpy(x) for x in flat.take(items))))
+            keys = embedding.keys(Trajectories(*(part.to(device) for part in batch)))
+            vectors[items, : batch.actions.shape[1]] = keys.vectors.cpu().numpy()
+            individual_return[items] = keys.individual_reward.sum(1).cpu().numpy()
+            bar.update(len(items))
+    index = KeyIndex.build(vectors, flat.step_mask, factory)
+    result = OfflineKeys(vectors, individual_return, index)
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["content"] = content
         file["vectors"] = result.vectors

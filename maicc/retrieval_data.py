@@ -19,17 +19,11 @@ from maicc.embedding import EmbeddingModule
 from maicc.family_data import FamilyData
 from maicc.fitting import load_module
 from maicc.keys import OfflineKeys, offline_keys
+from maicc.lengths import trimmed
 from maicc.memory.utility import top_k, training_utility
 from maicc.types import Trajectories, UserError
 
 _CHUNK = 64  # batches whose neighbours are found together
-
-
-def trimmed(t: Trajectories) -> Trajectories:
-    """Without steps that none of them played: (..., T, ...) tensors, the first step always kept."""
-    lead = t.step_mask.ndim - 1
-    T = max(int(t.step_mask.sum(-1).max()) if t.step_mask.numel() else 0, 1)
-    return Trajectories(*(part.narrow(lead, 0, T) for part in t))
 
 
 class RetrievalData(FamilyData):

@@ -9,6 +9,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from maicc.lengths import alive
 from maicc.returns import completed, return_to_go
 from maicc.types import EpisodeBatch, Trajectories
 
@@ -23,6 +24,7 @@ class TeamBatch(NamedTuple):
     completed: Tensor  # (B, T)
     return_to_go: Tensor  # (B, T)
     step_mask: Tensor  # (B, T) bool
+    alive: Tensor  # (B, T, N) bool, steps in which an agent has a part
     agent_mask: Tensor  # (B, N) bool, False where a smaller team is padded
     first: Tensor  # (B,) int64, the number of the first step; 0 unless this is a window
 
@@ -33,6 +35,7 @@ class TeamBatch(NamedTuple):
             self.observations[:, : T + 1, :N],
             self.actions[:, :T, :N],
             *(part[:, :T] for part in self[2:7]),
+            self.alive[:, :T, :N],
             self.agent_mask[:, :N],
             self.first,
         )
@@ -43,7 +46,7 @@ class TeamBatch(NamedTuple):
         row = torch.arange(len(first), device=first.device)[:, None]
         return TeamBatch(
             self.observations[row, at],
-            *(part[row, at[:, :-1]] for part in self[1:7]),
+            *(part[row, at[:, :-1]] for part in self[1:8]),
             self.agent_mask,
             self.first + first,
         )
@@ -62,15 +65,17 @@ class TeamBatch(NamedTuple):
             done=each_agent(self.done),
             completed=each_agent(self.completed),
             return_to_go=each_agent(self.return_to_go),
-            step_mask=each_agent(self.step_mask),
+            step_mask=rearrange(agents_steps(self), "b t n -> (b n) t"),
         )
 
 
 def team_batch(episodes: EpisodeBatch, bounds: tuple[float, float]) -> TeamBatch:
     """NumPy episodes as tensors, with outcome and return-to-go worked out."""
     steps = np.arange(episodes.actions.shape[1])
-    last = steps == episodes.length[:, None] - 1
+    played, last = steps < episodes.length[:, None], steps == episodes.length[:, None] - 1
     full = completed(episodes.rewards.cumsum(-1), last, bounds)
+    seen, legal = (x[:, :-1].swapaxes(1, 2) for x in (episodes.observations, episodes.action_mask))
+    there = alive(seen, legal, played[:, None]).swapaxes(1, 2)
     return TeamBatch(
         observations=torch.from_numpy(episodes.observations),
         actions=torch.from_numpy(episodes.actions),
@@ -78,15 +83,16 @@ def team_batch(episodes: EpisodeBatch, bounds: tuple[float, float]) -> TeamBatch
         done=torch.from_numpy(last.astype(np.float32)),
         completed=torch.from_numpy(full.astype(np.float32)),
         return_to_go=torch.from_numpy(return_to_go(episodes.rewards)),
-        step_mask=torch.from_numpy(steps < episodes.length[:, None]),
+        step_mask=torch.from_numpy(played),
+        alive=torch.from_numpy(there),
         agent_mask=torch.from_numpy(episodes.agent_mask),
         first=torch.zeros(len(last), dtype=torch.long),
     )
 
 
 def agents_steps(batch: TeamBatch) -> Tensor:
-    """(B, T, N) bool: steps that were played, of agents that are there."""
-    return batch.step_mask.unsqueeze(2) & batch.agent_mask.unsqueeze(1)
+    """(B, T, N) bool: steps that were played, of agents that are there and alive."""
+    return batch.alive & batch.step_mask.unsqueeze(2) & batch.agent_mask.unsqueeze(1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ CANDIDATES = 50
 NEAR_COPY = 0.98  # more similar ones are dropped in training
 SEARCHED = 2000  # nearest among which candidates are looked for: near-copies come in hundreds
 QUERY_DROPOUT = 0.2  # of the steps that a training query averages
-_BATCH = 512
+_BATCH = 64
 
 
 class RADTBatch(NamedTuple):
