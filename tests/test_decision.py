@@ -134,6 +134,23 @@ def test_loss_is_cross_entropy_over_the_supervised_steps(slices):
     assert torch.allclose(make().loss(batch)[0], smooth)
 
 
+def test_a_batch_taken_by_length_has_the_loss_of_the_batch(slices):
+    length = torch.tensor([2, 15, 3, 5])
+    model, current = make(), slices.take(slice(0, 4))
+    current = current._replace(step_mask=torch.arange(15) < length[:, None])
+    contexts = contexts_of(slices, [[4, 5, 6], [7, 8, 9], [10, 11, 12], [13, 14, 15]])
+    mask = torch.arange(15) < torch.tensor([1, 15, 4, 6])[:, None, None]
+    contexts = contexts._replace(step_mask=contexts.step_mask & mask)
+    at = torch.zeros(4, dtype=torch.long)
+    batch = DecisionBatch(current, contexts, at, torch.full((4, 15), -1))
+    logits = model(current, contexts)[current.step_mask]
+    expected = F.cross_entropy(logits, current.actions[current.step_mask], label_smoothing=0.1)
+    shapes, forward = [], model.forward
+    model.forward = lambda *parts: shapes.append(parts[0].actions.shape) or forward(*parts)
+    assert torch.allclose(model.loss(batch)[0], expected, atol=1e-6)
+    assert shapes == [(1, 2), (1, 3), (1, 5), (1, 15)]
+
+
 def test_no_context(slices):
     model, current = make(k=0), slices.take(slice(0, 2))
     none = contexts_of(slices, torch.zeros(2, 0, dtype=torch.long))

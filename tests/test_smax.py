@@ -223,6 +223,9 @@ def test_models_of_5v5_and_10v11_act_in_3v3_and_12v12(tmp_path, encoder):
     grown = {n for n, p in embedding.named_parameters() if p.grad is None or not p.grad.any()}
     assert not {n for n in grown if n.startswith(("encoders", "action_head", "dynamics_head"))}
     stored = slices(dataset.read(), (0.0, 2.0))
+    seen = stored.trajectories.observations.any(-1)
+    assert seen[stored.trajectories.step_mask].all()  # the dead have no steps
+    assert stored.trajectories.step_mask.sum() == seen.sum() < dataset.read().length.sum() * 15 / 2
     keys = offline_keys(embedding, dataset, tmp_path)
     games = batch({"allies": 3, "enemies": 3}, {"allies": 12, "enemies": 12}, {})
     team = Team(

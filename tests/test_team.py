@@ -118,6 +118,27 @@ def test_who_has_one_legal_action_takes_it_and_the_others_act_as_ever(models):
     assert asked == [6, 6, 6, 9, 6, 6]
 
 
+def test_what_an_agent_stores_ends_with_its_death_and_knows_how_the_team_fared(models):
+    team, env = models.team(SEEDS), make_env()
+    now, total, step = env.reset([1, 2, 3]), np.zeros(3), 0
+    while not now.done.all():
+        seen, mask = now.observations.copy(), now.action_mask.copy()
+        if step >= 4:  # agent 1 is dead
+            seen[:, 1], mask[:, 1], mask[:, 1, 0] = 0.0, False, True
+        actions, playing = team.act(seen, mask), ~now.done
+        now, step = env.step(actions), step + 1
+        rewards = now.rewards + 0.05
+        total += rewards * playing
+        team.observe(actions, rewards, now.done)
+    stored = team.memory.online.trajectories.take((slice(None), 0))
+    length = stored.step_mask.sum(1).reshape(3, 3)
+    assert (length[:, 1] == 4).all()
+    assert (length[:, [0, 2]] > 4).all()
+    assert np.allclose(stored.rewards.sum(1), np.repeat(total, 3), atol=1e-5)
+    assert np.allclose(stored.return_to_go[:, 0], np.repeat(total, 3), atol=1e-5)
+    assert stored.done[1::3, 3].all()
+
+
 def test_what_an_agent_stores_is_what_it_lived(models):
     team, env = models.team(SEEDS), make_env()
     returns = play_episode(team, env, [1, 2, 3])
