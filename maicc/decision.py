@@ -22,8 +22,6 @@ from maicc.tokens import TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer, causal_mask, take_tokens
 from maicc.types import Spec, Trajectories, UserError
 
-_GROUPS = 4  # of a batch, by length, on CPU
-
 
 class DecisionBatch(NamedTuple):
     """Queries with what was retrieved for them."""
@@ -161,11 +159,8 @@ class DecisionTransformer(nn.Module):
 
     def loss(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the supervised steps, and the share of them predicted right."""
-        groups = [batch]
-        if batch.step.device.type == "cpu":  # elsewhere a small group takes as long as a large one
-            length = batch.current.step_mask.sum(1) + batch.contexts.step_mask.sum((1, 2))
-            groups = [batch.take(part) for part in by_length(length, _GROUPS)]
-        each = [self._supervised(group) for group in groups]
+        length = batch.current.step_mask.sum(1) + batch.contexts.step_mask.sum((1, 2))
+        each = [self._supervised(batch.take(rows)) for rows in by_length(length)]
         chosen, actions = (torch.cat(parts) for parts in zip(*each, strict=True))
         loss = F.cross_entropy(chosen, actions, label_smoothing=self.config.label_smoothing)
         return loss, (chosen.argmax(-1) == actions).float().mean()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "types doctor",
     "files returns config stats",
-    "envs",
+    "envs lengths",
     "dataset retrieved",
     "behaviour",
     "collect arrays",

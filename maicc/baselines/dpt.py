@@ -20,6 +20,7 @@ from maicc.baselines.chains import ChainBatch
 from maicc.config import BaselineConfig, DecisionConfig
 from maicc.dataset import require_expert
 from maicc.encoders import ActionHead
+from maicc.lengths import by_length, trimmed
 from maicc.tokens import TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer
 from maicc.types import Spec, Trajectories
@@ -49,6 +50,14 @@ def transitions(episodes: Trajectories) -> Transitions:
         episodes.completed, episodes.step_mask,
     )  # fmt: skip
     return Transitions(*(part.flatten(1, 2) for part in parts))
+
+
+def gathered(context: Transitions, rows: Tensor) -> Transitions:
+    """The sets of these rows, without places that are empty in all of them."""
+    there = context.there[rows]
+    C = max(int(there.sum(1).max()), 1)
+    at = (~there).long().argsort(dim=1, stable=True)[:, :C]
+    return Transitions(*(part[rows[:, None], at] for part in context))
 
 
 class DPTransformer(nn.Module):
@@ -95,6 +104,8 @@ class DPTTeam(BaselineTeam):
         latest = slice(max(count - most, 0), count)
         lived = Trajectories(*(part[:, latest] for part in self.online.trajectories))
         context = transitions(self._tensors(lived))
+        if self.episode:
+            context = gathered(context, torch.arange(len(context.step), device=self.device))
         with torch.no_grad():
             self._past, self._there = self.net.encode(context), context.there
 
@@ -137,11 +148,14 @@ class DPTModule(BaselineModule):
         share = torch.rand(B, 1, generator=chance)
         kept = torch.rand(B, C, generator=chance) < share
         context = context._replace(there=context.there & kept.to(context.there.device))
-        step = torch.arange(query.actions.shape[1], device=query.actions.device)
-        logits = self.net.decide(
-            query.observations, step.expand_as(query.actions), self.net.encode(context),
-            context.there,
-        )  # fmt: skip
-        expert = batch.expert[:, -1]
-        learned = query.step_mask & (expert >= 0)
-        return self.learn(logits[learned], expert[learned])
+        logits, actions = [], []
+        for rows in by_length(context.there.sum(1)):
+            some, asked = gathered(context, rows), trimmed(query.take(rows))
+            step = torch.arange(asked.actions.shape[1], device=rows.device)
+            past, step = self.net.encode(some), step.expand_as(asked.actions)
+            each = self.net.decide(asked.observations, step, past, some.there)
+            expert = batch.expert[rows, -1, : step.shape[1]]
+            learned = asked.step_mask & (expert >= 0)
+            logits.append(each[learned])
+            actions.append(expert[learned])
+        return self.learn(torch.cat(logits), torch.cat(actions))

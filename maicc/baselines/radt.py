@@ -28,6 +28,7 @@ from maicc.dataset import EpisodeFile, slices
 from maicc.family_data import FamilyData
 from maicc.files import ModelFiles
 from maicc.fitting import load_module
+from maicc.lengths import by_length, trimmed
 from maicc.lockstep import Lived
 from maicc.memory.index import empty_index
 from maicc.retrieved import Retrieved
@@ -308,9 +309,15 @@ class RADTModule(BaselineModule):
         self.net.decision.load_state_dict(trained)
 
     def training_step(self, batch: RADTBatch, batch_index: int) -> Tensor:
-        logits = self.net(batch.current, self.net.read(batch.retrieved), batch.piece)
-        learned = batch.current.step_mask
-        return self.learn(logits[learned], batch.current.actions[learned])
+        length = batch.current.step_mask.sum(1) + batch.retrieved.step_mask.sum(1)
+        logits, actions = [], []
+        for rows in by_length(length):
+            current, retrieved = (trimmed(t.take(rows)) for t in batch[:2])
+            piece = batch.piece[rows, : retrieved.actions.shape[1]]
+            learned = current.step_mask
+            logits.append(self.net(current, self.net.read(retrieved), piece)[learned])
+            actions.append(current.actions[learned])
+        return self.learn(torch.cat(logits), torch.cat(actions))
 
     @classmethod
     def data(cls, config: RunConfig, files: ModelFiles) -> L.LightningDataModule:
