@@ -62,8 +62,8 @@ def by_length(length: Tensor) -> list[Tensor]:
     all, saves less than a fifth; and on a GPU, where a small group takes as long as a large one.
     """
     order = length.argsort(stable=True)
+    if length.device.type != "cpu":
+        return [order]
     parts = [part for part in order.tensor_split(_GROUPS) if len(part)]
     padded = sum(len(part) * int(length[part[-1]]) for part in parts)
-    if length.device.type != "cpu" or padded > 0.8 * len(length) * int(length.max()):
-        return [order]
-    return parts
+    return parts if padded <= 0.8 * len(length) * int(length.max()) else [order]
