@@ -39,13 +39,15 @@ def test_an_aec_environment_plays_the_same_episode():
 
 
 def test_a_gymnasium_environment_with_a_tuple_of_spaces():
-    game = gym.make("Foraging-5x5-2p-1f-v3", disable_env_checker=True).unwrapped
+    # one each: where players stood in an episode before, upstream's seeded reset depends on it
+    game, again, direct = (
+        gym.make("Foraging-5x5-2p-1f-v3", disable_env_checker=True).unwrapped for _ in range(3)
+    )
     env = as_parallel(game)
     assert isinstance(env, TupleEnv)
     assert env.possible_agents == ["agent_0", "agent_1"]
     parallel_api_test(env, num_cycles=120)
-    seen, _ = env.reset(seed=1)
-    direct = gym.make("Foraging-5x5-2p-1f-v3", disable_env_checker=True).unwrapped
+    seen, _ = as_parallel(again).reset(seed=1)
     assert np.array_equal(seen["agent_1"], direct.reset(seed=1)[0][1])
 
 
