@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from maicc.deaths import alive_in, until_death
 from maicc.files import whole_file
-from maicc.lengths import alive, until_death
 from maicc.returns import completed, return_to_go
 from maicc.types import Behaviour, EpisodeBatch, Spec, Task, Trajectories, UserError
 
@@ -91,11 +91,9 @@ def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
         return_to_go=return_to_go(episodes.rewards)[episode],
         step_mask=(steps < episodes.length[:, None])[episode],
     )
-    legal = episodes.action_mask[episode, :T, agent]
-    there = alive(trajectories.observations, legal, trajectories.step_mask)
+    trajectories = until_death(trajectories, alive_in(episodes)[episode, agent])
     size = episodes.agent_mask.sum(1)
     expert = episodes.expert_actions[episode, :, agent].astype(np.int64)
-    trajectories = until_death(trajectories, there)
     return Slices(trajectories, episode, agent, size[episode], episodes.task[episode], expert)
 
 

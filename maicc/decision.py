@@ -17,7 +17,7 @@ from maicc.config import DecisionConfig, OptimiserConfig
 from maicc.dataset import require_expert
 from maicc.encoders import ActionHead
 from maicc.fitting import MaiccModule
-from maicc.lengths import by_length, trimmed
+from maicc.lengths import in_groups, trimmed
 from maicc.tokens import TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer, causal_mask, take_tokens
 from maicc.types import Spec, Trajectories, UserError
@@ -160,8 +160,7 @@ class DecisionTransformer(nn.Module):
     def loss(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the supervised steps, and the share of them predicted right."""
         length = batch.current.step_mask.sum(1) + batch.contexts.step_mask.sum((1, 2))
-        each = [self._supervised(batch.take(rows)) for rows in by_length(length)]
-        chosen, actions = (torch.cat(parts) for parts in zip(*each, strict=True))
+        chosen, actions = in_groups(length, lambda rows: self._supervised(batch.take(rows)))
         loss = F.cross_entropy(chosen, actions, label_smoothing=self.config.label_smoothing)
         return loss, (chosen.argmax(-1) == actions).float().mean()
 

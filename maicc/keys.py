@@ -54,10 +54,10 @@ def offline_keys(
     embedding = embedding.to(device)
     vectors = np.zeros((*flat.actions.shape, embedding.config.width), np.float32)
     individual_return = np.zeros(len(flat.actions), np.float32)
-    by_length = flat.step_mask.sum(1).argsort(kind="stable")
-    with tqdm(desc="keys", unit="trajectory", total=len(by_length)) as bar:
-        for start in range(0, len(by_length), _BATCH):
-            items = by_length[start : start + _BATCH]
+    order = flat.step_mask.sum(1).argsort(kind="stable")
+    with tqdm(desc="keys", unit="trajectory", total=len(order)) as bar:
+        for start in range(0, len(order), _BATCH):
+            items = order[start : start + _BATCH]
             batch = trimmed(Trajectories(*(torch.from_numpy(x) for x in flat.take(items))))
             keys = embedding.keys(Trajectories(*(part.to(device) for part in batch)))
             vectors[items, : batch.actions.shape[1]] = keys.vectors.cpu().numpy()

@@ -1,51 +1,15 @@
-"""Where trajectories end: an agent's part in an episode, padding, and groups of one length."""
+"""Batches without needless padding."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from maicc.returns import return_to_go
 from maicc.types import Trajectories
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 _GROUPS = 4
-
-
-def alive(observations: np.ndarray, action_mask: np.ndarray, played: np.ndarray) -> np.ndarray:
-    """An agent's steps up to its last one with a choice to make or something to see: (..., T).
-
-    The dead see nothing and have one legal action. The first step is always among them.
-
-    Args:
-        observations: (..., T, O).
-        action_mask: (..., T, A) bool, True where legal.
-        played: (..., T) bool.
-    """
-    busy = played & ((observations != 0).any(-1) | (action_mask.sum(-1) > 1))
-    busy[..., 0] = True
-    return np.logical_or.accumulate(busy[..., ::-1], -1)[..., ::-1].copy()
-
-
-def until_death(t: Trajectories, alive: np.ndarray) -> Trajectories:
-    """The slices (M, T, ...), NumPy arrays, without what an agent has no part in any more.
-
-    What followed, the team's rewards, the end and whether the return was reached, is the outcome of
-    its last step: returns-to-go are those of the team's whole episode.
-
-    Args:
-        alive: (M, T) bool.
-    """
-    row, last = np.arange(len(alive)), alive.sum(1) - 1
-    rewards = np.where(alive, t.rewards, 0.0).astype(t.rewards.dtype)
-    rewards[row, last] = return_to_go(t.rewards)[row, last]
-    done, completed = t.done * alive, t.completed * alive
-    done[row, last] = t.done.max(1)
-    completed[row, last] = t.completed[row, t.step_mask.sum(1) - 1]
-    return t._replace(rewards=rewards, done=done, completed=completed, step_mask=alive)
 
 
 def trimmed(t: Trajectories) -> Trajectories:
@@ -67,3 +31,17 @@ def by_length(length: Tensor) -> list[Tensor]:
     parts = [part for part in order.tensor_split(_GROUPS) if len(part)]
     padded = sum(len(part) * int(length[part[-1]]) for part in parts)
     return parts if padded <= 0.8 * len(length) * int(length.max()) else [order]
+
+
+def in_groups(
+    length: Tensor, supervised: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Logits (S, A) and labels (S,) of a batch, worked out for rows of about one length at a time.
+
+    Args:
+        length: (Q,) of each row.
+        supervised: Gives the logits and labels of the rows at an index.
+    """
+    each = [supervised(rows) for rows in by_length(length)]
+    logits, labels = zip(*each, strict=True)
+    return torch.cat(logits), torch.cat(labels)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maicc.lengths import alive, until_death
+from maicc.deaths import alive, until_death
 from maicc.memory import OnlineMemory
 from maicc.retrieved import Retrieved
 from maicc.returns import completed, return_to_go
@@ -147,12 +147,12 @@ class LockStepTeam(ABC):
         now.return_to_go[:, t] = self._each_agent(self.spec.return_max - self._so_far)
         active = np.flatnonzero(self._each_agent(~self._ended))
         legal = np.reshape(np.asarray(action_mask, bool), (self.R, self.N, -1))
-        self._legal[:, t] = self._rows(legal)
-        legal = self._legal[active, t]
+        legal = self._rows(legal)[active]
         if not legal.any(1).all():
             raise UserError("action_mask allows an agent no action; leave at least one legal")
         chosen = legal.argmax(1)
         free = legal.sum(1) > 1  # who has one legal action, as the dead have, takes it
+        self._free[active, t] = free
         free |= ~free.any()  # what a method keeps of the running episode follows every step
         with torch.no_grad():
             logits = self._logits(active[free])
@@ -206,7 +206,7 @@ class LockStepTeam(ABC):
             return_to_go=np.zeros((rows, T), np.float32),
             step_mask=np.zeros((rows, T), bool),
         )
-        self._legal = np.zeros((rows, T, spec.n_actions), bool)
+        self._free = np.zeros((rows, T), bool)
         # each agent's own random numbers: the method's first two, sampling or not, action, the
         # order of trajectories in memory, and what else the method needs
         self._draws = np.stack(
@@ -231,7 +231,7 @@ class LockStepTeam(ABC):
 
     def _store_episode(self) -> None:
         now = self._now._replace(return_to_go=return_to_go(self._now.rewards))
-        now = until_death(now, alive(now.observations, self._legal, now.step_mask))
+        now = until_death(now, alive(now.observations, self._free, now.step_mask))
         lived, (low, high) = self._lived(now), self.spec.bounds
         places = self.online.store(
             lived.keys,

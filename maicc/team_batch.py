@@ -9,7 +9,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from maicc.lengths import alive
+from maicc.deaths import alive_in
 from maicc.returns import completed, return_to_go
 from maicc.types import EpisodeBatch, Trajectories
 
@@ -74,8 +74,6 @@ def team_batch(episodes: EpisodeBatch, bounds: tuple[float, float]) -> TeamBatch
     steps = np.arange(episodes.actions.shape[1])
     played, last = steps < episodes.length[:, None], steps == episodes.length[:, None] - 1
     full = completed(episodes.rewards.cumsum(-1), last, bounds)
-    seen, legal = (x[:, :-1].swapaxes(1, 2) for x in (episodes.observations, episodes.action_mask))
-    there = alive(seen, legal, played[:, None]).swapaxes(1, 2)
     return TeamBatch(
         observations=torch.from_numpy(episodes.observations),
         actions=torch.from_numpy(episodes.actions),
@@ -84,7 +82,7 @@ def team_batch(episodes: EpisodeBatch, bounds: tuple[float, float]) -> TeamBatch
         completed=torch.from_numpy(full.astype(np.float32)),
         return_to_go=torch.from_numpy(return_to_go(episodes.rewards)),
         step_mask=torch.from_numpy(played),
-        alive=torch.from_numpy(there),
+        alive=torch.from_numpy(alive_in(episodes).swapaxes(1, 2)),
         agent_mask=torch.from_numpy(episodes.agent_mask),
         first=torch.zeros(len(last), dtype=torch.long),
     )

@@ -14,7 +14,7 @@ from maicc.baselines import METHODS, module_of
 from maicc.baselines.at import relabelled
 from maicc.baselines.base import BaselineModule
 from maicc.baselines.chains import ChainBatch, ChainData, reordered
-from maicc.baselines.dpt import DPTransformer, gathered, transitions
+from maicc.baselines.dpt import DPTransformer, packed, transitions
 from maicc.baselines.hissd import HiSSDData
 from maicc.collect import collect
 from maicc.config import BaselineConfig, CollectConfig, DecisionConfig
@@ -207,12 +207,12 @@ def test_dpt_does_not_know_the_order_of_its_context(dataset):
         other = net.decide(query, step, net.encode(turned), turned.there)
         none = net.decide(query, step, net.encode(context), torch.zeros_like(context.there))
         some = context._replace(there=context.there & (order % 3 == 0))
-        short = gathered(some, torch.tensor([4, 1]))
+        short = packed(some.take(torch.tensor([4, 1])))
         full = net.decide(query, step, net.encode(some), some.there)[[4, 1]]
-        packed = net.decide(query[[4, 1]], step[:2], net.encode(short), short.there)
+        few = net.decide(query[[4, 1]], step[:2], net.encode(short), short.there)
     assert torch.allclose(one, other, atol=1e-5)
     assert short.there.shape[1] < context.there.shape[1] / 2
-    assert torch.allclose(full, packed, atol=1e-5)
+    assert torch.allclose(full, few, atol=1e-5)
     assert not torch.allclose(one, none, atol=1e-3)
 
 

@@ -20,7 +20,7 @@ from maicc.baselines.chains import ChainBatch
 from maicc.config import BaselineConfig, DecisionConfig
 from maicc.dataset import require_expert
 from maicc.encoders import ActionHead
-from maicc.lengths import by_length, trimmed
+from maicc.lengths import in_groups, trimmed
 from maicc.tokens import TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer
 from maicc.types import Spec, Trajectories
@@ -38,6 +38,10 @@ class Transitions(NamedTuple):
     completed: Tensor  # (B, C)
     there: Tensor  # (B, C) bool
 
+    def take(self, rows: Tensor) -> Transitions:
+        """The sets of these rows."""
+        return Transitions(*(part[rows] for part in self))
+
 
 def transitions(episodes: Trajectories) -> Transitions:
     """Every step of episodes (B, E, T, ...); C = E * T."""
@@ -52,12 +56,12 @@ def transitions(episodes: Trajectories) -> Transitions:
     return Transitions(*(part.flatten(1, 2) for part in parts))
 
 
-def gathered(context: Transitions, rows: Tensor) -> Transitions:
-    """The sets of these rows, without places that are empty in all of them."""
-    there = context.there[rows]
-    C = max(int(there.sum(1).max()), 1)
-    at = (~there).long().argsort(dim=1, stable=True)[:, :C]
-    return Transitions(*(part[rows[:, None], at] for part in context))
+def packed(context: Transitions) -> Transitions:
+    """The sets without places that are empty in all of them."""
+    there = context.there
+    at = (~there).long().argsort(dim=1, stable=True)[:, : max(int(there.sum(1).max()), 1)]
+    row = torch.arange(len(there), device=there.device)[:, None]
+    return Transitions(*(part[row, at] for part in context))
 
 
 class DPTransformer(nn.Module):
@@ -103,9 +107,7 @@ class DPTTeam(BaselineTeam):
         count, most = int(self.online.count[0]), self.module.baseline.set_episodes
         latest = slice(max(count - most, 0), count)
         lived = Trajectories(*(part[:, latest] for part in self.online.trajectories))
-        context = transitions(self._tensors(lived))
-        if self.episode:
-            context = gathered(context, torch.arange(len(context.step), device=self.device))
+        context = packed(transitions(self._tensors(lived)))
         with torch.no_grad():
             self._past, self._there = self.net.encode(context), context.there
 
@@ -148,14 +150,14 @@ class DPTModule(BaselineModule):
         share = torch.rand(B, 1, generator=chance)
         kept = torch.rand(B, C, generator=chance) < share
         context = context._replace(there=context.there & kept.to(context.there.device))
-        logits, actions = [], []
-        for rows in by_length(context.there.sum(1)):
-            some, asked = gathered(context, rows), trimmed(query.take(rows))
+
+        def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
+            some, asked = packed(context.take(rows)), trimmed(query.take(rows))
             step = torch.arange(asked.actions.shape[1], device=rows.device)
-            past, step = self.net.encode(some), step.expand_as(asked.actions)
-            each = self.net.decide(asked.observations, step, past, some.there)
+            step = step.expand_as(asked.actions)
+            logits = self.net.decide(asked.observations, step, self.net.encode(some), some.there)
             expert = batch.expert[rows, -1, : step.shape[1]]
             learned = asked.step_mask & (expert >= 0)
-            logits.append(each[learned])
-            actions.append(expert[learned])
-        return self.learn(torch.cat(logits), torch.cat(actions))
+            return logits[learned], expert[learned]
+
+        return self.learn(*in_groups(context.there.sum(1), supervised))

@@ -28,7 +28,7 @@ from maicc.dataset import EpisodeFile, slices
 from maicc.family_data import FamilyData
 from maicc.files import ModelFiles
 from maicc.fitting import load_module
-from maicc.lengths import by_length, trimmed
+from maicc.lengths import in_groups, trimmed
 from maicc.lockstep import Lived
 from maicc.memory.index import empty_index
 from maicc.retrieved import Retrieved
@@ -310,14 +310,14 @@ class RADTModule(BaselineModule):
 
     def training_step(self, batch: RADTBatch, batch_index: int) -> Tensor:
         length = batch.current.step_mask.sum(1) + batch.retrieved.step_mask.sum(1)
-        logits, actions = [], []
-        for rows in by_length(length):
-            current, retrieved = (trimmed(t.take(rows)) for t in batch[:2])
+
+        def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
+            current, retrieved = (trimmed(t.take(rows)) for t in (batch.current, batch.retrieved))
             piece = batch.piece[rows, : retrieved.actions.shape[1]]
-            learned = current.step_mask
-            logits.append(self.net(current, self.net.read(retrieved), piece)[learned])
-            actions.append(current.actions[learned])
-        return self.learn(torch.cat(logits), torch.cat(actions))
+            logits, learned = self.net(current, self.net.read(retrieved), piece), current.step_mask
+            return logits[learned], current.actions[learned]
+
+        return self.learn(*in_groups(length, supervised))
 
     @classmethod
     def data(cls, config: RunConfig, files: ModelFiles) -> L.LightningDataModule:

@@ -18,7 +18,7 @@ from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.chains import ChainBatch
 from maicc.config import BaselineConfig, DecisionConfig
 from maicc.encoders import ActionHead
-from maicc.lengths import by_length, trimmed
+from maicc.lengths import in_groups, trimmed
 from maicc.memory import OnlineMemory
 from maicc.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO, TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer, causal_mask, take_tokens
@@ -149,13 +149,13 @@ class SequenceModule(BaselineModule):
 
     def training_step(self, batch: ChainBatch, batch_index: int) -> Tensor:
         chain, learned = self.prepare(batch)
-        logits, actions = [], []
-        for rows in by_length(chain.step_mask.sum((1, 2))):
-            part, mask = trimmed(chain.take(rows)), learned[rows]
-            mask = mask[..., : part.actions.shape[2]]
-            logits.append(self.net(part)[mask])
-            actions.append(part.actions[mask])
-        return self.learn(torch.cat(logits), torch.cat(actions))
+
+        def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
+            part = trimmed(chain.take(rows))
+            mask = learned[rows, :, : part.actions.shape[2]]
+            return self.net(part)[mask], part.actions[mask]
+
+        return self.learn(*in_groups(chain.step_mask.sum((1, 2)), supervised))
 
     def contexts(self, online: OnlineMemory) -> Trajectories | None:
         """The episodes before the running one, as the model sees them: (rows, C, T, ...) arrays."""
