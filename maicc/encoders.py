@@ -8,6 +8,7 @@ was learnt of one enemy holds for all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,18 @@ def present(entities: Tensor) -> Tensor:
     return (entities != 0).any(-1)
 
 
+def read_once(observations: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `read` makes of observations, (..., O) -> (..., D), row by row.
+
+    Those of steps that were not played, and of the dead, show nothing: that is read once.
+    """
+    rows = observations.reshape(-1, observations.shape[-1])
+    shown = rows.any(-1)
+    made = read(torch.cat([rows.new_zeros(1, rows.shape[-1]), rows[shown]]))
+    placed = made[shown.cumsum(0) * shown]
+    return placed.view(*observations.shape[:-1], placed.shape[-1])
+
+
 class EntityObservation(nn.Module):
     """The agent attends over itself and those it sees; their number and order don't matter."""
 
@@ -76,12 +89,7 @@ class EntityObservation(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """(..., O) -> (..., D)."""
-        rows = observations.reshape(-1, observations.shape[-1])
-        # steps that were not played, and those of the dead, show nothing: that is read once
-        shown = rows.any(-1)
-        read = self._read(torch.cat([rows.new_zeros(1, rows.shape[-1]), rows[shown]]))
-        placed = read[shown.cumsum(0) * shown]
-        return placed.view(*observations.shape[:-1], placed.shape[-1])
+        return read_once(observations, self._read)
 
     def _read(self, observations: Tensor) -> Tensor:
         seen = take_apart(self.layout, observations)

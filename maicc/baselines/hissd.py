@@ -10,7 +10,7 @@ observation layout is seen as one entity.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import lightning as L
@@ -21,11 +21,12 @@ from torch.nn import functional as F
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import DecisionConfig, RunConfig
-from maicc.encoders import FlatObservation, present, take_apart
+from maicc.encoders import FlatObservation, present, read_once, take_apart
 from maicc.episode_data import EpisodeData
 from maicc.files import ModelFiles
+from maicc.lengths import by_length
 from maicc.team_batch import TeamBatch, agents_steps, masked_mean
-from maicc.transformer import Transformer
+from maicc.transformer import Transformer, take_tokens
 from maicc.types import Spec
 
 DISCOUNT = 0.99
@@ -67,20 +68,40 @@ class EntityTokens(nn.Module):
 
 
 class EntityTransformer(nn.Module):
-    """Attention over the entities and some tokens in front of them."""
+    """Attention over the entities and some tokens in front of them.
+
+    Entities that are not there are left out, not masked: an observation is as long as what it
+    shows, and those of about one length are read together.
+    """
 
     def __init__(self, spec: Spec, config: DecisionConfig, layers: int) -> None:
         super().__init__()
         self.tokens = EntityTokens(spec, config.width)
         self.transformer = Transformer(config.width, layers, config.heads, config.dropout)
 
-    def forward(self, observations: Tensor, front: Tensor) -> Tensor:
-        """Observations (B, O) behind tokens (B, F, D) -> (B, F + E, D)."""
+    def forward(
+        self, observations: Tensor, front: Tensor, wanted: Sequence[int] | None = None
+    ) -> Tensor:
+        """Observations (B, O) behind tokens (B, F, D) -> (B, F + E, D), or (B, wanted, D).
+
+        Outputs of entities that are not there are zero.
+        """
         x, there = self.tokens(observations)
-        there = F.pad(there, (front.shape[1], 0), value=True)
-        x = torch.cat([front, x], 1)
-        mask = there[:, None, None].expand(-1, 1, x.shape[1], -1)
-        return self.transformer(x, mask)[0]
+        x, there = torch.cat([front, x], 1), F.pad(there, (front.shape[1], 0), value=True)
+        first = torch.argsort(~there, dim=1, stable=True)  # those who are there, in their order
+        size, order, outputs = there.sum(1), [], []
+        for rows in by_length(size):
+            tokens = first[rows, : int(size[rows].max())]
+            seen = there[rows].gather(1, tokens)
+            mask = seen[:, None, None].expand(-1, 1, seen.shape[1], -1)
+            at = None if wanted is None else tokens.new_tensor(wanted).expand(len(rows), -1)
+            z = self.transformer(take_tokens(x[rows], tokens), mask, at=at)[0]
+            if at is None:
+                place = tokens.unsqueeze(-1).expand(-1, -1, z.shape[-1])
+                z = torch.zeros_like(x[rows]).scatter(1, place, z * seen.unsqueeze(-1))
+            order.append(rows)
+            outputs.append(z)
+        return torch.cat(outputs)[torch.cat(order).argsort()]
 
 
 class Value(nn.Module):
@@ -95,11 +116,13 @@ class Value(nn.Module):
 
     def forward(self, observations: Tensor, there: Tensor) -> Tensor:
         """(B, T, N, O) and agents (B, N) bool -> (B, T)."""
-        B, T, N, _ = observations.shape
-        flat = observations.flatten(0, 2)
-        z = self.encoder(flat, self.front.expand(len(flat), -1, -1))[:, 0].unflatten(0, (B, T, N))
+        z = read_once(observations, self._read)
         share = self.share(z).squeeze(-1).masked_fill(~there[:, None], float("-inf")).softmax(-1)
         return (share * self.value(z).squeeze(-1)).sum(-1)
+
+    def _read(self, observations: Tensor) -> Tensor:
+        front = self.front.expand(len(observations), -1, -1)
+        return self.encoder(observations, front, [0])[:, 0]
 
 
 class HiSSD(nn.Module):
@@ -127,16 +150,24 @@ class HiSSD(nn.Module):
         self.scale = 2.0 / (spec.return_max - spec.return_min)
 
     def common(self, observations: Tensor, before: Tensor | None) -> Tensor:
-        """The common skill of agents that see (B, O) and had `before` (B, D): (B, D)."""
+        """The common skill of agents that see (B, O) and had `before` (B, D): (B, D).
+
+        Who sees nothing, as the dead, keeps what it had.
+        """
         if before is None:
             before = self.start.expand(len(observations), -1)
-        return self.planner(observations, before.unsqueeze(1))[:, 0]
+        if self.layout is None:
+            return self.planner(observations, before.unsqueeze(1), [0])[:, 0]
+        sees = observations.any(1)
+        if not sees.any():
+            return before
+        skill = self.planner(observations[sees], before[sees].unsqueeze(1), [0])[:, 0]
+        return before.masked_scatter(sees.unsqueeze(1), skill)
 
     def of_task(self, observations: Tensor) -> Tensor:
         """The task skill of agents that see (B, O): (B, D)."""
-        return self.task_encoder(observations, self.task_front.expand(len(observations), -1, -1))[
-            :, 0
-        ]
+        front = self.task_front.expand(len(observations), -1, -1)
+        return self.task_encoder(observations, front, [0])[:, 0]
 
     def decode(self, observations: Tensor, common: Tensor, task: Tensor) -> Tensor:
         """Logits (B, A): actions of one's own, and one for each enemy."""
@@ -218,7 +249,7 @@ class HiSSDModule(BaselineModule):
         error = ((foreseen - team.observations[:, 1:]) ** 2).mean(-1)
         foresight = masked_mean(error * weight.unsqueeze(-1), each)
 
-        own = net.of_task(seen.flatten(0, 2)).unflatten(0, seen.shape[:3])
+        own = read_once(seen, net.of_task)
         contrast = self._contrast(own, team, batch.task)
 
         # every step is there for the decoder, of agents that are there
