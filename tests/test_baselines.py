@@ -73,11 +73,41 @@ def test_a_row_of_episodes_is_decided_step_by_step_as_at_once(dataset):
     with torch.no_grad():
         whole = net(chain)
         past = net.encode(Trajectories(*(part[:, :3] for part in chain)))
-        for t in (0, int(lengths[:, 3].min()) - 1):
+        seen = past
+        for t in range(int(lengths[:, 3].min())):
             current = Trajectories(*(part[:, 3, : t + 1] for part in chain))
-            assert torch.allclose(net.decide(current, past, 3), whole[:, 3, t], atol=1e-5)
+            assert torch.allclose(net.decide(current, past, 3)[0], whole[:, 3, t], atol=1e-5)
+            logits, seen = net.decide(current, seen, 3, t)
+            assert torch.allclose(logits, whole[:, 3, t], atol=1e-5)
         first = Trajectories(*(part[:, 0, :1] for part in chain))
-        assert torch.allclose(net.decide(first, None, 0), whole[:, 0, 0], atol=1e-5)
+        assert torch.allclose(net.decide(first, None, 0)[0], whole[:, 0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["madt", "at", "ad"])
+def test_what_was_seen_is_kept_whoever_is_asked(dataset, method):
+    """Some agents have no choice for a while, or die: the others', and later their own, logits are
+    those of the whole trajectory."""
+    module = make(method, dataset)
+    team, rng = module.team(range(4), 10), np.random.default_rng(0)
+    kept, asked = team._logits, []
+
+    def both(active):
+        before = team._before
+        before = None if before is None else before.take(torch.from_numpy(active))
+        whole, _ = team.net.decide(team._current(active), before, team._place)
+        found = kept(active)
+        assert np.allclose(found, whole.numpy(), atol=1e-4)
+        asked.append(len(active))
+        return found
+
+    team._logits = both
+    for _ in range(3):
+        for t in range(8):
+            legal = np.ones((4, 3, 6), bool)
+            legal[rng.random((4, 3)) < 0.1 * t, 1:] = False
+            actions = team.act(rng.random((4, 3, 8)).astype(np.float32), legal)
+            team.observe(actions, rng.random(4), np.arange(4) + 4 <= t)
+    assert set(asked) >= {12, 1}
 
 
 @pytest.mark.parametrize("method", ["madt", "at", "ad"])

@@ -7,7 +7,7 @@ files of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from maicc.encoders import ActionHead
 from maicc.lengths import in_groups, trimmed
 from maicc.memory import OnlineMemory
 from maicc.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO, TokenEncoders, table
-from maicc.transformer import KeyValues, Transformer, causal_mask, take_tokens
+from maicc.transformer import KeyValues, Transformer, append, causal_mask, take_tokens
 from maicc.types import Spec, Trajectories
 
 
@@ -45,8 +45,12 @@ class SequenceTransformer(nn.Module):
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
 
-    def tokens(self, chain: Trajectories, first: int = 0) -> Tensor:
-        """Episodes (B, E, T, ...), the first of them at place `first` -> (B, E, T, m, D)."""
+    def tokens(self, chain: Trajectories, first: int = 0, step: int = 0) -> Tensor:
+        """Episodes (B, E, T, ...), the first of them at place `first` -> (B, E, T, m, D).
+
+        Args:
+            step: Number of their first step.
+        """
         e = self.encoders
         encode = {
             RETURN_TO_GO: lambda: e.encode_return_to_go(chain.return_to_go),
@@ -55,7 +59,7 @@ class SequenceTransformer(nn.Module):
             OUTCOME: lambda: e.encode_outcome(chain.rewards, chain.done, chain.completed),
         }
         _, E, T = chain.actions.shape
-        where = e.step.weight[:T] + self.place.weight[first : first + E, None]
+        where = e.step.weight[step : step + T] + self.place.weight[first : first + E, None]
         return torch.stack([encode[kind]() for kind in self.kinds], 3) + where.unsqueeze(2)
 
     def forward(self, chain: Trajectories) -> Tensor:
@@ -70,9 +74,8 @@ class SequenceTransformer(nn.Module):
         z = take_tokens(y, at).unflatten(1, shape[1:])
         return self.head(z, chain.observations, self.encoders.observation)
 
-    def encode(self, contexts: Trajectories) -> tuple[KeyValues, Tensor]:
-        """Past episodes (B, C, T, ...) -> keys and values per layer, and (B, tokens) what may be
-        seen."""
+    def encode(self, contexts: Trajectories) -> Seen:
+        """Past episodes (B, C, T, ...) -> what the running one may look back at."""
         x = rearrange(self.tokens(contexts), "b e t m d -> b (e t m) d")
         seen = rearrange(contexts.step_mask, "b e t -> b (e t)")
         seen = seen.repeat_interleave(len(self.kinds), 1)
@@ -80,27 +83,43 @@ class SequenceTransformer(nn.Module):
         # a token that is not there sees itself, so that its softmax is defined
         mask = causal_mask(L, device=x.device) & seen.unsqueeze(1)
         mask = mask | torch.eye(L, dtype=torch.bool, device=x.device)
-        return self.transformer(x, mask.unsqueeze(1))[1], seen
+        return Seen(self.transformer(x, mask.unsqueeze(1))[1], seen)
 
     def decide(
-        self, current: Trajectories, past: tuple[KeyValues, Tensor] | None, place: int
-    ) -> Tensor:
-        """Logits (B, A) of the last step of the running episodes (B, T, ...).
+        self, current: Trajectories, past: Seen | None, place: int, known: int = 0
+    ) -> tuple[Tensor, Seen]:
+        """Logits (B, A) of the last step of the running episodes, and what the next may look at.
 
         Args:
-            past: What `encode` gave of the episodes before, or None.
-            place: How many those are.
+            past: What was seen before, or None: episodes, and steps of the running one.
+            place: How many those episodes are.
+            known: How many those steps are; the last of them up to its observation.
         """
-        x = rearrange(self.tokens(one_episode(current), place), "b 1 t m d -> b (t m) d")
+        step = max(known - 1, 0)
+        chain = one_episode(Trajectories(*(part[:, step:] for part in current)))
+        x = rearrange(self.tokens(chain, place, step), "b 1 t m d -> b (t m) d")
+        observed = self.kinds.index(OBSERVATION) + 1
+        x = x[:, observed if known else 0 : x.shape[1] - len(self.kinds) + observed]
         B, L = x.shape[:2]
-        at = L - len(self.kinds) + self.kinds.index(OBSERVATION)
-        mask = None
+        mask, there = None, torch.ones(B, L, dtype=torch.bool, device=x.device)
         if past is not None:
             own = causal_mask(L, device=x.device).expand(B, L, L)
-            mask = torch.cat([past[1].unsqueeze(1).expand(B, L, -1), own], 2).unsqueeze(1)
-        where = torch.full((B, 1), at, device=x.device)
-        z = self.transformer(x, mask, past[0] if past else None, where)[0][:, 0]
-        return self.head(z, current.observations[:, -1], self.encoders.observation)
+            mask = torch.cat([past.there.unsqueeze(1).expand(B, L, -1), own], 2).unsqueeze(1)
+            there = torch.cat([past.there, there], 1)
+        where = torch.full((B, 1), L - 1, device=x.device)
+        z, own = self.transformer(x, mask, past.kept if past else None, where)
+        logits = self.head(z[:, 0], current.observations[:, -1], self.encoders.observation)
+        return logits, Seen(append(past.kept if past else None, own), there)
+
+
+class Seen(NamedTuple):
+    """What later tokens may look back at."""
+
+    kept: KeyValues
+    there: Tensor  # (B, tokens) bool, False where a token stands for a step that was not played
+
+    def take(self, rows: Tensor) -> Seen:
+        return Seen([(keys[rows], values[rows]) for keys, values in self.kept], self.there[rows])
 
 
 def one_episode(slices: Trajectories) -> Trajectories:
@@ -113,19 +132,29 @@ class SequenceTeam(BaselineTeam):
 
     def _begin(self) -> None:
         contexts = self.module.contexts(self.online) if self.episode else None
-        self._place, self._past = 0, None
+        self._place, self._before = 0, None
         if contexts is not None:
             self._place = contexts.actions.shape[1]
             with torch.no_grad():
-                self._past = self.net.encode(self._tensors(contexts))
+                self._before = self.net.encode(trimmed(self._tensors(contexts)))
+        self._seen: Seen | None = None  # by the rows `_asked`, in all steps before this one
+        self._asked = np.zeros(0, np.int64)
 
     def _logits(self, active: np.ndarray) -> np.ndarray:
-        past = self._past
-        if past is not None and len(active) < len(self._run):
-            at = torch.from_numpy(active).to(self.device)
-            past = [(keys[at], values[at]) for keys, values in past[0]], past[1][at]
-        logits = self.net.decide(self._current(active), past, self._place)
-        return logits.double().cpu().numpy()
+        t, rows = self._step, np.arange(len(self._run))
+        if np.isin(active, self._asked).all() and t:
+            # the others are dead or done; what they saw goes with many of them at a time
+            if len(active) < 0.8 * len(self._asked):
+                kept = torch.from_numpy(np.flatnonzero(np.isin(self._asked, active)))
+                self._seen, self._asked = self._seen.take(kept.to(self.device)), active
+            known, past = t, self._seen
+        else:
+            known, past, self._asked = 0, self._before, active
+            if past is not None and len(active) < len(rows):
+                past = past.take(torch.from_numpy(active).to(self.device))
+        logits, self._seen = self.net.decide(self._current(self._asked), past, self._place, known)
+        asked = np.isin(self._asked, active)
+        return logits.double().cpu().numpy()[asked]
 
 
 class SequenceModule(BaselineModule):
