@@ -198,9 +198,6 @@ class MemoryConfig:
             similarity either (a control).
         margin: A trajectory that scores more than this below the best one makes room for the better
             ones, which are shown again; `.inf` shows the k best whatever they are (the paper).
-        trust: An agent trusts a task of the dataset less where following its trajectories returned
-            less than they promised; this many episodes that kept their promise are its prior.
-            `.inf` doubts nothing (the paper).
         max_episodes: Episodes that an agent keeps; of more, the one with the lowest return gives
             way, the oldest first. 0 keeps all.
         cache_gib: Room for keys and values of trajectories that were looked up; when it is full
@@ -218,7 +215,6 @@ class MemoryConfig:
     alpha: float = 1.0
     score: Literal["paper", "code", "similarity", "random"] = "paper"
     margin: float = 0.3
-    trust: float = 0.01
     max_episodes: int = 0
     cache_gib: float = 1.0
 

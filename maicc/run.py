@@ -120,7 +120,6 @@ def check_adaptation(config: AdaptConfig, seed: int, k: int = 0) -> None:
         ("adapt.memory.alpha", memory.alpha, 0, 1),
         ("adapt.memory.beta", memory.beta, 0, 1),
         ("adapt.memory.margin", memory.margin, 0, inf),
-        ("adapt.memory.trust", memory.trust, 0, inf),
         ("adapt.memory.floor", memory.floor, 0, 1),
         ("adapt.memory.window", memory.window, 1, inf),
         ("adapt.memory.max_episodes", memory.max_episodes, 0, inf),

@@ -69,9 +69,8 @@ class Team(LockStepTeam):
         self.embedding = embedding.to(device).eval()
         self.decision = decision.to(device).eval()
         self.memory = BlendedMemory(
-            offline, self.online, k, memory.candidates, memory.alpha, memory.score, memory.margin,
-            memory.trust,
-        )  # fmt: skip
+            offline, self.online, k, memory.candidates, memory.alpha, memory.score, memory.margin
+        )
         self.cache = ContextCache(self.decision, self.memory, memory.cache_gib)
 
     def _begin(self) -> None:
@@ -89,7 +88,6 @@ class Team(LockStepTeam):
             mixture = schedule.fixed(c.beta, self.episode, self.episodes, self.R)
         self._mixture = schedule.Mixture(*(self._each_agent(part) for part in mixture))
         self.retrieved = Retrieved(self.R, int(self.memory.offline.task.max()) + 1)
-        self.memory.trust.begin()
 
     def _logits(self, active: np.ndarray) -> np.ndarray:
         t, k, now = self._step, self.memory.k, self._now
@@ -107,9 +105,7 @@ class Team(LockStepTeam):
         found = self.memory.retrieve(
             active, t, query.cpu().numpy()[active], ask_offline, draws[:, 1], draws[:, 5:]
         )
-        origin = self.memory.origin(active, found)
-        self.retrieved.add(self._run[active], found.offline, *origin)
-        self.memory.trust.follow(active, *origin)
+        self.retrieved.add(self._run[active], found.offline, *self.memory.origin(active, found))
         return self.cache.decide(current, active, found).double().cpu().numpy()
 
     def _sampling(self) -> np.ndarray:
@@ -133,12 +129,7 @@ class Team(LockStepTeam):
 
     def _stored(self, places: np.ndarray) -> None:
         self.cache.forget(places)
-        self.memory.trust.settle(self.online.history[:, -1])
-
-    def state(self, episodes: int) -> dict[str, np.ndarray]:
-        return {**super().state(episodes), **self.memory.trust.state(episodes)}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         super().load_state(state)
-        self.memory.trust.load_state(state)
         self.cache.clear()

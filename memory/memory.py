@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 
 from maicc.memory.index import KeyIndex
-from maicc.memory.trust import Trust
 from maicc.memory.utility import hybrid_utility, top_k
 from maicc.types import Candidates, Retrieval, Trajectories
 
@@ -176,7 +175,6 @@ class BlendedMemory:
         candidates: Nearest trajectories that are scored.
         alpha, score: See `hybrid_utility`; score `random` draws without looking at keys.
         margin: See `top_k`.
-        trust: Prior of `Trust` in the offline memory's tasks.
     """
 
     def __init__(
@@ -188,10 +186,8 @@ class BlendedMemory:
         alpha: float,
         score: Literal["paper", "code", "similarity", "random"],
         margin: float = np.inf,
-        trust: float = np.inf,
     ) -> None:
         self.offline, self.online = offline, online
-        self.trust = Trust(len(online.count), int(offline.task.max()) + 1, trust)
         self.k, self.candidates, self.alpha = k, candidates, alpha
         self.score, self.margin = score, margin
 
@@ -251,7 +247,6 @@ class BlendedMemory:
         if offline:
             found = self.offline.index.search(step, queries[mine], self.candidates, tie[mine])
             team = self.offline.team_return[found.item]
-            team = team * self.trust.of(rows[mine], self.offline.task[found.item])
             individual = self.offline.individual_return[found.item]
         else:
             found = self.online.search(rows[mine], step, queries[mine], self.candidates, tie[mine])

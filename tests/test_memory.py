@@ -165,21 +165,6 @@ def test_score_is_similarity_and_return(blended):
     assert np.allclose(found.score, np.take_along_axis(score, order, 1))
 
 
-def test_a_task_that_led_nowhere_makes_room_for_others(blended):
-    memory = BlendedMemory(blended.offline, blended.online, 2, 30, 1.0, "paper", trust=0.0)
-    found, queries = ask(memory, [True, True])
-    task = memory.offline.task[found.item[0]]
-    memory.trust.follow(np.array([0]), np.ones((1, 2)), task[None])
-    memory.trust.settle(np.zeros(2))
-    again, _ = ask(memory, [True, True])
-    every = memory.offline.index.search(1, queries[:1], 30, np.zeros(1))
-    believed = ~np.isin(memory.offline.task[every.item], task)
-    score = every.similarity + memory.offline.team_return[every.item] * believed
-    assert sorted(again.item[0]) == sorted(every.item[0, np.argsort(-score[0])[:2]])
-    assert not np.array_equal(again.item[0], found.item[0])
-    assert np.array_equal(again.item[1], found.item[1])
-
-
 def test_with_too_little_of_its_own_an_agent_asks_offline(blended):
     blended.online = OnlineMemory(2, T, D, O)
     assert ask(blended, [False, False])[0].offline.all()

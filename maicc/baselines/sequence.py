@@ -141,16 +141,15 @@ class SequenceTeam(BaselineTeam):
         self._asked = np.zeros(0, np.int64)
 
     def _logits(self, active: np.ndarray) -> np.ndarray:
-        t, rows = self._step, np.arange(len(self._run))
-        if np.isin(active, self._asked).all() and t:
-            # the others are dead or done; what they saw goes with many of them at a time
+        if self._step and np.isin(active, self._asked).all():
+            # the others are dead or done; what they saw is dropped with many of them at a time
             if len(active) < 0.8 * len(self._asked):
                 kept = torch.from_numpy(np.flatnonzero(np.isin(self._asked, active)))
                 self._seen, self._asked = self._seen.take(kept.to(self.device)), active
-            known, past = t, self._seen
+            known, past = self._step, self._seen
         else:
             known, past, self._asked = 0, self._before, active
-            if past is not None and len(active) < len(rows):
+            if past is not None and len(active) < len(self._run):
                 past = past.take(torch.from_numpy(active).to(self.device))
         logits, self._seen = self.net.decide(self._current(self._asked), past, self._place, known)
         asked = np.isin(self._asked, active)
