@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from maicc.config import DecisionConfig, OptimiserConfig
 from maicc.dataset import require_expert
-from maicc.encoders import ActionHead
+from maicc.encoders import Seen
 from maicc.fitting import MaiccModule
+from maicc.heads import ActionHead
 from maicc.lengths import in_groups, trimmed
 from maicc.tokens import TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer, causal_mask, take_tokens
@@ -94,25 +95,24 @@ class DecisionTransformer(nn.Module):
         Args:
             last: Of the last step only: (Q, 1, A).
         """
-        x, mask = self._current_tokens(current), None
+        seen = self.encoders.observation(current.observations)
+        x, mask = self._current_tokens(current, seen), None
         Q, L = x.shape[:2]
         if past is not None:
             own = causal_mask(L, device=x.device).expand(Q, L, L)
-            seen = visible.unsqueeze(1).expand(Q, L, -1)
-            mask = torch.cat([seen, own], 2).unsqueeze(1)
-        at = self._read(torch.arange(L, device=x.device).expand(Q, L))
+            before = visible.unsqueeze(1).expand(Q, L, -1)
+            mask = torch.cat([before, own], 2).unsqueeze(1)
+        at, enemies = self._read(torch.arange(L, device=x.device).expand(Q, L)), seen.enemies
         if last:
-            at, current = at[:, -1:], Trajectories(*(part[:, -1:] for part in current))
+            at, enemies = at[:, -1:], enemies[:, -1:]
         everywhere = at.shape[1] == L
-        return self._act(self.transformer(x, mask, past, None if everywhere else at)[0], current)
-
-    def _act(self, y: Tensor, current: Trajectories) -> Tensor:
-        """Outputs (Q, T, D) where the action is read -> logits (Q, T, A)."""
-        return self.head(y, current.observations, self.encoders.observation)
+        y, _ = self.transformer(x, mask, past, None if everywhere else at)
+        return self.head(y, enemies)
 
     def _concatenated(self, current: Trajectories, contexts: Trajectories) -> Tensor:
         before = rearrange(self._context_tokens(contexts), "q k l d -> q (k l) d")
-        own = self._current_tokens(current)
+        read = self.encoders.observation(current.observations)
+        own = self._current_tokens(current, read)
         # Padding moves to the end, where plain causal attention, the fast path, never meets it:
         # where a token stands is told by its embedding alone.
         seen = self.visible(contexts.step_mask)
@@ -121,34 +121,33 @@ class DecisionTransformer(nn.Module):
         x = take_tokens(torch.cat([before, own], 1), order)
         own_at = torch.arange(own.shape[1], device=own.device).expand(len(own), -1)
         at = seen.sum(1, keepdim=True) + self._read(own_at)
-        return self._act(self.transformer(x, at=at)[0], current)
+        return self.head(self.transformer(x, at=at)[0], read.enemies)
 
     @staticmethod
     def _side_by_side(kept: Tensor, K: int) -> Tensor:
         return rearrange(kept, "(q k) h l d -> q h (k l) d", k=K)
 
-    def _kinds(self, t: Trajectories) -> list[Tensor]:
+    def _kinds(self, t: Trajectories, seen: Seen) -> list[Tensor]:
         e = self.encoders
         return [
             e.encode_return_to_go(t.return_to_go),
-            e.observation(t.observations),
-            e.encode_action(t.actions, t.observations),
+            seen.here,
+            e.encode_action(t.actions, seen),
             e.encode_outcome(t.rewards, t.done, t.completed),
         ]
 
     def _context_tokens(self, t: Trajectories) -> Tensor:
         """(..., T, ...) -> (..., tokens, D)."""
         step = self.encoders.step.weight[: t.actions.shape[-1]] + self.role.weight[0]
+        kinds = self._kinds(t, self.encoders.observation(t.observations))
         if self.config.tokens == "fused":
-            return sum(self._kinds(t)) + step
-        return rearrange(
-            torch.stack(self._kinds(t), -2) + step[:, None], "... t m d -> ... (t m) d"
-        )
+            return sum(kinds) + step
+        return rearrange(torch.stack(kinds, -2) + step[:, None], "... t m d -> ... (t m) d")
 
-    def _current_tokens(self, t: Trajectories) -> Tensor:
+    def _current_tokens(self, t: Trajectories, seen: Seen) -> Tensor:
         """(Q, T, ...) -> (Q, tokens, D); a fused token holds the PREVIOUS action and outcome."""
         step = self.encoders.step.weight[: t.actions.shape[-1]] + self.role.weight[1]
-        g, o, a, p = self._kinds(t)
+        g, o, a, p = self._kinds(t, seen)
         if self.config.tokens == "fused":
             return g + o + F.pad((a + p)[:, :-1], (0, 0, 1, 0)) + step
         return rearrange(torch.stack([g, o, a, p], 2) + step[:, None], "q t m d -> q (t m) d")

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import EmbeddingConfig, OptimiserConfig
-from maicc.encoders import ActionHead, DynamicsHead
+from maicc.encoders import Seen
 from maicc.factored import FactoredTransformer
 from maicc.fitting import MaiccModule
+from maicc.heads import ActionHead, DynamicsHead
 from maicc.team_batch import TeamBatch, agents_steps, masked_mean
 from maicc.tokens import TokenEncoders, see, table, team_kinds
 from maicc.transformer import KeyValues, Transformer, append, causal_mask
@@ -64,12 +65,12 @@ class Teacher(nn.Module):
         else:
             self.transformer = Transformer(*sizes)
 
-    def forward(self, encoders: TokenEncoders, batch: TeamBatch) -> Embeddings:
+    def forward(self, encoders: TokenEncoders, batch: TeamBatch, seen: Seen) -> Embeddings:
+        """What the team has `seen`: (B, T, N, ...)."""
         T, N = batch.actions.shape[1:]
         kinds = team_kinds(N, self.return_to_go)
-        o = encoders.observation(batch.observations[:, :T]) + self.agent.weight[:N]
-        a = encoders.encode_action(batch.actions, batch.observations[:, :T])
-        a = a + self.agent.weight[:N]
+        o = seen.here + self.agent.weight[:N]
+        a = encoders.encode_action(batch.actions, seen) + self.agent.weight[:N]
         p = encoders.encode_outcome(batch.rewards, batch.done, batch.completed).unsqueeze(2)
         tokens = [rearrange([o, a], "two b t n d -> b t (n two) d"), p]
         if self.return_to_go:
@@ -94,19 +95,26 @@ class Student(nn.Module):
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
 
     def forward(
-        self, encoders: TokenEncoders, slices: Trajectories, first: Tensor | None = None
+        self,
+        encoders: TokenEncoders,
+        slices: Trajectories,
+        seen: Seen,
+        first: Tensor | None = None,
     ) -> Embeddings:
-        """Slices (B, T, ...) from their step `first` (B,) on; from the start by default."""
-        x = self.tokens(encoders, slices, first)
+        """Slices (B, T, ...) and what they have `seen`, (B, T, ...), from their step `first` (B,)
+        on; from the start by default."""
+        x = self.tokens(encoders, slices, seen, first)
         z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"))
         z = rearrange(z, "b (t m) d -> b t m d", t=x.shape[1])
         return Embeddings(z[:, :, -3], z[:, :, -2], z[:, :, -1])
 
-    def tokens(self, encoders: TokenEncoders, slices: Trajectories, first: Tensor | None) -> Tensor:
+    def tokens(
+        self, encoders: TokenEncoders, slices: Trajectories, seen: Seen, first: Tensor | None
+    ) -> Tensor:
         """(B, T, m, D): [g] o a p of each step."""
         kinds = [
-            encoders.observation(slices.observations),
-            encoders.encode_action(slices.actions, slices.observations),
+            seen.here,
+            encoders.encode_action(slices.actions, seen),
             encoders.encode_outcome(slices.rewards, slices.done, slices.completed),
         ]
         if self.return_to_go:
@@ -142,12 +150,14 @@ class Embedding(nn.Module):
 
     def losses(self, batch: TeamBatch) -> EmbeddingLosses:
         """METHOD.md, sections 3 and 4, and section 12 for local credit."""
-        N, slices = batch.actions.shape[2], batch.slices()
-        own = self.student(self.encoders, slices, batch.first.repeat_interleave(N))
+        (T, N), slices = batch.actions.shape[1:], batch.slices()
+        seen = self.encoders.observation(batch.observations[:, :T])
+        each = Seen(*(rearrange(part, "b t n ... -> (b n) t ...") for part in seen))
+        own = self.student(self.encoders, slices, each, batch.first.repeat_interleave(N))
         student = Embeddings(*(rearrange(z, "(b n) t d -> b t n d", n=N) for z in own))
         distillation = credit = None
         if self.teacher is not None:
-            predicting = self.teacher(self.encoders, batch)
+            predicting = self.teacher(self.encoders, batch, seen)
             targets = (*predicting[:2], predicting.outcome.unsqueeze(2).expand_as(student.outcome))
             distances = [
                 self._distance(s, t.detach()) for s, t in zip(student, targets, strict=True)
@@ -156,14 +166,14 @@ class Embedding(nn.Module):
         else:
             predicting = student
         if self.credit_head is not None:
-            each = self.individual_reward(own.action, slices)
-            each = rearrange(each, "(b n) t -> b t n", n=N)
-            team = (each * agents_steps(batch)).sum(2)
+            earned = self.individual_reward(own.action, slices, each.here)
+            earned = rearrange(earned, "(b n) t -> b t n", n=N)
+            team = (earned * agents_steps(batch)).sum(2)
             error = (batch.rewards - team) * self.encoders.scale
             # what followed the last step of a window is not known
             followed = F.pad(batch.step_mask[:, 1:], (0, 1)) | batch.done.bool()
             credit = masked_mean(error**2, batch.step_mask & followed)
-        return EmbeddingLosses(*self._predictions(batch, predicting), distillation, credit)
+        return EmbeddingLosses(*self._predictions(batch, predicting, seen), distillation, credit)
 
     def total(self, losses: EmbeddingLosses) -> Tensor:
         c = self.config
@@ -185,14 +195,14 @@ class Embedding(nn.Module):
             student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True
         ).sum(-1)
 
-    def _predictions(self, batch: TeamBatch, z: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
+    def _predictions(
+        self, batch: TeamBatch, z: Embeddings, seen: Seen
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Action, reward and dynamics losses, from the teacher's or (MAICC-S) the student's z."""
         T, N = batch.actions.shape[1:]
         real, each_real = batch.step_mask, agents_steps(batch)
         rewards = batch.rewards * self.encoders.scale
-        now, after = batch.observations[:, :T], batch.observations[:, 1:]
-        reader = self.encoders.observation
-        logits = self.action_head(z.observation, now, reader)
+        logits = self.action_head(z.observation, seen.enemies)
         logits = rearrange(logits, "b t n a -> b a t n")
         action = F.cross_entropy(logits, batch.actions, reduction="none")
 
@@ -204,20 +214,21 @@ class Embedding(nn.Module):
             reward = masked_mean((rewards.unsqueeze(2) - predicted) ** 2, each_real)
 
         outcome = z.outcome if z.outcome.ndim == 4 else repeat(z.outcome, "b t d -> b t n d", n=N)
-        dynamics = self.dynamics_head(outcome, reader(now), now, after)
+        now, after = batch.observations[:, :T], batch.observations[:, 1:]
+        dynamics = self.dynamics_head(outcome, seen.here, now, after)
         return masked_mean(action, each_real), reward, masked_mean(dynamics, each_real)
 
-    def individual_reward(self, z_action: Tensor, slices: Trajectories) -> Tensor:
-        """Student's action outputs (B, T, D) -> (B, T) predicted reward of that agent.
+    def individual_reward(self, z_action: Tensor, slices: Trajectories, here: Tensor) -> Tensor:
+        """Student's action outputs and what it sees `here`, (B, T, D) each -> (B, T) predicted
+        reward of that agent.
 
         The local head also sees what the agent saw next (nothing after its last step), but never
         the team reward: all of it is the agent's own information, and none tells the others' share.
         """
         if self.credit_head is None:
             return self.reward_head(z_action).squeeze(-1) / self.encoders.scale
-        seen = self.encoders.observation(slices.observations[:, 1:])
-        seen = F.pad(seen * slices.step_mask[:, 1:, None], (0, 0, 0, 1))
-        predicted = self.credit_head(torch.cat([z_action, seen], -1)).squeeze(-1)
+        after = F.pad(here[:, 1:] * slices.step_mask[:, 1:, None], (0, 0, 0, 1))
+        predicted = self.credit_head(torch.cat([z_action, after], -1)).squeeze(-1)
         return predicted / self.encoders.scale
 
     @torch.no_grad()
@@ -225,13 +236,14 @@ class Embedding(nn.Module):
         """Keys of every prefix of the slices (B, T, ...), by one pass in evaluation mode."""
         was_training = self.training
         self.eval()
-        z = self.student(self.encoders, slices)
+        seen = self.encoders.observation(slices.observations)
+        z = self.student(self.encoders, slices, seen)
         self.train(was_training)
         before = F.pad((z.action + z.outcome)[:, :-1], (0, 0, 1, 0))  # (B, T, D), 0 at step 0
         real = slices.step_mask
         return Keys(
             F.normalize(z.observation + before, dim=-1),
-            self.individual_reward(z.action, slices) * real,
+            self.individual_reward(z.action, slices, seen.here) * real,
         )
 
 
@@ -246,14 +258,15 @@ class RunningPrefix:
         self.embedding = embedding
         self.past: KeyValues | None = None
         self.step = 0
-        self._observations: Tensor | None = None  # of the running step
+        self._seen: Seen | None = None  # at the running step
         self._waiting: Tensor | None = None  # tokens of the last action and its outcome
 
     @torch.no_grad()
     def query(self, observations: Tensor, return_to_go: Tensor) -> Tensor:
         """The prefix that ends with `observations` (B, O), return-to-go (B,): (B, D) unit norm."""
-        e, self._observations = self.embedding.encoders, observations
-        tokens = [e.observation(observations)]
+        e = self.embedding.encoders
+        self._seen = e.observation(observations)
+        tokens = [self._seen.here]
         if self.embedding.student.return_to_go:
             tokens.insert(0, e.encode_return_to_go(return_to_go))
         new = torch.stack(tokens, 1) + e.step.weight[self.step]
@@ -267,7 +280,7 @@ class RunningPrefix:
         """The step's action and outcome, (B,) each; they are read with the next observation."""
         e = self.embedding.encoders
         tokens = [
-            e.encode_action(actions, self._observations),
+            e.encode_action(actions, self._seen),
             e.encode_outcome(rewards, done, completed),
         ]
         self._waiting = torch.stack(tokens, 1) + e.step.weight[self.step]

@@ -1,14 +1,13 @@
-"""Reading observations, choosing actions and predicting what comes next: flat, or by entities.
+"""Reading observations: flat, or by entities.
 
 `flat` reads an observation as one padded vector (METHOD.md, section 2). `entities` reads it by an
-`ObsLayout`: an agent attends over the allies and enemies it sees, and an attack is scored against,
-and read as, the enemy it is aimed at. Action j then means enemy j in a team of any size, and what
-was learnt of one enemy holds for all.
+`ObsLayout`: a transformer over the agent and those it sees. Action j then means enemy j in a team of any
+size, and what was learnt of one enemy holds for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,10 +15,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import check_encoder
+from maicc.lengths import by_length
+from maicc.transformer import Transformer, take_tokens
 from maicc.types import ObsLayout, Spec
 
 HIDDEN = 64
 _HEADS = 4
+
+
+class Seen(NamedTuple):
+    """Observations that have been read."""
+
+    here: Tensor  # (..., D) all of it
+    enemies: Tensor  # (..., M, HIDDEN) each enemy, zero where none is seen; M = 0 where read flat
+
+    def enemy(self, which: Tensor) -> Tensor:
+        """One enemy each, (...,) -> (..., HIDDEN); zero where it is below 0."""
+        if not self.enemies.shape[-2]:
+            return self.enemies.new_zeros(*which.shape, HIDDEN)
+        at = which.clamp(min=0)[..., None, None].expand(*which.shape, 1, HIDDEN)
+        return self.enemies.gather(-2, at).squeeze(-2) * (which >= 0).unsqueeze(-1)
 
 
 class FlatObservation(nn.Module):
@@ -33,9 +48,10 @@ class FlatObservation(nn.Module):
             nn.Linear(HIDDEN, width),
         )  # fmt: skip
 
-    def forward(self, observations: Tensor) -> Tensor:
-        """(..., O) -> (..., D)."""
-        return self.layers(observations)
+    def forward(self, observations: Tensor) -> Seen:
+        """(..., O) read as one vector."""
+        here = self.layers(observations)
+        return Seen(here, here.new_zeros(*here.shape[:-1], 0, HIDDEN))
 
 
 class Entities(NamedTuple):
@@ -62,7 +78,7 @@ def present(entities: Tensor) -> Tensor:
 
 
 def read_once(observations: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
-    """What `read` makes of observations, (..., O) -> (..., D), row by row.
+    """What `read` makes of observations, (..., O) -> (..., *D), row by row.
 
     Those of steps that were not played, and of the dead, show nothing: that is read once.
     """
@@ -70,53 +86,89 @@ def read_once(observations: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
     shown = rows.any(-1)
     made = read(torch.cat([rows.new_zeros(1, rows.shape[-1]), rows[shown]]))
     placed = made[shown.cumsum(0) * shown]
-    return placed.view(*observations.shape[:-1], placed.shape[-1])
+    return placed.view(*observations.shape[:-1], *placed.shape[1:])
+
+
+class EntityTokens(nn.Module):
+    """An observation as tokens: oneself, allies, enemies; one token where there is no layout."""
+
+    def __init__(self, spec: Spec, width: int) -> None:
+        super().__init__()
+        self.layout = spec.layout
+        if spec.layout is None:
+            self.whole = FlatObservation(spec, width)
+            return
+        sizes = (spec.layout.own[1], spec.layout.allies[2], spec.layout.enemies[2])
+        self.each = nn.ModuleList(nn.Linear(size, width) for size in sizes)
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, O) -> tokens (B, E, D) and who is there (B, E) bool."""
+        if self.layout is None:
+            x = self.whole(observations).here.unsqueeze(1)
+            return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        seen = take_apart(self.layout, observations)
+        parts = (seen.own.unsqueeze(1), seen.allies, seen.enemies)
+        x = torch.cat([read(part) for read, part in zip(self.each, parts, strict=True)], 1)
+        there = torch.cat([present(seen.allies), present(seen.enemies)], 1)
+        return x, F.pad(there, (1, 0), value=True)
+
+
+class EntityTransformer(nn.Module):
+    """Attention over the entities and some tokens in front of them.
+
+    Entities that are not there are left out, not masked: an observation is as long as what it
+    shows, and those of about one length are read together.
+    """
+
+    def __init__(
+        self, spec: Spec, width: int, layers: int, heads: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.tokens = EntityTokens(spec, width)
+        self.transformer = Transformer(width, layers, heads, dropout)
+
+    def forward(
+        self,
+        observations: Tensor,
+        front: Tensor | None = None,
+        wanted: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Observations (B, O) behind tokens (B, F, D) -> (B, F + E, D), or (B, wanted, D).
+
+        Outputs of entities that are not there are zero.
+        """
+        x, there = self.tokens(observations)
+        if front is not None:
+            x, there = torch.cat([front, x], 1), F.pad(there, (front.shape[1], 0), value=True)
+        first = torch.argsort(~there, dim=1, stable=True)  # those who are there, in their order
+        size, order, outputs = there.sum(1), [], []
+        for rows in by_length(size):
+            tokens = first[rows, : int(size[rows].max())]
+            seen = there[rows].gather(1, tokens)
+            mask = seen[:, None, None].expand(-1, 1, seen.shape[1], -1)
+            at = None if wanted is None else tokens.new_tensor(wanted).expand(len(rows), -1)
+            z = self.transformer(take_tokens(x[rows], tokens), mask, at=at)[0]
+            if at is None:
+                place = tokens.unsqueeze(-1).expand(-1, -1, z.shape[-1])
+                z = torch.zeros_like(x[rows]).scatter(1, place, z * seen.unsqueeze(-1))
+            order.append(rows)
+            outputs.append(z)
+        return torch.cat(outputs)[torch.cat(order).argsort()]
 
 
 class EntityObservation(nn.Module):
-    """The agent attends over itself and those it sees; their number and order don't matter."""
+    """Oneself and those one sees, after they have looked at each other; their order is nothing."""
 
-    def __init__(self, layout: ObsLayout, width: int) -> None:
+    def __init__(self, spec: Spec, width: int) -> None:
         super().__init__()
-        self.layout = layout
-        self.own = nn.Linear(layout.own[1], HIDDEN)
-        self.ally = nn.Linear(layout.allies[2], HIDDEN)
-        self.enemy = nn.Linear(layout.enemies[2], HIDDEN)
-        self.query = nn.Linear(HIDDEN, _HEADS * HIDDEN)
-        self.out = nn.Sequential(
-            nn.Linear((1 + _HEADS) * HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, width)
-        )
+        self.allies = spec.layout.allies[1]
+        self.entities = EntityTransformer(spec, HIDDEN, 1, _HEADS)
+        self.out = nn.Linear(HIDDEN, width)
 
-    def forward(self, observations: Tensor) -> Tensor:
-        """(..., O) -> (..., D)."""
-        return read_once(observations, self._read)
-
-    def _read(self, observations: Tensor) -> Tensor:
-        seen = take_apart(self.layout, observations)
-        own = F.relu(self.own(seen.own))
-        allies, enemies = F.relu(self.ally(seen.allies)), F.relu(self.enemy(seen.enemies))
-        everyone = torch.cat([own.unsqueeze(-2), allies, enemies], -2)  # (..., E, HIDDEN)
-        there = torch.cat([present(seen.allies), present(seen.enemies)], -1)
-        there = F.pad(there, (1, 0), value=True)
-        # keys and values are the entities themselves: what a head looks for is in its query
-        query = self.query(own).unflatten(-1, (_HEADS, HIDDEN))
-        score = (query @ everyone.mT) / HIDDEN**0.5  # (..., heads, E)
-        share = score.masked_fill(~there.unsqueeze(-2), float("-inf")).softmax(-1)
-        return self.out(torch.cat([own, (share @ everyone).flatten(-2)], -1))
-
-    def enemies(self, observations: Tensor) -> Tensor:
-        """(..., O) -> (..., M, HIDDEN)."""
-        return F.relu(self.enemy(take_apart(self.layout, observations).enemies))
-
-    def target(self, actions: Tensor, observations: Tensor) -> Tensor:
-        """The enemy that an attack (...,) is aimed at, (..., HIDDEN); zero for other actions."""
-        if not self.layout.enemies[1]:
-            return observations.new_zeros(*actions.shape, HIDDEN)
-        enemies = take_apart(self.layout, observations).enemies
-        aim = actions - self.layout.attack
-        at = aim.clamp(min=0)[..., None, None].expand(*aim.shape, 1, enemies.shape[-1])
-        features = enemies.gather(-2, at).squeeze(-2)
-        return F.relu(self.enemy(features)) * (aim >= 0).unsqueeze(-1)
+    def forward(self, observations: Tensor) -> Seen:
+        """(..., O) read entity by entity."""
+        z = read_once(observations, self.entities)
+        return Seen(self.out(z[..., 0, :]), z[..., 1 + self.allies :, :])
 
 
 def observation_encoder(spec: Spec, width: int, encoder: str) -> nn.Module:
@@ -127,80 +179,4 @@ def observation_encoder(spec: Spec, width: int, encoder: str) -> nn.Module:
     check_encoder(encoder, spec)
     if encoder == "flat":
         return FlatObservation(spec, width)
-    return EntityObservation(spec.layout, width)
-
-
-class ActionHead(nn.Module):
-    """Scores of all actions; with entities, of an attack against the enemy it is aimed at."""
-
-    def __init__(self, spec: Spec, width: int, encoder: str) -> None:
-        super().__init__()
-        self.entities = encoder == "entities"
-        self.plain = nn.Linear(width, spec.layout.attack if self.entities else spec.n_actions)
-        if self.entities:
-            self.aim = nn.Linear(width, HIDDEN)
-
-    def forward(self, z: Tensor, observations: Tensor, reader: nn.Module) -> Tensor:
-        """z (..., D) of agents that see `observations` (..., O) -> logits (..., A).
-
-        Args:
-            reader: The encoder of those observations.
-        """
-        logits = self.plain(z)
-        if not self.entities:
-            return logits
-        attacks = (reader.enemies(observations) @ self.aim(z).unsqueeze(-1)).squeeze(-1)
-        return torch.cat([logits, attacks / HIDDEN**0.5], -1)
-
-
-class DynamicsHead(nn.Module):
-    """Gaussian prediction of the next observation (METHOD.md, section 3)."""
-
-    def __init__(self, spec: Spec, width: int, encoder: str) -> None:
-        super().__init__()
-        self.entities, self.layout = encoder == "entities", spec.layout
-        self.shared = nn.Linear(2 * width, width)
-        if not self.entities:
-            self.own = nn.Linear(width, 2 * spec.observation_size)
-            return
-        layout = self.layout
-        self.own = nn.Linear(width, 2 * layout.own[1])
-        self.ally, self.enemy = (nn.Linear(g[2], width) for g in (layout.allies, layout.enemies))
-        self.next_ally = nn.Linear(width, 2 * layout.allies[2])
-        self.next_enemy = nn.Linear(width, 2 * layout.enemies[2])
-
-    def forward(self, outcome: Tensor, here: Tensor, now: Tensor, after: Tensor) -> Tensor:
-        """Mean negative log-likelihood (...,) of observations `after` (..., O).
-
-        With entities, of those that were seen before or are seen after.
-
-        Args:
-            outcome: (..., D) embedding of the step's outcome.
-            here: (..., D) encoded observation `now` (..., O).
-        """
-        shared = self.shared(torch.cat([outcome, here], -1))
-        if not self.entities:
-            return _negative_log_likelihood(self.own(F.relu(shared)), after).mean(-1)
-        layout = self.layout
-        before, then = take_apart(layout, now), take_apart(layout, after)
-        total = _negative_log_likelihood(self.own(F.relu(shared)), then.own).sum(-1)
-        count = layout.own[1]
-        for group, read, predict in (
-            ("allies", self.ally, self.next_ally),
-            ("enemies", self.enemy, self.next_enemy),
-        ):
-            old, new = getattr(before, group), getattr(then, group)
-            there = present(old) | present(new)
-            whose = there.nonzero(as_tuple=True)[:-1]
-            each = predict(F.relu(shared[whose] + read(old[there])))
-            missed = _negative_log_likelihood(each, new[there]).sum(-1)
-            total = total.index_put(whose, missed, accumulate=True)
-            count = count + there.sum(-1) * new.shape[-1]
-        return total / count
-
-
-def _negative_log_likelihood(predicted: Tensor, value: Tensor) -> Tensor:
-    """Gaussian negative log-likelihood of each number, up to a constant."""
-    mean, log_variance = predicted.chunk(2, -1)
-    log_variance = log_variance.clamp(-2.0, 0.0)
-    return 0.5 * (log_variance + (value - mean) ** 2 / log_variance.exp())
+    return EntityObservation(spec, width)

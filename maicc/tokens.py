@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.encoders import HIDDEN, EntityObservation, observation_encoder
+from maicc.encoders import HIDDEN, Seen, observation_encoder
 from maicc.types import Spec
 
 RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME = range(4)  # the order inside a step
@@ -28,7 +28,7 @@ class TokenEncoders(nn.Module):
         self.scale = 2.0 / (spec.return_max - spec.return_min)
         self.observation = observation_encoder(spec, width, encoder)
         self.target = None
-        if isinstance(self.observation, EntityObservation):
+        if encoder == "entities":
             self.action = table(spec.layout.attack + 1, width)  # one entry for all attacks
             self.target = nn.Linear(HIDDEN, width, bias=False)
         else:
@@ -37,12 +37,13 @@ class TokenEncoders(nn.Module):
         self.return_to_go = nn.Linear(1, width) if return_to_go else None
         self.step = table(spec.max_steps, width)
 
-    def encode_action(self, actions: Tensor, observations: Tensor) -> Tensor:
-        """Actions (...,) of agents that see `observations` (..., O) -> (..., D)."""
+    def encode_action(self, actions: Tensor, seen: Seen) -> Tensor:
+        """Actions (...,) of agents that have `seen` what they see -> (..., D)."""
         if self.target is None:
             return self.action(actions)
-        kind = actions.clamp(max=self.action.num_embeddings - 1)
-        return self.action(kind) + self.target(self.observation.target(actions, observations))
+        attack = self.action.num_embeddings - 1  # on the first enemy
+        kind = self.action(actions.clamp(max=attack))
+        return kind + self.target(seen.enemy(actions - attack))
 
     def encode_step(self, first: Tensor, steps: int) -> Tensor:
         """The numbers of so many steps from `first` (B,) on -> (B, T, D)."""

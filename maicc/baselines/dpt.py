@@ -19,7 +19,7 @@ from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.chains import ChainBatch
 from maicc.config import BaselineConfig, DecisionConfig
 from maicc.dataset import require_expert
-from maicc.encoders import ActionHead
+from maicc.heads import ActionHead
 from maicc.lengths import in_groups, trimmed
 from maicc.tokens import TokenEncoders, table
 from maicc.transformer import KeyValues, Transformer
@@ -78,8 +78,9 @@ class DPTransformer(nn.Module):
     def encode(self, context: Transitions) -> KeyValues:
         """Keys and values of the transitions, per layer."""
         e, c = self.encoders, context
-        x = e.observation(c.observations) + e.encode_action(c.actions, c.observations)
-        x = x + self.following(e.observation(c.following)) + e.step(c.step) + self.role.weight[0]
+        seen, following = e.observation(c.observations), e.observation(c.following)
+        x = seen.here + e.encode_action(c.actions, seen) + self.following(following.here)
+        x = x + e.step(c.step) + self.role.weight[0]
         x = x + e.encode_outcome(c.rewards, c.done, c.completed)
         own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
         # one that is not there sees itself, so that its softmax is defined
@@ -92,12 +93,13 @@ class DPTransformer(nn.Module):
             past: What `encode` gave, of transitions of which `there` (B, C) exist.
         """
         e = self.encoders
-        x = e.observation(observations) + e.step(step) + self.role.weight[1]
+        seen = e.observation(observations)
+        x = seen.here + e.step(step) + self.role.weight[1]
         B, Q = step.shape
         own = torch.eye(Q, dtype=torch.bool, device=x.device).expand(B, Q, Q)
         mask = torch.cat([there.unsqueeze(1).expand(B, Q, -1), own], 2).unsqueeze(1)
         z, _ = self.transformer(x, mask, past)
-        return self.head(z, observations, e.observation)
+        return self.head(z, seen.enemies)
 
 
 class DPTTeam(BaselineTeam):

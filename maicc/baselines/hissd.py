@@ -10,7 +10,7 @@ observation layout is seen as one entity.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import lightning as L
@@ -21,12 +21,10 @@ from torch.nn import functional as F
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import DecisionConfig, RunConfig
-from maicc.encoders import FlatObservation, present, read_once, take_apart
+from maicc.encoders import EntityTransformer, read_once
 from maicc.episode_data import EpisodeData
 from maicc.files import ModelFiles
-from maicc.lengths import by_length
 from maicc.team_batch import TeamBatch, agents_steps, masked_mean
-from maicc.transformer import Transformer, take_tokens
 from maicc.types import Spec
 
 DISCOUNT = 0.99
@@ -43,73 +41,12 @@ class HiSSDBatch(NamedTuple):
     task: Tensor  # (B,) int64
 
 
-class EntityTokens(nn.Module):
-    """An observation as tokens: oneself, allies, enemies; one token where there is no layout."""
-
-    def __init__(self, spec: Spec, width: int) -> None:
-        super().__init__()
-        self.layout = spec.layout
-        if spec.layout is None:
-            self.whole = FlatObservation(spec, width)
-            return
-        sizes = (spec.layout.own[1], spec.layout.allies[2], spec.layout.enemies[2])
-        self.each = nn.ModuleList(nn.Linear(size, width) for size in sizes)
-
-    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, O) -> tokens (B, E, D) and who is there (B, E) bool."""
-        if self.layout is None:
-            x = self.whole(observations).unsqueeze(1)
-            return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        seen = take_apart(self.layout, observations)
-        parts = (seen.own.unsqueeze(1), seen.allies, seen.enemies)
-        x = torch.cat([read(part) for read, part in zip(self.each, parts, strict=True)], 1)
-        there = torch.cat([present(seen.allies), present(seen.enemies)], 1)
-        return x, F.pad(there, (1, 0), value=True)
-
-
-class EntityTransformer(nn.Module):
-    """Attention over the entities and some tokens in front of them.
-
-    Entities that are not there are left out, not masked: an observation is as long as what it
-    shows, and those of about one length are read together.
-    """
-
-    def __init__(self, spec: Spec, config: DecisionConfig, layers: int) -> None:
-        super().__init__()
-        self.tokens = EntityTokens(spec, config.width)
-        self.transformer = Transformer(config.width, layers, config.heads, config.dropout)
-
-    def forward(
-        self, observations: Tensor, front: Tensor, wanted: Sequence[int] | None = None
-    ) -> Tensor:
-        """Observations (B, O) behind tokens (B, F, D) -> (B, F + E, D), or (B, wanted, D).
-
-        Outputs of entities that are not there are zero.
-        """
-        x, there = self.tokens(observations)
-        x, there = torch.cat([front, x], 1), F.pad(there, (front.shape[1], 0), value=True)
-        first = torch.argsort(~there, dim=1, stable=True)  # those who are there, in their order
-        size, order, outputs = there.sum(1), [], []
-        for rows in by_length(size):
-            tokens = first[rows, : int(size[rows].max())]
-            seen = there[rows].gather(1, tokens)
-            mask = seen[:, None, None].expand(-1, 1, seen.shape[1], -1)
-            at = None if wanted is None else tokens.new_tensor(wanted).expand(len(rows), -1)
-            z = self.transformer(take_tokens(x[rows], tokens), mask, at=at)[0]
-            if at is None:
-                place = tokens.unsqueeze(-1).expand(-1, -1, z.shape[-1])
-                z = torch.zeros_like(x[rows]).scatter(1, place, z * seen.unsqueeze(-1))
-            order.append(rows)
-            outputs.append(z)
-        return torch.cat(outputs)[torch.cat(order).argsort()]
-
-
 class Value(nn.Module):
     """The team's value: each agent's, weighted by attention over the team."""
 
     def __init__(self, spec: Spec, config: DecisionConfig) -> None:
         super().__init__()
-        self.encoder = EntityTransformer(spec, config, 1)
+        self.encoder = EntityTransformer(spec, config.width, 1, config.heads, config.dropout)
         self.front = nn.Parameter(torch.zeros(1, 1, config.width))
         self.value = nn.Linear(config.width, 1)
         self.share = nn.Linear(config.width, 1)
@@ -134,15 +71,16 @@ class HiSSD(nn.Module):
         super().__init__()
         self.spec, self.layout = spec, spec.layout
         half, width = max(config.layers // 2, 1), config.width
+        more = (config.heads, config.dropout)
         self.start = nn.Parameter(torch.zeros(width))  # of the recurrent token
-        self.planner = EntityTransformer(spec, config, half)
+        self.planner = EntityTransformer(spec, config.width, half, *more)
         self.foresee = nn.Sequential(
             nn.Linear(2 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, spec.observation_size)
         )
-        self.task_encoder = EntityTransformer(spec, config, 1)
+        self.task_encoder = EntityTransformer(spec, config.width, 1, *more)
         self.task_front = nn.Parameter(torch.zeros(1, 1, width))
         self.bilinear = nn.Parameter(torch.eye(width) / width**0.5)
-        self.decoder = EntityTransformer(spec, config, half)
+        self.decoder = EntityTransformer(spec, config.width, half, *more)
         self.plain = nn.Linear(width, self.layout.attack if self.layout else spec.n_actions)
         self.aim = nn.Linear(width, 1) if self.layout else None
         self.value = Value(spec, config)

@@ -98,17 +98,18 @@ class RADTransformer(nn.Module):
     def forward(self, current: Trajectories, retrieved: Tensor, piece: Tensor) -> Tensor:
         """Logits (B, T, A), given what was `read` (B, T', m, D) and the steps to see (B, T')."""
         net, m = self.decision, len(self.decision.kinds)
-        x = net.tokens(one_episode(current)).flatten(1, 3)
+        x, own = net.tokens(one_episode(current))
+        x = x.flatten(1, 3)
         memory, seen = retrieved.flatten(1, 2), piece.repeat_interleave(m, 1)
         for block, cross in zip(net.transformer.blocks, self.cross, strict=True):
             x = cross(block(x, None, None)[0], memory, seen)
         z = net.transformer.norm(x)[:, net.kinds.index(OBSERVATION) :: m]
-        return net.head(z, current.observations, net.encoders.observation)
+        return net.head(z, own.enemies[:, 0])
 
 
 def outputs(net: SequenceTransformer, slices: Trajectories) -> Tensor:
     """Of a decision transformer on trajectories (B, T, ...): (B, T, m, D)."""
-    x = net.tokens(one_episode(slices)).flatten(1, 3)
+    x = net.tokens(one_episode(slices))[0].flatten(1, 3)
     return net.transformer(x)[0].unflatten(1, (-1, len(net.kinds)))
 
 

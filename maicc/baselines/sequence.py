@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.chains import ChainBatch
 from maicc.config import BaselineConfig, DecisionConfig
-from maicc.encoders import ActionHead
+from maicc.encoders import Seen
+from maicc.heads import ActionHead
 from maicc.lengths import in_groups, trimmed
 from maicc.memory import OnlineMemory
 from maicc.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO, TokenEncoders, table
@@ -45,49 +46,51 @@ class SequenceTransformer(nn.Module):
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
 
-    def tokens(self, chain: Trajectories, first: int = 0, step: int = 0) -> Tensor:
-        """Episodes (B, E, T, ...), the first of them at place `first` -> (B, E, T, m, D).
+    def tokens(self, chain: Trajectories, first: int = 0, step: int = 0) -> tuple[Tensor, Seen]:
+        """Episodes (B, E, T, ...), the first of them at place `first` -> (B, E, T, m, D), and what
+        they have seen, (B, E, T, ...).
 
         Args:
             step: Number of their first step.
         """
-        e = self.encoders
+        e, seen = self.encoders, self.encoders.observation(chain.observations)
         encode = {
             RETURN_TO_GO: lambda: e.encode_return_to_go(chain.return_to_go),
-            OBSERVATION: lambda: e.observation(chain.observations),
-            ACTION: lambda: e.encode_action(chain.actions, chain.observations),
+            OBSERVATION: lambda: seen.here,
+            ACTION: lambda: e.encode_action(chain.actions, seen),
             OUTCOME: lambda: e.encode_outcome(chain.rewards, chain.done, chain.completed),
         }
         _, E, T = chain.actions.shape
         where = e.step.weight[step : step + T] + self.place.weight[first : first + E, None]
-        return torch.stack([encode[kind]() for kind in self.kinds], 3) + where.unsqueeze(2)
+        return torch.stack([encode[kind]() for kind in self.kinds], 3) + where.unsqueeze(2), seen
 
     def forward(self, chain: Trajectories) -> Tensor:
         """Chains (B, E, T, ...) -> logits (B, E, T, A); those of steps not played mean nothing."""
         shape, m = chain.actions.shape, len(self.kinds)
-        x = rearrange(self.tokens(chain), "b e t m d -> b (e t m) d")
+        x, seen = self.tokens(chain)
+        x = rearrange(x, "b e t m d -> b (e t m) d")
         # What was not played moves to the end, where causal attention never meets it
         real = rearrange(chain.step_mask, "b e t -> b (e t)").repeat_interleave(m, 1)
         order = (~real).long().argsort(dim=1, stable=True)[:, : int(real.sum(1).max())]
         y, _ = self.transformer(take_tokens(x, order))
         at = (real.cumsum(1) - 1).clamp(min=0)[:, self.kinds.index(OBSERVATION) :: m]
         z = take_tokens(y, at).unflatten(1, shape[1:])
-        return self.head(z, chain.observations, self.encoders.observation)
+        return self.head(z, seen.enemies)
 
-    def encode(self, contexts: Trajectories) -> Seen:
+    def encode(self, contexts: Trajectories) -> Past:
         """Past episodes (B, C, T, ...) -> what the running one may look back at."""
-        x = rearrange(self.tokens(contexts), "b e t m d -> b (e t m) d")
-        seen = rearrange(contexts.step_mask, "b e t -> b (e t)")
-        seen = seen.repeat_interleave(len(self.kinds), 1)
+        x = rearrange(self.tokens(contexts)[0], "b e t m d -> b (e t m) d")
+        there = rearrange(contexts.step_mask, "b e t -> b (e t)")
+        there = there.repeat_interleave(len(self.kinds), 1)
         L = x.shape[1]
         # a token that is not there sees itself, so that its softmax is defined
-        mask = causal_mask(L, device=x.device) & seen.unsqueeze(1)
+        mask = causal_mask(L, device=x.device) & there.unsqueeze(1)
         mask = mask | torch.eye(L, dtype=torch.bool, device=x.device)
-        return Seen(self.transformer(x, mask.unsqueeze(1))[1], seen)
+        return Past(self.transformer(x, mask.unsqueeze(1))[1], there)
 
     def decide(
-        self, current: Trajectories, past: Seen | None, place: int, known: int = 0
-    ) -> tuple[Tensor, Seen]:
+        self, current: Trajectories, past: Past | None, place: int, known: int = 0
+    ) -> tuple[Tensor, Past]:
         """Logits (B, A) of the last step of the running episodes, and what the next may look at.
 
         Args:
@@ -97,7 +100,8 @@ class SequenceTransformer(nn.Module):
         """
         step = max(known - 1, 0)
         chain = one_episode(Trajectories(*(part[:, step:] for part in current)))
-        x = rearrange(self.tokens(chain, place, step), "b 1 t m d -> b (t m) d")
+        x, seen = self.tokens(chain, place, step)
+        x = rearrange(x, "b 1 t m d -> b (t m) d")
         observed = self.kinds.index(OBSERVATION) + 1
         x = x[:, observed if known else 0 : x.shape[1] - len(self.kinds) + observed]
         B, L = x.shape[:2]
@@ -108,18 +112,18 @@ class SequenceTransformer(nn.Module):
             there = torch.cat([past.there, there], 1)
         where = torch.full((B, 1), L - 1, device=x.device)
         z, own = self.transformer(x, mask, past.kept if past else None, where)
-        logits = self.head(z[:, 0], current.observations[:, -1], self.encoders.observation)
-        return logits, Seen(append(past.kept if past else None, own), there)
+        logits = self.head(z[:, 0], seen.enemies[:, 0, -1])
+        return logits, Past(append(past.kept if past else None, own), there)
 
 
-class Seen(NamedTuple):
+class Past(NamedTuple):
     """What later tokens may look back at."""
 
     kept: KeyValues
     there: Tensor  # (B, tokens) bool, False where a token stands for a step that was not played
 
-    def take(self, rows: Tensor) -> Seen:
-        return Seen([(keys[rows], values[rows]) for keys, values in self.kept], self.there[rows])
+    def take(self, rows: Tensor) -> Past:
+        return Past([(keys[rows], values[rows]) for keys, values in self.kept], self.there[rows])
 
 
 def one_episode(slices: Trajectories) -> Trajectories:
@@ -137,7 +141,7 @@ class SequenceTeam(BaselineTeam):
             self._place = contexts.actions.shape[1]
             with torch.no_grad():
                 self._before = self.net.encode(trimmed(self._tensors(contexts)))
-        self._seen: Seen | None = None  # by the rows `_asked`, in all steps before this one
+        self._seen: Past | None = None  # by the rows `_asked`, in all steps before this one
         self._asked = np.zeros(0, np.int64)
 
     def _logits(self, active: np.ndarray) -> np.ndarray:
