@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from maicc.decision import DecisionTransformer
+from maicc.encoders import Seen
 from maicc.memory import BlendedMemory
 from maicc.types import Retrieval, Trajectories
 
@@ -42,11 +43,13 @@ class ContextCache:
         held = [part for part in (self.keys, self.values) if part is not None]
         return sum(part.numel() * part.element_size() for part in held)
 
-    def decide(self, current: Trajectories, rows: np.ndarray, found: Retrieval) -> Tensor:
-        """Logits of the last step (Q, A), equal to those of `decision(current, contexts)`."""
+    def decide(
+        self, current: Trajectories, seen: Seen, rows: np.ndarray, found: Retrieval
+    ) -> Tensor:
+        """Logits of the last step (Q, A), equal to those of `decision(current, contexts, seen)`."""
         if self.decision.config.context == "concatenated":
             contexts = self._tensors(self.memory.contexts(rows, found), current)
-            return self.decision(current, contexts)[:, -1]
+            return self.decision(current, contexts, seen)[:, -1]
         own = self._own(rows[:, None], found.item)
         names = np.where(found.offline[:, None], found.item, own)
         names = np.where(found.item >= 0, names, -1)
@@ -69,7 +72,7 @@ class ContextCache:
         )
         visible = rearrange(self.seen[index], "(q k) t -> q (k t)", k=K)
         past = list(zip(keys, values, strict=True))
-        return self.decision.decide(current, past, visible, last=True)[:, 0]
+        return self.decision.decide(current, seen, past, visible, last=True)[:, 0]
 
     def forget(self, places: np.ndarray) -> None:
         """Each row's online trajectory at its place (rows,) is another one now."""

@@ -54,24 +54,32 @@ class DecisionTransformer(nn.Module):
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
 
-    def forward(self, current: Trajectories, contexts: Trajectories) -> Tensor:
-        """current (Q, T, ...), contexts (Q, K, T', ...) -> logits (Q, T, A)."""
+    def forward(
+        self, current: Trajectories, contexts: Trajectories, seen: Seen | None = None
+    ) -> Tensor:
+        """current (Q, T, ...), contexts (Q, K, T', ...) -> logits (Q, T, A).
+
+        Args:
+            seen: The current observations, (Q, T, ...), where they have been read already.
+        """
         K = contexts.actions.shape[1]
         if self.config.k != K:
             raise ValueError(
                 f"context has {K} trajectories, the model was trained with {self.config.k}; "
                 f"set decision.model.k={self.config.k}"
             )
+        if seen is None:
+            seen = self.encoders.observation(current.observations)
         if K == 0:
-            return self.decide(current, None, None)
+            return self.decide(current, seen, None, None)
         if self.config.context == "concatenated":
-            return self._concatenated(current, contexts)
+            return self._concatenated(current, seen, contexts)
         flat = Trajectories(*(part.flatten(0, 1) for part in contexts))
         past = [
             (self._side_by_side(k, K), self._side_by_side(v, K))
             for k, v in self.encode_contexts(flat)
         ]
-        return self.decide(current, past, self.visible(contexts.step_mask))
+        return self.decide(current, seen, past, self.visible(contexts.step_mask))
 
     def encode_contexts(self, contexts: Trajectories) -> KeyValues:
         """(B, T, ...) -> keys and values per layer, each (B, heads, tokens, width / heads)."""
@@ -85,6 +93,7 @@ class DecisionTransformer(nn.Module):
     def decide(
         self,
         current: Trajectories,
+        seen: Seen,
         past: KeyValues | None,
         visible: Tensor | None,
         *,
@@ -93,9 +102,9 @@ class DecisionTransformer(nn.Module):
         """Logits (Q, T, A) given the contexts' keys and values (Q, heads, P, ...) and (Q, P).
 
         Args:
+            seen: The current observations, (Q, T, ...).
             last: Of the last step only: (Q, 1, A).
         """
-        seen = self.encoders.observation(current.observations)
         x, mask = self._current_tokens(current, seen), None
         Q, L = x.shape[:2]
         if past is not None:
@@ -109,19 +118,18 @@ class DecisionTransformer(nn.Module):
         y, _ = self.transformer(x, mask, past, None if everywhere else at)
         return self.head(y, enemies)
 
-    def _concatenated(self, current: Trajectories, contexts: Trajectories) -> Tensor:
+    def _concatenated(self, current: Trajectories, seen: Seen, contexts: Trajectories) -> Tensor:
         before = rearrange(self._context_tokens(contexts), "q k l d -> q (k l) d")
-        read = self.encoders.observation(current.observations)
-        own = self._current_tokens(current, read)
+        own = self._current_tokens(current, seen)
         # Padding moves to the end, where plain causal attention, the fast path, never meets it:
         # where a token stands is told by its embedding alone.
-        seen = self.visible(contexts.step_mask)
-        real = F.pad(seen, (0, own.shape[1]), value=True)
+        visible = self.visible(contexts.step_mask)
+        real = F.pad(visible, (0, own.shape[1]), value=True)
         order = (~real).long().argsort(dim=1, stable=True)[:, : int(real.sum(1).max())]
         x = take_tokens(torch.cat([before, own], 1), order)
         own_at = torch.arange(own.shape[1], device=own.device).expand(len(own), -1)
-        at = seen.sum(1, keepdim=True) + self._read(own_at)
-        return self.head(self.transformer(x, at=at)[0], read.enemies)
+        at = visible.sum(1, keepdim=True) + self._read(own_at)
+        return self.head(self.transformer(x, at=at)[0], seen.enemies)
 
     @staticmethod
     def _side_by_side(kept: Tensor, K: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Reading observations: flat, or by entities.
 
 `flat` reads an observation as one padded vector (METHOD.md, section 2). `entities` reads it by an
-`ObsLayout`: a transformer over the agent and those it sees. Action j then means enemy j in a team of any
-size, and what was learnt of one enemy holds for all.
+`ObsLayout`, with a transformer over the agent and those it sees. Action j then means enemy j in a
+team of any size, and what was learnt of one enemy holds for all.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,6 +36,35 @@ class Seen(NamedTuple):
             return self.enemies.new_zeros(*which.shape, HIDDEN)
         at = which.clamp(min=0)[..., None, None].expand(*which.shape, 1, HIDDEN)
         return self.enemies.gather(-2, at).squeeze(-2) * (which >= 0).unsqueeze(-1)
+
+
+class RunningSeen:
+    """What rows have seen in their running episode: each observation is read once.
+
+    Args:
+        reader: An observation encoder.
+        rows, steps: Their number, and the most steps of an episode.
+    """
+
+    def __init__(self, reader: nn.Module, rows: int, steps: int) -> None:
+        self.reader, self.rows, self.steps, self.step = reader, rows, steps, 0
+        self._seen: Seen | None = None
+
+    @torch.no_grad()
+    def add(self, observations: Tensor) -> None:
+        """(rows, O) of the next step."""
+        now = self.reader(observations)
+        if self._seen is None:
+            self._seen = Seen(
+                *(part.new_zeros(self.rows, self.steps, *part.shape[1:]) for part in now)
+            )
+        for kept, part in zip(self._seen, now, strict=True):
+            kept[:, self.step] = part
+        self.step += 1
+
+    def take(self, rows: np.ndarray) -> Seen:
+        """Of these rows (Q,), all steps so far: (Q, T, ...)."""
+        return Seen(*(part[rows, : self.step] for part in self._seen))
 
 
 class FlatObservation(nn.Module):

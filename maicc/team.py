@@ -11,6 +11,7 @@ from maicc.config import MemoryConfig, check_choices
 from maicc.contexts import ContextCache
 from maicc.decision import DecisionTransformer
 from maicc.embedding import Embedding, RunningPrefix
+from maicc.encoders import RunningSeen
 from maicc.lockstep import Lived, LockStepTeam
 from maicc.memory import BlendedMemory, OfflineMemory, schedule
 from maicc.retrieved import Retrieved
@@ -75,6 +76,8 @@ class Team(LockStepTeam):
 
     def _begin(self) -> None:
         self._prefix = RunningPrefix(self.embedding)
+        reader = self.decision.encoders.observation
+        self._seen = RunningSeen(reader, len(self._run), self.spec.max_steps)
         c = self.config
         if c.schedule == "evidence":
             latest = slice(max(self.episode - c.window, 0), self.episode)
@@ -91,13 +94,13 @@ class Team(LockStepTeam):
 
     def _logits(self, active: np.ndarray) -> np.ndarray:
         t, k, now = self._step, self.memory.k, self._now
-        current = self._current(active)
+        observations = self._tensor(now.observations[:, t])
+        self._seen.add(observations)
+        current, seen = self._current(active), self._seen.take(active)
         if k == 0:
-            logits = self.decision.decide(current, None, None, last=True)[:, 0]
+            logits = self.decision.decide(current, seen, None, None, last=True)[:, 0]
             return logits.double().cpu().numpy()
-        query = self._prefix.query(
-            self._tensor(now.observations[:, t]), self._tensor(now.return_to_go[:, t])
-        )
+        query = self._prefix.query(observations, self._tensor(now.return_to_go[:, t]))
         # coin, ties and, for a control, which trajectories
         draws = self._draws[active, t]
         coin = self._draws[active, 0 if self.config.toss == "episode" else t, 0]
@@ -106,7 +109,7 @@ class Team(LockStepTeam):
             active, t, query.cpu().numpy()[active], ask_offline, draws[:, 1], draws[:, 5:]
         )
         self.retrieved.add(self._run[active], found.offline, *self.memory.origin(active, found))
-        return self.cache.decide(current, active, found).double().cpu().numpy()
+        return self.cache.decide(current, seen, active, found).double().cpu().numpy()
 
     def _sampling(self) -> np.ndarray:
         return self._mixture.sample

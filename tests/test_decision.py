@@ -96,7 +96,8 @@ def test_kept_keys_and_values_give_the_same_decision(slices, tokens):
         tuple(part[index].permute(0, 2, 1, 3, 4).flatten(2, 3) for part in layer) for layer in kept
     ]
     visible = model.visible(slices.step_mask[index])
-    assert torch.allclose(model.decide(current, past, visible), direct, atol=1e-5)
+    seen = model.encoders.observation(current.observations)
+    assert torch.allclose(model.decide(current, seen, past, visible), direct, atol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", ["fused", "four"])

@@ -33,6 +33,16 @@ def make(**changes) -> Embedding:
     return Embedding(SPEC, dataclasses.replace(SMALL, **changes)).eval()
 
 
+def student(model: Embedding, slices: Trajectories, first: torch.Tensor | None = None):
+    seen = model.encoders.observation(slices.observations)
+    return model.student(model.encoders, slices, seen, first)
+
+
+def teacher(model: Embedding, batch: TeamBatch):
+    seen = model.encoders.observation(batch.observations[:, :-1])
+    return model.teacher(model.encoders, batch, seen)
+
+
 @ENCODERS
 @pytest.mark.parametrize("g", [False, True])
 def test_one_pass_gives_the_key_of_every_prefix(batch, g, encoder):
@@ -64,7 +74,7 @@ def test_a_key_knows_nothing_of_what_follows_its_observation(batch, encoder):
 
 def test_keys_are_sums_of_unit_norm(batch):
     model, slices = make(), batch.slices()
-    z = model.student(model.encoders, slices)
+    z = student(model, slices)
     keys = model.keys(slices).vectors
     assert torch.allclose(keys.norm(dim=-1), torch.ones(keys.shape[:2]), atol=1e-5)
     expected = F.normalize(z.observation[:, 3] + z.action[:, 2] + z.outcome[:, 2], dim=-1)
@@ -91,12 +101,12 @@ def test_the_student_sees_its_own_agent_only_and_the_teacher_sees_all(batch, att
     model = make(attention=attention)
     changed = batch._replace(observations=batch.observations.clone())
     changed.observations[:, :, 2] += 1  # agent 2 sees something else
-    student = [model.student(model.encoders, b.slices()).observation for b in (batch, changed)]
-    own = torch.arange(len(student[0])) % 3 == 2
-    assert torch.equal(student[0][~own], student[1][~own])
-    assert not torch.allclose(student[0][own], student[1][own])
-    teacher = [model.teacher(model.encoders, b).observation for b in (batch, changed)]
-    assert not torch.allclose(teacher[0][:, :, 0], teacher[1][:, :, 0])
+    before, after = (student(model, b.slices()).observation for b in (batch, changed))
+    own = torch.arange(len(before)) % 3 == 2
+    assert torch.equal(before[~own], after[~own])
+    assert not torch.allclose(before[own], after[own])
+    before, after = (teacher(model, b).observation for b in (batch, changed))
+    assert not torch.allclose(before[:, :, 0], after[:, :, 0])
 
 
 @pytest.mark.parametrize("attention", ["joint", "factored"])
@@ -105,14 +115,14 @@ def test_the_teacher_is_causal_and_hides_actions_from_observations(batch, attent
     model = make(attention=attention, return_to_go=g)
     changed = batch._replace(actions=batch.actions.clone())
     changed.actions[:, 4, 1] = (changed.actions[:, 4, 1] + 1) % 6
-    a, b = model.teacher(model.encoders, batch), model.teacher(model.encoders, changed)
+    a, b = teacher(model, batch), teacher(model, changed)
     assert torch.equal(a.observation[:, :5], b.observation[:, :5])
     assert torch.equal(a.action[:, :4], b.action[:, :4])
     assert not torch.allclose(a.action[:, 4, 0], b.action[:, 4, 0])  # a teammate's action
     assert not torch.allclose(a.outcome[:, 4], b.outcome[:, 4])
     rewards = batch.rewards.clone()
     rewards[:, 4] += 1  # an outcome is seen from the next step on
-    b = model.teacher(model.encoders, batch._replace(rewards=rewards))
+    b = teacher(model, batch._replace(rewards=rewards))
     assert torch.equal(a.action[:, :5], b.action[:, :5])
     assert not torch.allclose(a.observation[:, 5], b.observation[:, 5])
 
@@ -137,7 +147,7 @@ def test_trimming_changes_nothing(batch, changes):
 def test_losses_against_a_second_way_of_computing_them(batch):
     model = make()
     losses = model.losses(batch)
-    z = model.teacher(model.encoders, batch)
+    z = teacher(model, batch)
     action, reward, dynamics = [], [], []
     for b in range(len(batch.actions)):
         for t in range(int(batch.step_mask[b].sum())):
@@ -147,7 +157,7 @@ def test_losses_against_a_second_way_of_computing_them(batch):
             reward.append((batch.rewards[b, t].item() - total) ** 2)
             nll = []
             for j in range(3):
-                here = model.encoders.observation(batch.observations[b, t, j])
+                here = model.encoders.observation(batch.observations[b, t, j]).here
                 head = model.dynamics_head
                 out = head.own(head.shared(torch.cat([z.outcome[b, t], here])).relu())
                 mean, log_var = out[:8], out[8:].clamp(-2, 0)
@@ -180,7 +190,7 @@ def test_maicc_s_has_no_teacher_and_regresses_the_whole_reward(batch):
     losses = model.losses(batch)
     assert model.teacher is None
     assert losses.distillation is None
-    z = model.student(model.encoders, batch.slices()).action.unflatten(0, (-1, 3))
+    z = student(model, batch.slices()).action.unflatten(0, (-1, 3))
     each = model.reward_head(z).squeeze(-1)  # (B, N, T)
     expected = masked_mean(((batch.rewards[:, None] - each) ** 2).mean(1), batch.step_mask)
     assert losses.reward.item() == pytest.approx(expected.item(), rel=1e-4)
@@ -188,8 +198,10 @@ def test_maicc_s_has_no_teacher_and_regresses_the_whole_reward(batch):
 
 def test_local_credit_is_the_students_and_sums_to_the_team_reward(batch):
     model = make(credit="local")
-    z = model.student(model.encoders, batch.slices())
-    credit = model.individual_reward(z.action, batch.slices()).unflatten(0, (-1, 3)).sum(1)
+    slices = batch.slices()
+    here = model.encoders.observation(slices.observations).here
+    z = student(model, slices).action
+    credit = model.individual_reward(z, slices, here).unflatten(0, (-1, 3)).sum(1)
     expected = masked_mean((batch.rewards - credit) ** 2, batch.step_mask)
     assert model.losses(batch).credit.item() == pytest.approx(expected.item(), rel=1e-4)
     assert make(credit="teacher").losses(batch).credit is None
@@ -240,7 +252,7 @@ def test_agents_that_are_not_there_change_nothing(batch, changes):
 def test_a_window_from_the_start_is_the_episode_and_a_later_one_knows_its_place(batch, changes):
     model = make(**changes)
     start = torch.zeros(6, dtype=torch.long)
-    whole, begun = (model.teacher(model.encoders, b) for b in (batch, batch.window(start, 5)))
+    whole, begun = (teacher(model, b) for b in (batch, batch.window(start, 5)))
     assert torch.allclose(whole.observation[:, :5], begun.observation, atol=1e-5)
     later = batch.window(start + 4, 5)
     assert torch.equal(later.actions, batch.actions[:, 4:9])
@@ -256,8 +268,8 @@ def test_a_window_from_the_start_is_the_episode_and_a_later_one_knows_its_place(
         here, there = (getattr(model.losses(b), name) for b in (spread, swapped))
         assert not torch.allclose(here, there, atol=1e-6), name
     agents = spread.slices()
-    own = model.student(model.encoders, agents, places.repeat_interleave(3)).observation
-    alone = model.student(model.encoders, agents.take(slice(9, 12)), places[[3, 3, 3]]).observation
+    own = student(model, agents, places.repeat_interleave(3)).observation
+    alone = student(model, agents.take(slice(9, 12)), places[[3, 3, 3]]).observation
     assert torch.allclose(own[9:12], alone, atol=1e-5)
 
 

@@ -8,8 +8,9 @@ import torch
 from maicc.config import DecisionConfig, EmbeddingConfig
 from maicc.decision import DecisionTransformer
 from maicc.embedding import Embedding
-from maicc.encoders import ActionHead, DynamicsHead, observation_encoder, take_apart
+from maicc.encoders import observation_encoder, take_apart
 from maicc.envs import get_family
+from maicc.heads import ActionHead, DynamicsHead
 from maicc.types import ObsLayout, Spec, UserError
 
 LAYOUT = ObsLayout(own=(14, 3), allies=(0, 2, 4), enemies=(8, 3, 2), attack=2)
@@ -41,57 +42,73 @@ def test_an_observation_is_taken_apart_by_its_layout():
 
 def test_order_does_not_matter_and_the_absent_change_nothing():
     read, x = encoder(), observations(5)
-    assert torch.allclose(read(x), read(swapped(x, 0, 4, 4)), atol=1e-6)
-    assert torch.allclose(read(x), read(swapped(x, 8, 12, 2)), atol=1e-6)
-    assert not torch.allclose(read(x), read(swapped(x, 0, 8, 2)), atol=1e-3)
+    here, enemies = read(x)
+    assert torch.allclose(here, read(swapped(x, 0, 4, 4)).here, atol=1e-6)
+    moved = read(swapped(x, 8, 12, 2))
+    assert torch.allclose(here, moved.here, atol=1e-6)
+    assert torch.allclose(enemies, moved.enemies[:, [2, 1, 0]], atol=1e-6)
+    assert not torch.allclose(here, read(swapped(x, 0, 8, 2)).here, atol=1e-3)
     x[:, 4:8] = 0  # one ally is out of sight: as if the team had one fewer
     fewer = Spec("toy", 2, 13, 5, 6, 0.0, 1.0, ObsLayout((10, 3), (0, 1, 4), (4, 3, 2), 2))
     smaller = observation_encoder(fewer, 8, "entities")
     smaller.load_state_dict(read.state_dict())
-    assert torch.allclose(read(x), smaller(x[:, [0, 1, 2, 3, *range(8, 17)]]), atol=1e-6)
+    for part, other in zip(read(x), smaller(x[:, [0, 1, 2, 3, *range(8, 17)]]), strict=True):
+        assert torch.allclose(part, other, atol=1e-6)
+
+
+def test_an_enemy_is_read_beside_the_others():
+    read, x = encoder(), observations(5)
+    nearer = x.clone()
+    nearer[:, 8:10] += 1.0  # the first enemy alone
+    before, after = read(x).enemies, read(nearer).enemies
+    assert not torch.allclose(before[:, 1], after[:, 1], atol=1e-4)
+    x[:, 10:12] = 0
+    assert (read(x).enemies[:, 1] == 0).all()
 
 
 def test_rows_that_show_nothing_leave_the_others_in_their_places():
     read, x = encoder(), observations(3, 4)
     x[0, 1], x[2, 2:] = 0, 0
-    together = read(x)
+    together = read(x).here
     together.sum().backward()
-    gradient = read.own.bias.grad.clone()
+    bias = read.entities.tokens.each[0].bias
+    gradient = bias.grad.clone()
     read.zero_grad()
-    alone = torch.stack([torch.stack([read(one[None])[0] for one in row]) for row in x])
+    alone = torch.stack([torch.stack([read(one[None]).here[0] for one in row]) for row in x])
     alone.sum().backward()
     assert torch.allclose(together, alone, atol=1e-6)
-    assert torch.allclose(gradient, read.own.bias.grad, atol=1e-4)
+    assert torch.allclose(gradient, bias.grad, atol=1e-4)
     assert torch.equal(together[0, 1], together[2, 3])
-    assert torch.allclose(read(x[1, 0]), together[1, 0], atol=1e-6)
-    assert read(x[:0]).shape == (0, 4, 8)
+    assert torch.allclose(read(x[1, 0]).here, together[1, 0], atol=1e-6)
+    assert read(x[:0]).here.shape == (0, 4, 8)
     nothing = torch.zeros(2, 17)
-    assert torch.allclose(read(nothing), together[2, 2:], atol=1e-6)
+    assert torch.allclose(read(nothing).here, together[2, 2:], atol=1e-6)
 
 
 def test_an_attack_goes_with_the_enemy_it_is_aimed_at():
     read, x, z = encoder(), observations(5), torch.randn(5, 8)
     head = ActionHead(SPEC, 8, "entities")
-    logits, moved = head(z, x, read), head(z, swapped(x, 8, 10, 2), read)
+    seen, other = read(x), read(swapped(x, 8, 10, 2))
+    logits, moved = head(z, seen.enemies), head(z, other.enemies)
     assert logits.shape == (5, 5)
     assert torch.allclose(moved, logits[:, [0, 1, 3, 2, 4]], atol=1e-6)
     assert not torch.allclose(moved, logits, atol=1e-3)
-    aimed = read.target(torch.full((5,), 3), x)
-    assert torch.allclose(aimed, read.target(torch.full((5,), 2), swapped(x, 8, 10, 2)))
-    assert (read.target(torch.ones(5, dtype=torch.long), x) == 0).all()
+    aimed = seen.enemy(torch.full((5,), 1))
+    assert torch.allclose(aimed, other.enemy(torch.full((5,), 0)), atol=1e-6)
+    assert (seen.enemy(torch.full((5,), -1)) == 0).all()
 
 
 def test_dynamics_count_only_those_who_are_or_were_seen():
     torch.manual_seed(0)
-    read = encoder()
     head = DynamicsHead(SPEC, 8, "entities")
-    now, after, outcome = observations(4), observations(4) + 0.5, torch.randn(4, 8)
+    now, after = observations(4), observations(4) + 0.5
+    outcome, here = torch.randn(2, 4, 8)
     now[:, 8:], after[:, 8:14] = 0, 0  # no enemy, before or after
-    loss = head(outcome, read(now), now, after)
-    shared = head.shared(torch.cat([outcome, read(now)], -1))
+    loss = head(outcome, here, now, after)
+    shared = head.shared(torch.cat([outcome, here], -1))
     with torch.no_grad():
         head.next_enemy.weight.fill_(3.0)  # whatever is said of enemies is not asked for
-    assert torch.allclose(head(outcome, read(now), now, after), loss)
+    assert torch.allclose(head(outcome, here, now, after), loss)
 
     def expected(predicted, value):
         mean, log_variance = predicted.chunk(2, -1)
@@ -129,6 +146,7 @@ def test_a_spec_survives_json():
 def test_a_family_without_enemies():
     spec = Spec("allies", 3, 7, 2, 6, 0.0, 1.0, ObsLayout((0, 3), (3, 2, 2), (7, 0, 1), 2))
     read, x = observation_encoder(spec, 8, "entities"), torch.randn(4, 7)
-    assert read(x).shape == (4, 8)
-    assert (read.target(torch.zeros(4, dtype=torch.long), x) == 0).all()
-    assert ActionHead(spec, 8, "entities")(torch.randn(4, 8), x, read).shape == (4, 2)
+    seen = read(x)
+    assert seen.here.shape == (4, 8)
+    assert (seen.enemy(torch.zeros(4, dtype=torch.long)) == 0).all()
+    assert ActionHead(spec, 8, "entities")(torch.randn(4, 8), seen.enemies).shape == (4, 2)

@@ -10,6 +10,7 @@ from maicc.baselines.madt import MADTModule
 from maicc.baselines.radt import RADTData, RADTModule, around, ends, keys, minmax
 from maicc.fitting import load_module
 from maicc.run import run
+from maicc.types import Trajectories
 from tests.conftest import tiny_config
 from tests.test_baselines import play
 
@@ -67,6 +68,30 @@ def test_radt_looks_up_the_best_of_its_own_past_and_nothing_at_first(retriever):
     assert episode[0] == 1  # the only one that is like it
     assert (episode[1:] == 2).all()  # the best of equals
     assert team.online.trajectories.step_mask[rows, episode][rows, end].all()
+
+
+def test_radt_acts_on_what_it_kept_as_on_what_it_reads_anew(retriever, monkeypatch):
+    team = load_module(retriever / "decision.ckpt", RADTModule).team([0, 1], 9)
+    rows, found, checked = [], [], []
+    real, look_up = team.net.forward, team.look_up
+
+    def asked(active, query):
+        rows[:], found[:] = [active], look_up(active, query)
+        return found
+
+    def both(current, read, piece, seen):
+        logits = real(current, read, piece, seen)
+        if team.episode:
+            past = [part[rows[0], found[0]] for part in team.online.trajectories]
+            read = team.net.read(team._tensors(Trajectories(*past)))
+        assert torch.allclose(logits, real(current, read, piece), atol=1e-5)
+        checked.append(bool(piece.any()))
+        return logits
+
+    monkeypatch.setattr(team, "look_up", asked)
+    monkeypatch.setattr(team.net, "forward", both)
+    play(team, 3)
+    assert any(checked)
 
 
 def test_radt_starts_from_its_retriever_which_stays_as_it_was(retriever):

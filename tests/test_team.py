@@ -163,8 +163,8 @@ def test_cached_decisions_equal_uncached_ones(models, options):
     team, env, checked = models.team(SEEDS, MemoryConfig(**options)), make_env(), []
     real = team.cache.decide
 
-    def both(current, rows, found):
-        cached = real(current, rows, found)
+    def both(current, seen, rows, found):
+        cached = real(current, seen, rows, found)
         contexts = team.cache._tensors(team.memory.contexts(rows, found), current)
         assert torch.allclose(cached, team.decision(current, contexts)[:, -1], atol=1e-5)
         checked.append(len(rows))

@@ -25,6 +25,7 @@ from maicc.baselines.madt import MADTModule
 from maicc.baselines.sequence import SequenceTransformer, one_episode
 from maicc.config import DecisionConfig, RunConfig
 from maicc.dataset import EpisodeFile, slices
+from maicc.encoders import RunningSeen, Seen
 from maicc.family_data import FamilyData
 from maicc.files import ModelFiles
 from maicc.fitting import load_module
@@ -91,25 +92,41 @@ class RADTransformer(nn.Module):
         return self
 
     @torch.no_grad()
-    def read(self, slices: Trajectories) -> Tensor:
+    def read(self, slices: Trajectories, seen: Seen | None = None) -> Tensor:
         """The retriever's outputs (B, T, m, D)."""
-        return outputs(self.retriever, slices)
+        return outputs(self.retriever, slices, seen)
 
-    def forward(self, current: Trajectories, retrieved: Tensor, piece: Tensor) -> Tensor:
-        """Logits (B, T, A), given what was `read` (B, T', m, D) and the steps to see (B, T')."""
+    def forward(
+        self, current: Trajectories, retrieved: Tensor, piece: Tensor, seen: Seen | None = None
+    ) -> Tensor:
+        """Logits (B, T, A), given what was `read` (B, T', m, D) and the steps to see (B, T').
+
+        Args:
+            seen: The current observations, (B, T, ...), where they have been read already.
+        """
         net, m = self.decision, len(self.decision.kinds)
-        x, own = net.tokens(one_episode(current))
-        x = x.flatten(1, 3)
-        memory, seen = retrieved.flatten(1, 2), piece.repeat_interleave(m, 1)
+        x, seen = tokens(net, current, seen)
+        memory, shown = retrieved.flatten(1, 2), piece.repeat_interleave(m, 1)
         for block, cross in zip(net.transformer.blocks, self.cross, strict=True):
-            x = cross(block(x, None, None)[0], memory, seen)
+            x = cross(block(x, None, None)[0], memory, shown)
         z = net.transformer.norm(x)[:, net.kinds.index(OBSERVATION) :: m]
-        return net.head(z, own.enemies[:, 0])
+        return net.head(z, seen.enemies)
 
 
-def outputs(net: SequenceTransformer, slices: Trajectories) -> Tensor:
+def tokens(
+    net: SequenceTransformer, slices: Trajectories, seen: Seen | None
+) -> tuple[Tensor, Seen]:
+    """Of trajectories (B, T, ...), each on its own: (B, T * m, D); and what they have seen."""
+    if seen is None:
+        seen = net.encoders.observation(slices.observations)
+    chain = one_episode(slices)
+    x, _ = net.tokens(chain, seen=Seen(*(part.unsqueeze(1) for part in seen)))
+    return x.flatten(1, 3), seen
+
+
+def outputs(net: SequenceTransformer, slices: Trajectories, seen: Seen | None = None) -> Tensor:
     """Of a decision transformer on trajectories (B, T, ...): (B, T, m, D)."""
-    x = net.tokens(one_episode(slices))[0].flatten(1, 3)
+    x, _ = tokens(net, slices, seen)
     return net.transformer(x)[0].unflatten(1, (-1, len(net.kinds)))
 
 
@@ -243,22 +260,40 @@ class RADTTeam(BaselineTeam):
     ) -> None:
         width = module.network.width
         super().__init__(module, seeds, episodes, explore, key_width=width, **options)
+        self._read: list[Tensor] = []  # of each past episode, (rows, T, m, D)
 
     def _begin(self) -> None:
         self.retrieved = Retrieved(self.R, 0)
+        rows, steps, net = len(self._run), self.spec.max_steps, self.net
+        self._seen = [
+            RunningSeen(part.encoders.observation, rows, steps)
+            for part in (net.retriever, net.decision)
+        ]
+        for episode in range(len(self._read), self.episode):
+            past = Trajectories(*(part[:, episode] for part in self.online.trajectories))
+            self._read.append(net.read(self._tensors(past)))
 
     def _logits(self, active: np.ndarray) -> np.ndarray:
         current, window = self._current(active), self.module.baseline.window
-        query = keys(states(self.net.read(current)), window)[:, -1].cpu().numpy()
+        observations = self._tensor(self._now.observations[:, self._step])
+        for seen in self._seen:
+            seen.add(observations)
+        by_retriever, by_decision = (seen.take(active) for seen in self._seen)
+        own = self.net.read(current, by_retriever)
+        query = keys(states(own), window)[:, -1].cpu().numpy()
         episode, end = self.look_up(active, query)
         self._count(active, episode)
-        retrieved = self._now.take(active)
-        piece = np.zeros_like(retrieved.step_mask)  # none in the first episode
+        read, piece = own, np.zeros(own.shape[:2], bool)  # none in the first episode
         if self.episode:
-            retrieved = Trajectories(*(part[active, episode] for part in self.online.trajectories))
-            piece = around(end, self.spec.max_steps, window) & retrieved.step_mask
-        read = self.net.read(self._tensors(retrieved))
-        logits = self.net(current, read, self._tensor(piece))[:, -1]
+            played = self.online.trajectories.step_mask[active, episode]
+            piece = around(end, self.spec.max_steps, window) & played
+            read = torch.stack(
+                [
+                    self._read[e][row]
+                    for row, e in zip(active.tolist(), episode.tolist(), strict=True)
+                ]
+            )
+        logits = self.net(current, read, self._tensor(piece), by_decision)[:, -1]
         return logits.double().cpu().numpy()
 
     def _count(self, rows: np.ndarray, episode: np.ndarray) -> None:

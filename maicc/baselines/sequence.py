@@ -46,14 +46,19 @@ class SequenceTransformer(nn.Module):
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
 
-    def tokens(self, chain: Trajectories, first: int = 0, step: int = 0) -> tuple[Tensor, Seen]:
+    def tokens(
+        self, chain: Trajectories, first: int = 0, step: int = 0, seen: Seen | None = None
+    ) -> tuple[Tensor, Seen]:
         """Episodes (B, E, T, ...), the first of them at place `first` -> (B, E, T, m, D), and what
         they have seen, (B, E, T, ...).
 
         Args:
             step: Number of their first step.
+            seen: What they have seen, where it has been read already.
         """
-        e, seen = self.encoders, self.encoders.observation(chain.observations)
+        e = self.encoders
+        if seen is None:
+            seen = e.observation(chain.observations)
         encode = {
             RETURN_TO_GO: lambda: e.encode_return_to_go(chain.return_to_go),
             OBSERVATION: lambda: seen.here,
