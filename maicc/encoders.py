@@ -7,7 +7,7 @@ team of any size, and what was learnt of one enemy holds for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -107,16 +107,16 @@ def present(entities: Tensor) -> Tensor:
     return (entities != 0).any(-1)
 
 
-def read_once(observations: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
-    """What `read` makes of observations, (..., O) -> (..., *D), row by row.
+def shown(observations: Tensor) -> tuple[Tensor, Tensor]:
+    """Observations (..., O) -> those that show something behind one that shows nothing, (R, O), and
+    which of them each is, (...,).
 
-    Those of steps that were not played, and of the dead, show nothing: that is read once.
+    Those of steps that were not played, and of the dead, show nothing: they need be read only once.
     """
     rows = observations.reshape(-1, observations.shape[-1])
-    shown = rows.any(-1)
-    made = read(torch.cat([rows.new_zeros(1, rows.shape[-1]), rows[shown]]))
-    placed = made[shown.cumsum(0) * shown]
-    return placed.view(*observations.shape[:-1], *placed.shape[1:])
+    there = rows.any(-1)
+    which = (there.cumsum(0) * there).view(observations.shape[:-1])
+    return torch.cat([rows.new_zeros(1, rows.shape[-1]), rows[there]]), which
 
 
 class EntityTokens(nn.Module):
@@ -173,14 +173,14 @@ class EntityTransformer(nn.Module):
         first = torch.argsort(~there, dim=1, stable=True)  # those who are there, in their order
         size, order, outputs = there.sum(1), [], []
         for rows in by_length(size):
-            tokens = first[rows, : int(size[rows].max())]
+            each, tokens = x[rows], first[rows, : int(size[rows].max())]
             seen = there[rows].gather(1, tokens)
             mask = seen[:, None, None].expand(-1, 1, seen.shape[1], -1)
             at = None if wanted is None else tokens.new_tensor(wanted).expand(len(rows), -1)
-            z = self.transformer(take_tokens(x[rows], tokens), mask, at=at)[0]
+            z = self.transformer(take_tokens(each, tokens), mask, at=at)[0]
             if at is None:
                 place = tokens.unsqueeze(-1).expand(-1, -1, z.shape[-1])
-                z = torch.zeros_like(x[rows]).scatter(1, place, z * seen.unsqueeze(-1))
+                z = torch.zeros_like(each).scatter(1, place, z * seen.unsqueeze(-1))
             order.append(rows)
             outputs.append(z)
         return torch.cat(outputs)[torch.cat(order).argsort()]
@@ -191,14 +191,15 @@ class EntityObservation(nn.Module):
 
     def __init__(self, spec: Spec, width: int) -> None:
         super().__init__()
-        self.allies = spec.layout.allies[1]
+        self.sizes = (1, spec.layout.allies[1], spec.layout.enemies[1])
         self.entities = EntityTransformer(spec, HIDDEN, 1, _HEADS)
         self.out = nn.Linear(HIDDEN, width)
 
     def forward(self, observations: Tensor) -> Seen:
         """(..., O) read entity by entity."""
-        z = read_once(observations, self.entities)
-        return Seen(self.out(z[..., 0, :]), z[..., 1 + self.allies :, :])
+        rows, which = shown(observations)
+        own, _, enemies = self.entities(rows).split(self.sizes, 1)
+        return Seen(self.out(own.squeeze(1))[which], enemies[which])
 
 
 def observation_encoder(spec: Spec, width: int, encoder: str) -> nn.Module:

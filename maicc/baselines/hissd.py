@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import DecisionConfig, RunConfig
-from maicc.encoders import EntityTransformer, read_once
+from maicc.encoders import EntityTransformer, shown
 from maicc.episode_data import EpisodeData
 from maicc.files import ModelFiles
 from maicc.team_batch import TeamBatch, agents_steps, masked_mean
@@ -53,13 +53,11 @@ class Value(nn.Module):
 
     def forward(self, observations: Tensor, there: Tensor) -> Tensor:
         """(B, T, N, O) and agents (B, N) bool -> (B, T)."""
-        z = read_once(observations, self._read)
+        rows, which = shown(observations)
+        front = self.front.expand(len(rows), -1, -1)
+        z = self.encoder(rows, front, [0])[:, 0][which]
         share = self.share(z).squeeze(-1).masked_fill(~there[:, None], float("-inf")).softmax(-1)
         return (share * self.value(z).squeeze(-1)).sum(-1)
-
-    def _read(self, observations: Tensor) -> Tensor:
-        front = self.front.expand(len(observations), -1, -1)
-        return self.encoder(observations, front, [0])[:, 0]
 
 
 class HiSSD(nn.Module):
@@ -187,7 +185,8 @@ class HiSSDModule(BaselineModule):
         error = ((foreseen - team.observations[:, 1:]) ** 2).mean(-1)
         foresight = masked_mean(error * weight.unsqueeze(-1), each)
 
-        own = read_once(seen, net.of_task)
+        rows, which = shown(seen)
+        own = net.of_task(rows)[which]
         contrast = self._contrast(own, team, batch.task)
 
         # every step is there for the decoder, of agents that are there
