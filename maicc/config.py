@@ -51,8 +51,8 @@ class EmbeddingConfig:
         heads: Attention heads.
         dropout: Dropout; above 0 attention on CPU takes a path 3 to 5 times slower.
         encoder: How observations are read: `flat`, as one padded vector (the paper), or `entities`,
-            attending over allies and enemies, with attacks aimed at enemies; for families that give
-            an observation layout.
+            a transformer layer over oneself, allies and enemies, with attacks aimed at enemies; for
+            families that give an observation layout.
         teacher: Distil the student from a centralised teacher; false is MAICC-S.
         attention: Of the teacher: `joint` over all tokens of the episode (the paper), or
             `factored`, over the team and over time in turns, for long episodes and large teams.

@@ -64,7 +64,8 @@ class RunningSeen:
 
     def take(self, rows: np.ndarray) -> Seen:
         """Of these rows (Q,), all steps so far: (Q, T, ...)."""
-        return Seen(*(part[rows, : self.step] for part in self._seen))
+        at = torch.from_numpy(rows).to(self._seen.here.device)
+        return Seen(*(part[at, : self.step] for part in self._seen))
 
 
 class FlatObservation(nn.Module):

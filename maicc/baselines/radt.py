@@ -321,6 +321,10 @@ class RADTTeam(BaselineTeam):
         episode, end = np.divmod(best, valid.shape[2])
         return episode, end
 
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        super().load_state(state)
+        self._read.clear()
+
     def _lived(self, now: Trajectories) -> Lived:
         made = keys(states(self.net.read(self._tensors(now))), self.module.baseline.window)
         return super()._lived(now)._replace(keys=made.cpu().numpy())

@@ -146,7 +146,7 @@ class SequenceTeam(BaselineTeam):
             self._place = contexts.actions.shape[1]
             with torch.no_grad():
                 self._before = self.net.encode(trimmed(self._tensors(contexts)))
-        self._seen: Past | None = None  # by the rows `_asked`, in all steps before this one
+        self._past: Past | None = None  # of the rows `_asked`, in all steps before this one
         self._asked = np.zeros(0, np.int64)
 
     def _logits(self, active: np.ndarray) -> np.ndarray:
@@ -154,13 +154,13 @@ class SequenceTeam(BaselineTeam):
             # the others are dead or done; what they saw is dropped with many of them at a time
             if len(active) < 0.8 * len(self._asked):
                 kept = torch.from_numpy(np.flatnonzero(np.isin(self._asked, active)))
-                self._seen, self._asked = self._seen.take(kept.to(self.device)), active
-            known, past = self._step, self._seen
+                self._past, self._asked = self._past.take(kept.to(self.device)), active
+            known, past = self._step, self._past
         else:
             known, past, self._asked = 0, self._before, active
             if past is not None and len(active) < len(self._run):
                 past = past.take(torch.from_numpy(active).to(self.device))
-        logits, self._seen = self.net.decide(self._current(self._asked), past, self._place, known)
+        logits, self._past = self.net.decide(self._current(self._asked), past, self._place, known)
         asked = np.isin(self._asked, active)
         return logits.double().cpu().numpy()[asked]
 
