@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import fields, replace
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from maicc.behaviour import plan_behaviours, play, trial_episodes, who_plays, with_bounds
 from maicc.config import CollectConfig
-from maicc.dataset import FIELDS, concatenate, write_episodes
+from maicc.dataset import FIELDS, write_episodes
 from maicc.envs import TaskFamily, batch_env, get_family, importable
 from maicc.envs.spaces import random_legal
 from maicc.files import whole_file
@@ -103,7 +104,7 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
 
-    episodes = concatenate([_read_part(_part(parts, *unit)) for unit in units])
+    episodes = _joined([_part(parts, *unit) for unit in units])
     if family.return_bounds is None:
         bounded = with_bounds(family, episodes.rewards.sum(1))
     behaviours = [
@@ -149,6 +150,14 @@ def _play_unit(
         np.savez(file, **{f.name: getattr(episodes, f.name) for f in fields(EpisodeBatch)})
 
 
-def _read_part(path: Path) -> EpisodeBatch:
-    with np.load(path, allow_pickle=False) as part:
-        return EpisodeBatch(**{f.name: part[f.name] for f in fields(EpisodeBatch)})
+def _joined(parts: Sequence[Path]) -> EpisodeBatch:
+    """All parts in one, read one by one: episodes of large teams fill gigabytes."""
+    whole: dict[str, np.ndarray] = {}
+    for number, path in enumerate(parts):
+        with np.load(path, allow_pickle=False) as part:
+            for f in fields(EpisodeBatch):
+                new = part[f.name]
+                if number == 0:
+                    whole[f.name] = np.empty((len(parts) * len(new), *new.shape[1:]), new.dtype)
+                whole[f.name][number * len(new) : (number + 1) * len(new)] = new
+    return EpisodeBatch(**whole)

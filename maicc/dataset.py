@@ -121,12 +121,13 @@ def write_episodes(
         "behaviours": json.dumps([asdict(behaviour) for behaviour in behaviours]),
     }
     check_episodes(str(path), raw, spec, len(tasks), len(behaviours))
-    arrays = {name: raw[name].astype(kind) for name, kind in FIELDS.items()}
+    arrays = {name: raw[name].astype(kind, copy=False) for name, kind in FIELDS.items()}
     digest = hashlib.sha256()
     for name, value in header.items():
         digest.update(name.encode() + value.encode())
     for name, array in arrays.items():
-        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(header, schema=SCHEMA, fingerprint=digest.hexdigest())
         for name, array in arrays.items():
