@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from maicc.dataset import EpisodeFile, Slices, slices
 from maicc.embedding import Embedding
-from maicc.files import whole_file
+from maicc.files import alone, whole_file
 from maicc.fitting import weights_hash
 from maicc.lengths import trimmed
 from maicc.memory import KeyIndex, OfflineMemory
@@ -48,10 +48,20 @@ def offline_keys(
     """Reads the keys of a dataset from `folder`, or makes them and leaves them there."""
     content = content_hash(embedding, dataset, factory)
     path = Path(folder) / f"keys-{content[:16]}.h5"
-    if path.exists():
-        return _read(path, content)
+    with alone(path):
+        if path.exists():
+            return _read(path, content)
+        made = _make(embedding.to(device), dataset, factory, device)
+        with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+            file.attrs["content"] = content
+            file["vectors"] = made.vectors
+            file["individual_return"] = made.individual_return
+            made.index.save(file.create_group("index"))
+        return made
+
+
+def _make(embedding: Embedding, dataset: EpisodeFile, factory: str, device: str) -> OfflineKeys:
     flat = slices(dataset.read(), dataset.spec.bounds).trajectories
-    embedding = embedding.to(device)
     vectors = np.zeros((*flat.actions.shape, embedding.config.width), np.float32)
     individual_return = np.zeros(len(flat.actions), np.float32)
     order = flat.step_mask.sum(1).argsort(kind="stable")
@@ -64,13 +74,7 @@ def offline_keys(
             individual_return[items] = keys.individual_reward.sum(1).cpu().numpy()
             bar.update(len(items))
     index = KeyIndex.build(vectors, flat.step_mask, factory)
-    result = OfflineKeys(vectors, individual_return, index)
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["content"] = content
-        file["vectors"] = result.vectors
-        file["individual_return"] = result.individual_return
-        index.save(file.create_group("index"))
-    return result
+    return OfflineKeys(vectors, individual_return, index)
 
 
 def _read(path: Path, content: str) -> OfflineKeys:

@@ -15,7 +15,7 @@ from maicc.behaviour import behaviour_count, best_policy
 from maicc.collect import check_family, check_settings, collect
 from maicc.config import AdaptConfig, DecisionFit, RunConfig, check_choices, check_encoder
 from maicc.envs import TaskFamily, get_family
-from maicc.files import ModelFiles, read_json, write_json
+from maicc.files import ModelFiles, alone, read_json, write_json
 from maicc.memory.index import empty_index
 from maicc.types import UserError
 
@@ -33,8 +33,12 @@ def run(config: RunConfig, out: Path) -> None:
     check_family(family)
     check(config, family)
     print(memory_needed(config, family))
-    _same_configuration({**config.identity(), "tasks": family.fingerprint}, out / "config.json")
+    with alone(out / "run"):
+        _run(config, family, out)
 
+
+def _run(config: RunConfig, family: TaskFamily, out: Path) -> None:
+    _same_configuration({**config.identity(), "tasks": family.fingerprint}, out / "config.json")
     stages = Stages(out / "stages.json")
     files = ModelFiles.in_folder(out)
     stages.run(

@@ -18,7 +18,7 @@ from typing import Any
 from maicc.collect import collect
 from maicc.config import RunConfig, check_choices
 from maicc.envs import get_family
-from maicc.files import ModelFiles, read_json, write_json
+from maicc.files import ModelFiles, alone, read_json, write_json
 from maicc.run import HAVE_EMBEDDING, fit_decision, fit_embedding
 from maicc.types import Task, UserError
 
@@ -102,19 +102,23 @@ def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig
 
 
 def run_stage(unit: Unit, stage: str, threads: int) -> None:
-    """Makes the file that one stage of a unit leaves, unless it is there.
+    """Makes the file that one stage of a unit leaves, unless it is there or another process does.
 
     Args:
         threads: Cores of the stage. The last digits of a sum depend on how it is split, so equal
             tables need equal numbers of threads.
     """
+    with alone(unit.target(stage)):
+        if not unit.target(stage).exists():
+            _make(unit, stage, threads)
+
+
+def _make(unit: Unit, stage: str, threads: int) -> None:
     import torch
 
     from maicc.adapt import adapt
     from maicc.trained import load_models
 
-    if unit.target(stage).exists():
-        return
     torch.set_num_threads(threads)
     config, files = unit.config, unit.files
     family = get_family(config.family)
