@@ -19,6 +19,7 @@ from maicc.encoders import Seen
 from maicc.factored import FactoredTransformer
 from maicc.fitting import MaiccModule
 from maicc.heads import ActionHead, DynamicsHead
+from maicc.lengths import each_in_order
 from maicc.team_batch import TeamBatch, agents_steps, masked_mean
 from maicc.tokens import TokenEncoders, see, table, team_kinds
 from maicc.transformer import KeyValues, Transformer, append, causal_mask
@@ -102,10 +103,17 @@ class Student(nn.Module):
         first: Tensor | None = None,
     ) -> Embeddings:
         """Slices (B, T, ...) and what they have `seen`, (B, T, ...), from their step `first` (B,)
-        on; from the start by default."""
+        on; from the start by default. Outputs behind a slice's last step mean nothing."""
         x = self.tokens(encoders, slices, seen, first)
-        z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"))
-        z = rearrange(z, "b (t m) d -> b t m d", t=x.shape[1])
+        T, m = x.shape[1:3]
+        x, length = rearrange(x, "b t m d -> b (t m) d"), slices.step_mask.sum(1).clamp(min=1)
+
+        def read(rows: Tensor) -> Tensor:
+            tokens = m * int(length[rows].max())
+            z, _ = self.transformer(x[rows, :tokens])
+            return F.pad(z, (0, 0, 0, m * T - tokens))
+
+        z = rearrange(each_in_order(length, read), "b (t m) d -> b t m d", t=T)
         return Embeddings(z[:, :, -3], z[:, :, -2], z[:, :, -1])
 
     def tokens(

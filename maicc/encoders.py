@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import check_encoder
-from maicc.lengths import by_length
+from maicc.lengths import each_in_order
 from maicc.transformer import Transformer, take_tokens
 from maicc.types import ObsLayout, Spec
 
@@ -172,19 +172,20 @@ class EntityTransformer(nn.Module):
         if front is not None:
             x, there = torch.cat([front, x], 1), F.pad(there, (front.shape[1], 0), value=True)
         first = torch.argsort(~there, dim=1, stable=True)  # those who are there, in their order
-        size, order, outputs = there.sum(1), [], []
-        for rows in by_length(size):
+        size = there.sum(1)
+
+        def read(rows: Tensor) -> Tensor:
             each, tokens = x[rows], first[rows, : int(size[rows].max())]
             seen = there[rows].gather(1, tokens)
             mask = seen[:, None, None].expand(-1, 1, seen.shape[1], -1)
             at = None if wanted is None else tokens.new_tensor(wanted).expand(len(rows), -1)
             z = self.transformer(take_tokens(each, tokens), mask, at=at)[0]
-            if at is None:
-                place = tokens.unsqueeze(-1).expand(-1, -1, z.shape[-1])
-                z = torch.zeros_like(each).scatter(1, place, z * seen.unsqueeze(-1))
-            order.append(rows)
-            outputs.append(z)
-        return torch.cat(outputs)[torch.cat(order).argsort()]
+            if at is not None:
+                return z
+            place = tokens.unsqueeze(-1).expand(-1, -1, z.shape[-1])
+            return torch.zeros_like(each).scatter(1, place, z * seen.unsqueeze(-1))
+
+        return each_in_order(size, read)
 
 
 class EntityObservation(nn.Module):

@@ -33,6 +33,18 @@ def by_length(length: Tensor) -> list[Tensor]:
     return parts if padded <= 0.8 * len(length) * int(length.max()) else [order]
 
 
+def each_in_order(length: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `work` makes of the rows at an index (n,), done in groups of about one length: of all
+    rows, in their order.
+
+    Args:
+        length: (Q,) of each row.
+        work: Gives tensors of one shape for all groups but in their first dimension.
+    """
+    groups = by_length(length)
+    return torch.cat([work(rows) for rows in groups])[torch.cat(groups).argsort()]
+
+
 def in_groups(
     length: Tensor, supervised: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:

@@ -76,10 +76,22 @@ def test_keys_are_sums_of_unit_norm(batch):
     model, slices = make(), batch.slices()
     z = student(model, slices)
     keys = model.keys(slices).vectors
-    assert torch.allclose(keys.norm(dim=-1), torch.ones(keys.shape[:2]), atol=1e-5)
+    norm = keys.norm(dim=-1)[slices.step_mask]
+    assert torch.allclose(norm, torch.ones_like(norm), atol=1e-5)
     expected = F.normalize(z.observation[:, 3] + z.action[:, 2] + z.outcome[:, 2], dim=-1)
     assert torch.allclose(keys[:, 3], expected, atol=1e-6)
     assert torch.allclose(keys[:, 0], F.normalize(z.observation[:, 0], dim=-1), atol=1e-6)
+
+
+def test_slices_of_very_different_length_are_read_as_one_by_one(batch):
+    model, slices = make(), batch.slices()
+    short = torch.arange(15) < torch.linspace(1, 15, len(slices.actions)).long()[:, None]
+    slices = slices._replace(step_mask=short)
+    together = student(model, slices)
+    for i in range(len(short)):
+        alone = student(model, Trajectories(*(part[i : i + 1] for part in slices)))
+        for all_of_them, one in zip(together, alone, strict=True):
+            assert torch.allclose(all_of_them[i][short[i]], one[0][short[i]], atol=1e-5)
 
 
 @ENCODERS
