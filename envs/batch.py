@@ -15,7 +15,8 @@ from maicc.types import Task, UserError
 
 
 class BatchStep(NamedTuple):
-    """What a step gave. An environment that has ended keeps its last observation and pays 0."""
+    """What a step gave. An environment that has ended keeps its last observation and pays 0; an
+    agent that has left before the end sees nothing, zeros, and has one legal action."""
 
     observations: np.ndarray  # (B, N, O) float32
     action_mask: np.ndarray  # (B, N, A) bool
@@ -152,11 +153,13 @@ class BatchEnv:
         *,
         ended: bool,
     ) -> None:
-        """Agents that are `gone` before the end may only do action 0, which nobody plays."""
+        """Agents that are `gone` before the end see nothing and may only do action 0, which nobody
+        plays."""
         for i, agent in enumerate(self.rosters[b]):
             if agent in gone:
                 self._mask[b, i] = np.arange(self._mask.shape[2]) == 0
-            if agent not in observations:
+                self._observations[b, i] = 0.0
+            if agent in gone or agent not in observations:
                 continue
             seen = observations[agent]
             mask = infos.get(agent, {}).get("action_mask")
@@ -175,8 +178,6 @@ class BatchEnv:
                     f"{name_of(self.envs[b])}: {agent} observed {seen}: observations must be finite"
                 )
             self._observations[b, i, :size] = seen
-            if agent in gone:
-                continue
             self._mask[b, i, :n_actions] = True
             if mask is not None:
                 mask = np.asarray(mask)

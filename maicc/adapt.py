@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,8 @@ def adapt(
     near = nearest_tasks(family, tasks, models.tasks)
     low, high = models.spec.bounds
     retrieval = np.full((len(DIAGNOSTICS), config.episodes), np.nan)
-    plan = [models.content, asdict(config), seed, [task.to_json() for task in tasks]]
+    follows = config.identity(models.method)
+    plan = [models.content, follows, seed, [task.to_json() for task in tasks]]
     identity = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     if kept is not None and kept.exists():
         with np.load(kept, allow_pickle=False) as state:
@@ -156,7 +156,8 @@ def adapt_folder(
     kept = out.with_suffix(".part.npz")
     label = "adapt" if held_out else "adapt (training tasks)"
     result = adapt(models, family, tasks, config, seed, kept, label)
-    taken = {label: round(time.monotonic() - start, 2)}
+    before = (seconds or {}).get(label, 0.0)  # of calls that were interrupted
+    taken = {label: round(before + time.monotonic() - start, 2)}
     write_json(out, {**result, "seconds": {**(seconds or {}), **taken}})
     kept.unlink(missing_ok=True)
     s = result["summary"]

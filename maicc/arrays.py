@@ -85,18 +85,19 @@ def _check(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> None:
     actions, length = arrays["actions"], arrays["length"]
     if not np.array_equal(actions, actions.astype(np.int64)):
         raise UserError("field actions has numbers that are no integers")
-    if actions.min() < 0 or actions.max() >= s.n_actions:
-        raise UserError(f"field actions: an action is outside 0 to {s.n_actions - 1}")
     if (length > T).any():
         raise UserError(f"field length has {length.max()}, and {T} steps are there")
     there = arrays.get("agent_mask", np.ones((E, N))).astype(bool)
     if (there[:, 1:] > there[:, :-1]).any():
         raise UserError("field agent_mask: agents that are there must come first")
+    played = (np.arange(T) < length[:, None])[..., None] & there[:, None]
+    if ((actions < 0) | (actions >= s.n_actions))[played].any():
+        raise UserError(f"field actions: an action is outside 0 to {s.n_actions - 1}")
     if "action_mask" in arrays:
         legal = np.zeros((E, T, N, s.n_actions), bool)
         legal[..., : arrays["action_mask"].shape[3]] = arrays["action_mask"][:, :-1]
-        chosen = np.take_along_axis(legal, actions.astype(np.int64)[..., None], 3)[..., 0]
-        if not chosen[(np.arange(T) < length[:, None])[..., None] & there[:, None]].all():
+        taken = np.where(played, actions, 0).astype(np.int64)
+        if not np.take_along_axis(legal, taken[..., None], 3)[..., 0][played].all():
             raise UserError("field actions has actions that its action_mask forbids")
 
 
@@ -115,12 +116,13 @@ def _episodes(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> EpisodeBa
     rewards = team_rewards(individual, there[:, None], family.team_reward)
     if arrays["rewards"].ndim == 2:  # as given, to the last digit
         rewards = np.where(played, arrays["rewards"], 0.0).astype(np.float32)
+    actions = np.where(played[..., None] & there[:, None], arrays["actions"], 0)
     terminated = arrays.get("terminated", length < s.max_steps).astype(bool)
     observations = np.where(known[..., None, None], arrays["observations"], 0.0).astype(np.float32)
     T, N = s.max_steps, s.n_agents
     return EpisodeBatch(
         observations=_padded(observations, (E, T + 1, N, s.observation_size)),
-        actions=_padded((arrays["actions"] * played[..., None]).astype(np.int64), (E, T, N)),
+        actions=_padded(actions.astype(np.int64), (E, T, N)),
         action_mask=_padded(legal, (E, T + 1, N, s.n_actions)),
         agent_mask=_padded(there, (E, N)),
         rewards=_padded(rewards, (E, T)),

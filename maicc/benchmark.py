@@ -196,7 +196,9 @@ def gather(
     behaviours = out / "results" / "behaviours.json"
     if behaviours.exists():
         found = read_json(behaviours)
-        if found["described"]["tasks"] == [task.to_json() for task in work[0].tasks]:
+        same = found["described"]["tasks"] == [task.to_json() for task in work[0].tasks]
+        dataset = work[0].files.episodes
+        if same and found["described"]["dataset"] == EpisodeFile(dataset).fingerprint:
             results |= {name: [row] for name, row in found["rows"].items()}
     seeds = sorted({unit.config.seed for unit in work})
     datasets = {unit.files.episodes for unit in work if unit.files.episodes.exists()}

@@ -58,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"maicc: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nmaicc: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        goes_on = argv[0] in ("run", "collect", "adapt", "benchmark", "compare")
+        hint = "; the same command goes on where it stopped" if goes_on else ""
+        print(f"\nmaicc: interrupted{hint}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -126,6 +128,8 @@ def _collect(argv: list[str]) -> None:
     out = Path(options.out or f"runs/{family.name.replace(':', '.')}.h5")
     if out.exists():
         raise UserError(f"{out} is there already; choose another --out, or remove it")
+    if options.from_reference and options.from_arrays:
+        raise UserError("give --from-reference or --from-arrays, not both")
     if options.from_reference:
         convert_reference(Path(options.from_reference), family, out)
         return
@@ -236,7 +240,9 @@ def _bench(argv: list[str]) -> None:
     parser.add_argument("family", type=str, nargs="?", default="lbf_7x7", help="task family")
     parser.add_argument("--out", type=str, default="runs/bench", help="folder of the result")
     parser.add_argument("--device", type=DEVICE, default="auto", help="where")
-    parser.add_argument("--largest", type=int, default=2_700_000, help="keys in the largest index")
+    parser.add_argument(
+        "--largest", type=int, default=2_700_000, help="keys in the largest index, of part models"
+    )
     parser.add_argument(
         "--part", type=Literal["models", "environments", "teachers"], default="models",
         help="time the models; the environments of families, A,B; or a step of embedding training "

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from multiprocessing import get_context
 from os import cpu_count
@@ -22,7 +22,7 @@ from maicc.config import CollectConfig
 from maicc.dataset import FIELDS, write_episodes
 from maicc.envs import TaskFamily, batch_env, get_family, importable
 from maicc.envs.spaces import random_legal
-from maicc.files import whole_file
+from maicc.files import read_json, whole_file, write_json
 from maicc.returns import share_of_maximum
 from maicc.types import Behaviour, EpisodeBatch, UserError
 
@@ -76,9 +76,7 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     parts.mkdir(parents=True, exist_ok=True)
 
     tasks = family.training_tasks
-    most = trial_episodes(family, config)
-    with tqdm(desc="calibrate", unit="episode", total=most, leave=False) as bar:
-        bounded, behaviours = plan_behaviours(family, config, seed, bar.update)
+    bounded, behaviours = _planned(family, config, seed, parts / "plan.json")
     units = [
         (task, behaviour) for task in range(len(tasks)) for behaviour in range(len(behaviours))
     ]
@@ -114,6 +112,22 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     shutil.rmtree(parts)
     listed = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
     print(f"{path}: {len(units) * config.episodes} episodes; mean return by behaviour: {listed}")
+
+
+def _planned(
+    family: TaskFamily, config: CollectConfig, seed: int, path: Path
+) -> tuple[TaskFamily, list[Behaviour]]:
+    """`plan_behaviours`, kept at `path` so that its trials are played once."""
+    if path.exists():
+        kept = read_json(path)
+        bounds = kept["bounds"] and tuple(kept["bounds"])
+        return replace(family, return_bounds=bounds), [Behaviour(**b) for b in kept["behaviours"]]
+    most = trial_episodes(family, config)
+    with tqdm(desc="calibrate", unit="episode", total=most, leave=False) as bar:
+        bounded, behaviours = plan_behaviours(family, config, seed, bar.update)
+    listed = [asdict(behaviour) for behaviour in behaviours]
+    write_json(path, {"bounds": bounded.return_bounds, "behaviours": listed})
+    return bounded, behaviours
 
 
 def _reached(

@@ -238,6 +238,15 @@ class AdaptConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     explore: Literal["sample", "greedy"] = "sample"
 
+    def identity(self, method: str) -> dict[str, Any]:
+        """What a method's result follows from, besides its models, the tasks and the seed."""
+        found = asdict(self)
+        for idle in ("runs", "training_runs", "explore" if method == "maicc" else "memory"):
+            del found[idle]
+        if method == "maicc":
+            del found["memory"]["cache_gib"]
+        return found
+
 
 @dataclass
 class BaselineConfig:
@@ -286,7 +295,7 @@ class RunConfig:
     def identity(self) -> dict[str, Any]:
         """All that results follow from: everything but where and how wide the work runs."""
         found = self.to_json()
-        del found["device"], found["collect"]["workers"]
+        del found["device"], found["collect"]["workers"], found["adapt"]["memory"]["cache_gib"]
         return found
 
     def to_json(self) -> dict[str, Any]:

@@ -205,6 +205,14 @@ class EpisodeFile:
             raise UserError(f"{self.path}: made for another family or size: {differ}")
         return self.spec
 
+    def expert_actions(self) -> np.ndarray:
+        """(E, T, N) what the best behaviour policy would have done; -1 where it is unknown."""
+        E, spec = len(self), self.spec
+        with h5py.File(self.path, "r") as file:
+            if "expert_actions" not in file:
+                return np.full((E, spec.max_steps, spec.n_agents), -1)
+            return file["expert_actions"][:].astype(np.int64)
+
     def read(self, index: Any = slice(None)) -> EpisodeBatch:
         """The episodes at `index` (a slice or sorted integers), checked."""
         spec, n_tasks, n_behaviours = self.spec, len(self.tasks), len(self.behaviours)

@@ -45,13 +45,19 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def alone(path: str | Path) -> Iterator[None]:
     """Waits while another process makes `path`; whether it is there now is to be asked inside.
 
-    The lock is a hidden file beside `path`, and ends with the process that holds it.
+    The lock is a hidden file beside `path`, and ends with the process that holds it. In a folder
+    that can only be read nothing is made, and nobody waits.
     """
     import fcntl
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "a") as lock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.with_name(f".{path.name}.lock"), "a")  # noqa: SIM115 - closed below
+    except OSError:
+        yield
+        return
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -65,9 +65,10 @@ class MaiccModule(L.LightningModule):
             torch.manual_seed(self.step_seed())
 
     def step_seed(self) -> int:
-        """What chance in a training step follows from: the step alone, so that a resumed fit equals
-        an unbroken one."""
-        return 1_000_003 * self.global_rank + self.global_step
+        """What chance in a training step follows from: the data's seed and the step alone, so that
+        a resumed fit equals an unbroken one."""
+        seed = getattr(self.trainer.datamodule, "seed", 0)
+        return 1_000_000_007 * seed + 1_000_003 * self.global_rank + self.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["maicc"] = {

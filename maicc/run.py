@@ -13,7 +13,15 @@ from typing import Any
 
 from maicc.behaviour import behaviour_count, best_policy
 from maicc.collect import check_family, check_settings, collect
-from maicc.config import AdaptConfig, DecisionFit, RunConfig, check_choices, check_encoder
+from maicc.config import (
+    AdaptConfig,
+    DecisionFit,
+    RunConfig,
+    check_choices,
+    check_encoder,
+    from_json,
+)
+from maicc.dataset import EpisodeFile, require_expert
 from maicc.envs import TaskFamily, get_family
 from maicc.files import ModelFiles, alone, read_json, write_json
 from maicc.memory.index import empty_index
@@ -33,7 +41,7 @@ def run(config: RunConfig, out: Path) -> None:
     check_family(family)
     check(config, family)
     print(memory_needed(config, family))
-    with alone(out / "run"):
+    with alone(out / "report.html"):
         _run(config, family, out)
 
 
@@ -48,6 +56,9 @@ def _run(config: RunConfig, family: TaskFamily, out: Path) -> None:
     )
     for parts in out.glob("episodes.h5.*.parts"):
         shutil.rmtree(parts)  # left by a kill just after the dataset was written
+    _same_dataset(files.episodes, out / "dataset.json")
+    if learns_expert(config):
+        require_expert(EpisodeFile(files.episodes).expert_actions())
     if config.method in HAVE_EMBEDDING:
         stages.run("embedding", files.embedding, lambda: fit_embedding(config, files))
     stages.run("decision", files.decision, lambda: fit_decision(config, files))
@@ -55,7 +66,11 @@ def _run(config: RunConfig, family: TaskFamily, out: Path) -> None:
     if config.adapt.training_runs:
         training = out / "adapt" / "training.json"
         stages.run("adapt (training tasks)", training, lambda: _adapt(config, out, stages, False))
-    stages.run("report", out / "report.html", lambda: _report(out))
+    sources = (files.episodes, *(out / "adapt").glob("*.json"))
+    report, newest = out / "report.html", max(path.stat().st_mtime_ns for path in sources)
+    if report.exists() and report.stat().st_mtime_ns < newest:
+        report.unlink()  # `maicc report` wrote it of what was finished then
+    stages.run("report", report, lambda: _report(out))
 
 
 def check(config: RunConfig, family: TaskFamily) -> None:
@@ -71,7 +86,6 @@ def check(config: RunConfig, family: TaskFamily) -> None:
     inf = float("inf")
     check_adaptation(config.adapt, config.seed, k)
     _check_ranges(
-        ("collect.workers", c.workers, 0, inf),
         ("baseline.episodes", config.baseline.episodes, 2, inf),
         ("baseline.set_episodes", config.baseline.set_episodes, 1, inf),
         ("baseline.window", config.baseline.window, 1, inf),
@@ -104,13 +118,19 @@ def check(config: RunConfig, family: TaskFamily) -> None:
                 f"{name}.model.width={model.width} must be a multiple of heads={model.heads}"
             )
     check_settings(family, config.collect)
-    labelled = config.method == "maicc" and config.decision.model.labels == "expert"
-    if (labelled or config.method == "dpt") and best_policy(family) is None:
-        who = "decision.model.labels=expert" if labelled else "method=dpt"
+    if learns_expert(config) and best_policy(family) is None:
+        who = "method=dpt" if config.method == "dpt" else "decision.model.labels=expert"
         raise UserError(
             f"{who} learns the actions of the best behaviour policy, and {family.name} has none: "
             "give the family an expert or policies, or leave it out"
         )
+
+
+def learns_expert(config: RunConfig) -> bool:
+    """Whether the best behaviour policy's actions are learned."""
+    if config.method == "maicc":
+        return config.decision.model.labels == "expert"
+    return config.method == "dpt"
 
 
 def check_adaptation(config: AdaptConfig, seed: int, k: int = 0) -> None:
@@ -164,7 +184,9 @@ def _same_configuration(config: dict[str, Any], path: Path) -> None:
     if not path.exists():
         write_json(path, config)
         return
-    found = _flat(read_json(path))
+    found = read_json(path)
+    from_json(RunConfig, found, str(path))
+    found = _flat(found)
     differ = [
         f"{key} {found.get(key)} -> {wanted.get(key)}"
         for key in sorted({*found, *wanted})
@@ -174,6 +196,18 @@ def _same_configuration(config: dict[str, Any], path: Path) -> None:
         raise UserError(
             f"{path.parent} was made with another configuration ({'; '.join(differ[:4])}); "
             "choose another --out, or remove the folder"
+        )
+
+
+def _same_dataset(episodes: Path, path: Path) -> None:
+    """Refuses models and results of another dataset than the one that is there now."""
+    found = {"fingerprint": EpisodeFile(episodes).fingerprint}
+    if not path.exists():
+        write_json(path, found)
+    elif read_json(path) != found:
+        raise UserError(
+            f"{episodes} is another dataset than the one that the models in {path.parent} were "
+            "made from; choose another --out, or remove all else in the folder"
         )
 
 

@@ -23,6 +23,8 @@ from maicc.types import Spec, UserError
 class TrainedModels:
     """MAICC's dataset, keys and models."""
 
+    method = "maicc"
+
     def __init__(
         self,
         files: ModelFiles,
@@ -56,6 +58,7 @@ class TrainedModels:
         episodes: int | None = None,
         agent_mask: np.ndarray | None = None,
         explore: str = "sample",
+        agents: Sequence[int] | None = None,
     ) -> Team:
         """One team per seed; arguments as those of `Team`. `explore` is the rivals'."""
         return Team(
@@ -66,6 +69,7 @@ class TrainedModels:
             memory or MemoryConfig(),
             seeds,
             episodes=episodes,
+            agents=agents,
             agent_mask=agent_mask,
             device=self.device,
         )
@@ -77,7 +81,7 @@ class TrainedRival:
     def __init__(self, method: str, file: Path, spec: Spec, device: str = "auto") -> None:
         from maicc.baselines import module_of
 
-        self.device = resolve_device(device)
+        self.method, self.device = method, resolve_device(device)
         self.module = load_module(file, module_of(method), spec)
         self.spec, self.tasks = spec, ()  # it keeps none of the dataset
         self.content = f"{method} {weights_hash(self.module)}"
@@ -94,6 +98,7 @@ class TrainedRival:
         episodes: int | None = None,
         agent_mask: np.ndarray | None = None,
         explore: str = "sample",
+        agents: Sequence[int] | None = None,
     ) -> LockStepTeam:
         """One team per seed; `memory` is MAICC's and has no meaning here.
 
@@ -102,7 +107,8 @@ class TrainedRival:
         """
         if not episodes:
             raise UserError("give the number of episodes in advance: a rival may plan with it")
-        return self.module.team(seeds, episodes, agent_mask, explore=explore, device=self.device)
+        options = {"explore": explore, "agents": agents, "device": self.device}
+        return self.module.team(seeds, episodes, agent_mask, **options)
 
 
 def count(net: torch.nn.Module) -> int:
@@ -143,14 +149,28 @@ def load_team(
     *,
     memory: MemoryConfig | None = None,
     episodes: int | None = None,
+    agents: int | None = None,
     device: str = "auto",
 ) -> LockStepTeam:
     """One team of the models that `maicc run` left in `folder`, with an empty online memory.
 
     Args:
         memory: The run's own settings by default.
-        episodes: Planned number of adaptation episodes, for schedules and rivals that need it.
+        episodes: Planned number of adaptation episodes, for schedules and rivals that need it; the
+            run's own by default.
+        agents: How many the team has, where teams differ in size; the most by default.
     """
     settings = run_config(folder).adapt
     models = load_folder(folder, None, device)
-    return models.team([seed], memory or settings.memory, episodes, explore=settings.explore)
+    most = models.spec.n_agents
+    agents = most if agents is None else agents
+    if not 1 <= agents <= most:
+        raise UserError(f"agents={agents} must be 1 to {most}, the most of {models.spec.family}")
+    return models.team(
+        [seed],
+        memory or settings.memory,
+        episodes or settings.episodes,
+        np.arange(most)[None] < agents,
+        settings.explore,
+        range(agents),
+    )

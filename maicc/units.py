@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,7 @@ class Unit:
     @property
     def result(self) -> Path:
         tasks = [task.to_json() for task in self.tasks]
-        adapt = asdict(self.config.adapt)
-        mine = self.config.method == "maicc"
-        for idle in ("runs", "training_runs", "explore" if mine else "memory"):
-            del adapt[idle]
-        if mine:
-            del adapt["memory"]["cache_gib"]
+        adapt = self.config.adapt.identity(self.config.method)
         name = _hash(str(self.files.decision.name), adapt, tasks)
         return self.root / "results" / self.variant / f"seed{self.config.seed}-{name}.json"
 

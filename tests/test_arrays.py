@@ -64,7 +64,12 @@ def test_defaults_individual_rewards_and_smaller_arrays(arrays, tmp_path):
         source,
         **without(
             arrays, "action_mask", "terminated",
-            rewards=arrays["individual"][:, :short, :2], actions=arrays["actions"][:, :short, :2],
+            rewards=arrays["individual"][:, :short, :2],
+            actions=np.where(
+                (np.arange(short) < length[:, None])[..., None],
+                arrays["actions"][:, :short, :2],
+                -1,  # as padding often is
+            ),
             observations=arrays["observations"][:, : short + 1, :2],
             task=np.repeat([0, 1, 8], 5), behaviour=np.tile([3, 3, 7, 7, 7], 3), length=length,
         ),

@@ -118,12 +118,13 @@ def test_the_step_limit_truncates():
     assert env.step(np.zeros((1, 2), int)).truncated[0]
 
 
-def test_an_agent_that_leaves_early_keeps_its_last_observation():
+def test_an_agent_that_leaves_early_sees_nothing_more():
     env = BatchEnv([Toy(leaves_at=2)])
     env.reset([0])
     env.step(np.zeros((1, 2), int))
     now = env.step(np.zeros((1, 2), int))
-    assert now.observations[0].tolist() == [[2, 2], [1, 1]]
+    assert now.observations[0].tolist() == [[2, 2], [0, 0]]
+    assert now.action_mask[0].tolist() == [[1, 1, 0], [1, 0, 0]]
     assert now.rewards[0] == 1.0
 
 

@@ -84,6 +84,38 @@ def test_a_second_call_skips_what_is_finished(tiny_run, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*") if p.is_file()}
 
 
+def test_a_report_of_what_was_finished_before_is_written_again(tiny_run, tmp_path, capsys):
+    from maicc.run import run
+
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    (folder / "adapt" / "result.json").unlink()
+    main(["report", str(folder)])
+    assert "held-out tasks" not in (folder / "report.html").read_text()
+    run(tiny_config(), folder)
+    assert "held-out tasks" in (folder / "report.html").read_text()
+
+
+def test_models_of_another_dataset_are_refused(tiny_run, tmp_path):
+    from maicc.run import run
+    from maicc.types import UserError
+
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    (folder / "episodes.h5").unlink()
+    main(["collect", "lbf_7x7", "--episodes=2", "--workers=1", f"--out={folder / 'episodes.h5'}"])
+    with pytest.raises(UserError, match="another dataset than the one that the models"):
+        run(tiny_config(), folder)
+
+
+def test_how_much_room_the_cache_has_may_change(tiny_run):
+    from maicc.run import run
+
+    changed = tiny_config()
+    changed.adapt.memory.cache_gib = 0.1
+    run(changed, tiny_run)
+
+
 def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
     from maicc.run import run
     from maicc.types import UserError

@@ -50,6 +50,7 @@ def test_an_interrupted_collection_goes_on(tmp_path, monkeypatch):
         real(*args, **kwargs)
 
     monkeypatch.setattr(module, "_play_unit", not_again)
+    monkeypatch.setattr(module, "plan_behaviours", None)  # its trials are not played again
     collect(FAMILY, tmp_path / "broken.h5", SMALL, seed=0)
     whole = EpisodeFile(tmp_path / "whole.h5")
     assert EpisodeFile(tmp_path / "broken.h5").fingerprint == whole.fingerprint

@@ -276,6 +276,17 @@ def test_teams_of_different_size_side_by_side(models):
         models.team([5], agent_mask=np.zeros((1, 3), bool))
 
 
+def test_a_loaded_team_may_be_smaller(tiny_run, models):
+    now = make_env(1).reset([3])
+    there = np.array([[True, True, False]])
+    expected = models.team([4], agent_mask=there).act(now.observations, now.action_mask)
+    team = load_team(tiny_run, seed=4, agents=2)
+    actions = team.act(now.observations[0, :2], now.action_mask[0, :2])
+    assert actions.tolist() == expected[0, :2].tolist()
+    with pytest.raises(UserError, match="agents=4 must be 1 to 3"):
+        load_team(tiny_run, agents=4)
+
+
 def test_a_team_that_has_lost_its_way_looks_for_it_again(models):
     team = models.team([0, 1], MemoryConfig(window=2))
     returns = np.array([[1.0, 0.5, 0.25], [0.0, 0.0, 1.0]], np.float32)  # of two runs

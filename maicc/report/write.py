@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, Template
 
 from maicc.config import RunConfig, from_json
 from maicc.dataset import EpisodeFile
+from maicc.deaths import alive
 from maicc.files import read_json, write_text
 from maicc.report.figures import (
     adaptation_curve,
@@ -146,9 +147,13 @@ def _map(path: Path, episodes: EpisodeBatch) -> tuple[np.ndarray, np.ndarray]:
     chosen = np.sort(rng.choice(best, min(_POINTS, len(best)), replace=False))
     size = episodes.agent_mask.sum(1)
     first = np.cumsum(size) - size  # number of an episode's first slice
-    item = first[chosen] + rng.integers(size[chosen])
+    agent = rng.integers(size[chosen])
+    seen = episodes.observations[chosen, :-1, agent]
+    free = episodes.action_mask[chosen, :-1, agent].sum(-1) > 1
+    played = np.arange(seen.shape[1]) < episodes.length[chosen, None]
+    last = alive(seen, free, played).sum(1) - 1
     with h5py.File(path, "r") as file:
-        vectors = file["vectors"][:][item, episodes.length[chosen] - 1]
+        vectors = file["vectors"][:][first[chosen] + agent, last]
     points = TSNE(
         perplexity=min(30, (len(chosen) - 1) / 3), init="pca", random_state=0
     ).fit_transform(vectors)
