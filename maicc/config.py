@@ -87,6 +87,9 @@ class EmbeddingConfig:
 class DecisionConfig:
     """The decision transformer (METHOD.md, section 6).
 
+    Rivals have its sizes, label smoothing and, but for HiSSD, encoder; `k`, `tokens`, `context`,
+    `supervise` and `labels` are MAICC's alone.
+
     Args:
         width: Width of the model.
         layers: Transformer layers.
