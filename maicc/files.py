@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,11 +50,11 @@ def alone(path: str | Path) -> Iterator[None]:
     """
     import fcntl
 
-    path = Path(path)
-    try:
+    path, lock = Path(path), None
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = open(path.with_name(f".{path.name}.lock"), "a")  # noqa: SIM115 - closed below
-    except OSError:
+    if lock is None:
         yield
         return
     with lock:
