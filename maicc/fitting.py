@@ -34,6 +34,7 @@ class MaiccModule(L.LightningModule):
         if spec is None:  # the Lightning CLI links it from the data module, after parsing
             raise UserError("a model needs the spec of its task family: pass get_family(NAME).spec")
         self.spec, self.network, self.optimiser = spec, network, optimiser
+        self.data_seed = 0
 
     @classmethod
     def from_header(cls, spec: Spec, header: Mapping[str, Any]) -> MaiccModule:
@@ -52,6 +53,7 @@ class MaiccModule(L.LightningModule):
         return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
     def on_train_start(self) -> None:
+        self.data_seed = getattr(self.trainer.datamodule, "seed", 0)
         schedule, steps = self.lr_schedulers(), self.trainer.max_steps
         if self.optimiser.schedule == "one_cycle" and schedule.total_steps != steps + 1:
             raise UserError(
@@ -67,8 +69,7 @@ class MaiccModule(L.LightningModule):
     def step_seed(self) -> int:
         """What chance in a training step follows from: the data's seed and the step alone, so that
         a resumed fit equals an unbroken one."""
-        seed = getattr(self.trainer.datamodule, "seed", 0)
-        return 1_000_000_007 * seed + 1_000_003 * self.global_rank + self.global_step
+        return 1_000_000_007 * self.data_seed + 1_000_003 * self.global_rank + self.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["maicc"] = {
