@@ -64,9 +64,12 @@ def test_behaviours_play_the_same_tasks(finished):
     assert (best["runs"], best["episodes"], best["last10"], best["solved_last10"]) == (2, 20, 2, 1)
     assert shown["behaviour: expert, aim 0%"]["last10"] < 1
     path = out / "results" / "behaviours.json"
-    rows = json.loads(path.read_text())["rows"]
-    for row in rows.values():
+    kept = json.loads(path.read_text())
+    for row in kept["rows"].values():
         assert [run["task"]["name"] for run in row["runs"]] == table["tasks"]
+    kept["described"]["dataset"] = "another"
+    path.write_text(json.dumps(kept))
+    assert benchmark(tiny_config(), VARIANTS, seeds=2, tasks=2, out=out) == table
     path.unlink()
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import pytest
 import yaml
 
@@ -108,6 +109,20 @@ def test_models_of_another_dataset_are_refused(tiny_run, tmp_path):
         run(tiny_config(), folder)
 
 
+def test_actions_to_be_learned_that_nobody_knows_are_refused_before_training(tiny_run, tmp_path):
+    from maicc.run import run
+    from maicc.types import UserError
+
+    shutil.copy(tiny_run / "episodes.h5", tmp_path)
+    with h5py.File(tmp_path / "episodes.h5", "a") as file:
+        del file["expert_actions"]
+    config = tiny_config()
+    config.decision.model.labels = "expert"
+    with pytest.raises(UserError, match="this dataset has none"):
+        run(config, tmp_path)
+    assert not (tmp_path / "embedding.ckpt").exists()
+
+
 def test_how_much_room_the_cache_has_may_change(tiny_run):
     from maicc.run import run
 
@@ -140,6 +155,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
         (["run", "lbf_7x7", "--adapt.episodes=0"], "adapt.episodes"),
         (["run", "lbf_7x7", "--seed=-1"], "seed=-1 must be between 0"),
         (["collect", "lbf_7x7", "--seed=-1"], "seed=-1 must be at least 0"),
+        (["collect", "lbf_7x7", "--from-arrays=a.npz", "--from-reference=b.h5"], "not both"),
         (["run", "lbf_7x7", "--decision.model.label_smoothing=1.5"], "label_smoothing=1.5"),
         (
             [

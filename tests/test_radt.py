@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from maicc.baselines.madt import MADTModule
-from maicc.baselines.pieces import RADTData, around, ends, keys, minmax
 from maicc.baselines.radt import RADTModule
+from maicc.baselines.radt_pieces import RADTData, around, ends, keys, minmax
 from maicc.fitting import load_module
 from maicc.run import run
 from maicc.types import Trajectories
@@ -48,11 +48,13 @@ def test_radt_never_retrieves_its_own_episode_nor_a_near_copy(retriever, monkeyp
     item = np.arange(len(data.length))
     step = data.length - 1
     kept = np.ones((len(item), 4), bool)
-    monkeypatch.setattr("maicc.baselines.pieces.NEAR_COPY", 2.0)  # barely trained: all are near
+    monkeypatch.setattr(
+        "maicc.baselines.radt_pieces.NEAR_COPY", 2.0
+    )  # barely trained: all are near
     piece = data.retrieve(item, step, kept)
     assert (piece >= 0).all()
     assert (data.episode[data.item[piece]] != data.episode[item]).all()
-    monkeypatch.setattr("maicc.baselines.pieces.NEAR_COPY", -2.0)
+    monkeypatch.setattr("maicc.baselines.radt_pieces.NEAR_COPY", -2.0)
     assert (data.retrieve(item, step, kept) == -1).all()
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.madt import MADTModule
-from maicc.baselines.pieces import (
+from maicc.baselines.radt_pieces import (
     CANDIDATES,
     RADTBatch,
     RADTData,
