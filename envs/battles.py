@@ -54,12 +54,20 @@ class Battle(ParallelEnv):
         n_actions = layout.attack + layout.enemies[1]
         self._observation_spaces = dict.fromkeys(self.possible_agents, box)
         self._action_spaces = {a: spaces.Discrete(n_actions) for a in self.possible_agents}
+        self._rng = np.random.default_rng()
 
     def observation_space(self, agent: str) -> spaces.Box:
         return self._observation_spaces[agent]
 
     def action_space(self, agent: str) -> spaces.Discrete:
         return self._action_spaces[agent]
+
+    def episode_seed(self, seed: int | None) -> int:
+        """The seed of an episode; without one, the next that follows from the last one given."""
+        if seed is None:
+            return int(self._rng.integers(2**31))
+        self._rng = np.random.default_rng(seed)
+        return seed
 
 
 def battle_families(
@@ -123,11 +131,15 @@ def battle_tasks(races: Sequence[str], *, vary: bool) -> tuple[Tasks, Tasks]:
         for race in races
         for seed, (n, m) in enumerate(TRAINING)
     }
-    held_out = {
-        f"{race}_{n}v{n}_{seed}": parameters(race, n, n, seed)
+    drawn = [
+        (race, n)
         for race in races
-        for seed in ((1000,) if vary else (1000, 1001))
+        for _ in range(1 if vary else 2)
         for n in range(3, MOST + 1)
         if not vary or (n, n) not in TRAINING  # with units drawn anew it would be the same task
+    ]
+    held_out = {  # each with a seed of its own: the same one draws the same units, only fewer
+        f"{race}_{n}v{n}_{seed}": parameters(race, n, n, seed)
+        for seed, (race, n) in enumerate(drawn, 1000)
     }
     return training, held_out

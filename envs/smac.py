@@ -1,7 +1,8 @@
 """Battles of StarCraft II, through the package smacv2; the game itself is installed apart.
 
 Observations are laid out for 12 against 12 and for all races, whatever the size of a task, and
-action `ATTACK` + j attacks enemy j. A medivac is the exception: it heals ally j by that action.
+action `ATTACK` + j attacks enemy j. A medivac is the exception: it heals ally j by that action, by
+its place among the allies that the medivac observes, where smacv2 counts all agents.
 
 The game draws its own random numbers, from one seed at its start: the seed of an episode gives
 units and spawns, and the battle is only nearly the same.
@@ -41,13 +42,16 @@ LAYOUT = ObsLayout(
     allies=(_OWN, MOST - 1, _UNIT),
     enemies=(_OWN + _UNIT * (MOST - 1), MOST, _UNIT),
     attack=ATTACK,
+    heals=_MOVES + 2 + _POSITION + _TYPES * list(RACES).index("terran") + 2,  # the medivac
 )
 
 
 class Smac(Battle):
     """One battle as a PettingZoo environment.
 
-    Every ally is paid an equal share of the team reward, 20 in all. Dead allies stay in the roster
+    Every ally is paid an equal share of the team reward: 20 in all when the battle is won, whatever
+    is left to destroy, and until then no more than 20 less the bonus for winning, however often
+    shields regenerate. Dead allies stay in the roster
     and may only do nothing. An illegal action becomes `STOP`, or `NO_OP` of the dead. `infos` hold
     `action_mask`, `battle_won`, and `game_died` where StarCraft II broke off: the episode is then
     truncated, and the next reset starts the game anew.
@@ -69,8 +73,7 @@ class Smac(Battle):
         self._died = False  # the game broke off in the last episode
 
     def reset(self, seed: int | None = None, options: dict | None = None):
-        if seed is None:
-            seed = int(np.random.default_rng().integers(2**31))
+        seed = self.episode_seed(seed)
         wrapper, errors = _smacv2(), _game_errors()
         try:
             self._begin(seed, wrapper)
@@ -105,16 +108,18 @@ class Smac(Battle):
         # smacv2 scales rewards by the first team it drew; this battle's own makes 20 the maximum
         strength = sum(e.health_max + e.shield_max for e in inner.enemies.values())
         inner.max_reward = inner.n_enemies * inner.reward_death_value + inner.reward_win + strength
+        self._paid = 0.0
 
     def step(self, actions: Mapping[str, int]):
-        legal = np.array(self.game.get_avail_actions(), bool)
+        legal, numbers = self._legal(), self._numbers()
         chosen = [int(actions[agent]) for agent in self.possible_agents]
         chosen = [
-            a if a < legal.shape[1] and legal[i, a] else (STOP if legal[i, STOP] else NO_OP)
+            int(numbers[i, a]) if legal[i, a] else (STOP if legal[i, STOP] else NO_OP)
             for i, a in enumerate(chosen)
         ]
         try:
             reward, ended, info = self.game.step(chosen)
+            reward = self._bounded(reward, won=info.get("battle_won", False))
             self._seen = self._look()
         except _game_errors() as error:
             self.close()
@@ -144,6 +149,28 @@ class Smac(Battle):
         game, self.game = self.game, None
         if game is not None:
             game.close()
+
+    def _bounded(self, reward: float, *, won: bool) -> float:
+        inner = self.game.env
+        most = RETURN_MAX * (1 - inner.reward_win / inner.max_reward)
+        reward = RETURN_MAX - self._paid if won else min(reward, most - self._paid)
+        self._paid += reward
+        return reward
+
+    def _numbers(self) -> np.ndarray:
+        """The game's numbers of our actions (allies, N_ACTIONS)."""
+        inner = self.game.env
+        numbers = np.tile(np.arange(N_ACTIONS), (len(self.possible_agents), 1))
+        for i, unit in inner.agents.items():
+            if unit.unit_type == inner.medivac_id:
+                numbers[i, ATTACK + i :] += 1  # it does not heal itself
+        return numbers
+
+    def _legal(self) -> np.ndarray:
+        """What may be done, by our numbers (allies, N_ACTIONS) bool."""
+        legal = np.array(self.game.get_avail_actions(), bool)
+        legal = np.pad(legal, [(0, 0), (0, N_ACTIONS + 1 - legal.shape[1])])
+        return np.take_along_axis(legal, self._numbers(), 1)
 
     def _look(self) -> dict[str, np.ndarray]:
         inner = self.game.env
@@ -182,8 +209,7 @@ class Smac(Battle):
         if self.game is None:
             mask[:, NO_OP] = 1
         else:
-            legal = np.array(self.game.get_avail_actions(), np.int8)
-            mask[:, : legal.shape[1]] = legal
+            mask[:] = self._legal()
         told = {
             "battle_won": bool(info.get("battle_won", False)),
             "game_died": bool(info.get("game_died", False)),

@@ -29,7 +29,7 @@ def focus_fire(env: Any, rng: np.random.Generator) -> Mapping[str, int]:
         if unit.unit_type == inner.medivac_id and legal[i, ATTACK:].any():
             wounded = np.flatnonzero(legal[i, ATTACK:])
             weakest = min(wounded, key=lambda j: inner.agents[int(j)].health)
-            actions[agent] = ATTACK + int(weakest)
+            actions[agent] = ATTACK + int(weakest) - int(weakest > i)  # oneself is no ally
             continue
         targets = [j for j in np.flatnonzero(legal[i, ATTACK:]) if remaining.get(int(j), 0) > 0]
         targets = targets or list(np.flatnonzero(legal[i, ATTACK:]))

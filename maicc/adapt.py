@@ -27,12 +27,18 @@ _SAVE_EVERY_SECONDS = 20.0
 
 
 def play_episode(team: LockStepTeam, env: BatchEnv, seeds: Sequence[int]) -> np.ndarray:
-    """One adaptation episode of every run: team returns (R,)."""
+    """One adaptation episode of every run: team returns (R,).
+
+    Played again where an environment broke off; twice running is an error of the environment's.
+    """
     now = env.reset(seeds)
     returns = np.zeros(len(env.envs))
     while not now.done.all():
         actions = team.act(now.observations, now.action_mask)
         now = env.step(actions)
+        if env.died.any():
+            team.abandon()
+            return play_episode(team, env, seeds)
         team.observe(actions, now.rewards, now.done)
         returns += now.rewards
     return returns

@@ -111,12 +111,12 @@ class DecisionTransformer(nn.Module):
             own = causal_mask(L, device=x.device).expand(Q, L, L)
             before = visible.unsqueeze(1).expand(Q, L, -1)
             mask = torch.cat([before, own], 2).unsqueeze(1)
-        at, enemies = self._read(torch.arange(L, device=x.device).expand(Q, L)), seen.enemies
+        at, targets = self._read(torch.arange(L, device=x.device).expand(Q, L)), seen.targets
         if last:
-            at, enemies = at[:, -1:], enemies[:, -1:]
+            at, targets = at[:, -1:], targets[:, -1:]
         everywhere = at.shape[1] == L
         y, _ = self.transformer(x, mask, past, None if everywhere else at)
-        return self.head(y, enemies)
+        return self.head(y, targets)
 
     def _concatenated(self, current: Trajectories, seen: Seen, contexts: Trajectories) -> Tensor:
         before = rearrange(self._context_tokens(contexts), "q k l d -> q (k l) d")
@@ -129,7 +129,7 @@ class DecisionTransformer(nn.Module):
         x = take_tokens(torch.cat([before, own], 1), order)
         own_at = torch.arange(own.shape[1], device=own.device).expand(len(own), -1)
         at = visible.sum(1, keepdim=True) + self._read(own_at)
-        return self.head(self.transformer(x, at=at)[0], seen.enemies)
+        return self.head(self.transformer(x, at=at)[0], seen.targets)
 
     @staticmethod
     def _side_by_side(kept: Tensor, K: int) -> Tensor:

@@ -97,9 +97,10 @@ def _starcraft() -> Iterator[Finding]:
         "download version 4.10 from https://github.com/Blizzard/s2client-proto and unpack it into "
         f"{root}", False,
     )  # fmt: skip
-    maps = sorted(root.glob("Maps/SMAC_Maps/*.SC2Map"))
+    maps = [f"10gen_{race}.SC2Map" for race in ("protoss", "terran", "zerg")]
+    missing = [name for name in maps if not (root / "Maps" / "SMAC_Maps" / name).is_file()]
     yield Finding(
-        "SMAC maps", bool(maps), f"{len(maps)} maps" if maps else "none",
+        "SMAC maps", not missing, f"no {', '.join(missing)}" if missing else ", ".join(maps),
         "unpack SMAC_Maps.zip of https://github.com/oxwhirl/smacv2/releases into "
         f"{root / 'Maps'}", False,
     )  # fmt: skip

@@ -210,7 +210,7 @@ class Embedding(nn.Module):
         T, N = batch.actions.shape[1:]
         real, each_real = batch.step_mask, agents_steps(batch)
         rewards = batch.rewards * self.encoders.scale
-        logits = self.action_head(z.observation, seen.enemies)
+        logits = self.action_head(z.observation, seen.targets)
         logits = rearrange(logits, "b t n a -> b a t n")
         action = F.cross_entropy(logits, batch.actions, reduction="none")
 

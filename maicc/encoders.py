@@ -1,8 +1,8 @@
 """Reading observations: flat, or by entities.
 
 `flat` reads an observation as one padded vector (METHOD.md, section 2). `entities` reads it by an
-`ObsLayout`, with a transformer over the agent and those it sees. Action j then means enemy j in a
-team of any size, and what was learnt of one enemy holds for all.
+`ObsLayout`, with a transformer over the agent and those it sees. An attack then means the one it is
+aimed at in a team of any size, and what was learnt of one enemy holds for all.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ class Seen(NamedTuple):
     """Observations that have been read."""
 
     here: Tensor  # (..., D) all of it
-    enemies: Tensor  # (..., M, HIDDEN) each enemy, zero where none is seen; M = 0 where read flat
+    targets: (
+        Tensor  # (..., M, HIDDEN) of each attack, zero where none is seen; M = 0 where read flat
+    )
 
-    def enemy(self, which: Tensor) -> Tensor:
-        """One enemy each, (...,) -> (..., HIDDEN); zero where it is below 0."""
-        if not self.enemies.shape[-2]:
-            return self.enemies.new_zeros(*which.shape, HIDDEN)
+    def target(self, which: Tensor) -> Tensor:
+        """One target each, (...,) -> (..., HIDDEN); zero where it is below 0."""
+        if not self.targets.shape[-2]:
+            return self.targets.new_zeros(*which.shape, HIDDEN)
         at = which.clamp(min=0)[..., None, None].expand(*which.shape, 1, HIDDEN)
-        return self.enemies.gather(-2, at).squeeze(-2) * (which >= 0).unsqueeze(-1)
+        return self.targets.gather(-2, at).squeeze(-2) * (which >= 0).unsqueeze(-1)
 
 
 class RunningSeen:
@@ -101,6 +103,16 @@ def take_apart(layout: ObsLayout, observations: Tensor) -> Entities:
 
     own = group(layout.own[0], 1, layout.own[1]).squeeze(-2)
     return Entities(own, group(*layout.allies), group(*layout.enemies))
+
+
+def aimed_at(layout: ObsLayout, observations: Tensor, allies: Tensor, enemies: Tensor) -> Tensor:
+    """Whom each attack of agents that see (B, O) is aimed at: of allies (B, A, D) and enemies
+    (B, M, D) -> (B, M, D).
+    """
+    if layout.heals is None:
+        return enemies
+    heals = observations[:, layout.own[0] + layout.heals, None, None] > 0
+    return torch.where(heals, F.pad(allies, (0, 0, 0, enemies.shape[1] - allies.shape[1])), enemies)
 
 
 def present(entities: Tensor) -> Tensor:
@@ -193,6 +205,7 @@ class EntityObservation(nn.Module):
 
     def __init__(self, spec: Spec, width: int) -> None:
         super().__init__()
+        self.layout = spec.layout
         self.sizes = (1, spec.layout.allies[1], spec.layout.enemies[1])
         self.entities = EntityTransformer(spec, HIDDEN, 1, _HEADS)
         self.out = nn.Linear(HIDDEN, width)
@@ -200,8 +213,9 @@ class EntityObservation(nn.Module):
     def forward(self, observations: Tensor) -> Seen:
         """(..., O) read entity by entity."""
         rows, which = shown(observations)
-        own, _, enemies = self.entities(rows).split(self.sizes, 1)
-        return Seen(self.out(own.squeeze(1))[which], enemies[which])
+        own, allies, enemies = self.entities(rows).split(self.sizes, 1)
+        targets = aimed_at(self.layout, rows, allies, enemies)
+        return Seen(self.out(own.squeeze(1))[which], targets[which])
 
 
 def observation_encoder(spec: Spec, width: int, encoder: str) -> nn.Module:

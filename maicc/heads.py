@@ -11,7 +11,7 @@ from maicc.types import Spec
 
 
 class ActionHead(nn.Module):
-    """Scores of all actions; with entities, of an attack against the enemy it is aimed at."""
+    """Scores of all actions; with entities, of an attack against the one it is aimed at."""
 
     def __init__(self, spec: Spec, width: int, encoder: str) -> None:
         super().__init__()
@@ -19,12 +19,12 @@ class ActionHead(nn.Module):
         self.plain = nn.Linear(width, spec.layout.attack if entities else spec.n_actions)
         self.aim = nn.Linear(width, HIDDEN) if entities else None
 
-    def forward(self, z: Tensor, enemies: Tensor) -> Tensor:
-        """z (..., D) of agents that have read `enemies` (..., M, HIDDEN) -> logits (..., A)."""
+    def forward(self, z: Tensor, targets: Tensor) -> Tensor:
+        """z (..., D) of agents that have read `targets` (..., M, HIDDEN) -> logits (..., A)."""
         logits = self.plain(z)
         if self.aim is None:
             return logits
-        attacks = (enemies @ self.aim(z).unsqueeze(-1)).squeeze(-1)
+        attacks = (targets @ self.aim(z).unsqueeze(-1)).squeeze(-1)
         return torch.cat([logits, attacks / HIDDEN**0.5], -1)
 
 

@@ -192,6 +192,10 @@ class LockStepTeam(ABC):
         if self._ended.all():
             self._store_episode()
 
+    def abandon(self) -> None:
+        """Drops the running episode and remembers nothing of it; the next `act` starts anew."""
+        self._running = self._awaits_observe = False
+
     def _begin_episode(self) -> None:
         spec, rows, T = self.spec, len(self._run), self.spec.max_steps
         self._running, self._step = True, 0

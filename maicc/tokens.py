@@ -41,9 +41,9 @@ class TokenEncoders(nn.Module):
         """Actions (...,) of agents that have `seen` what they see -> (..., D)."""
         if self.target is None:
             return self.action(actions)
-        attack = self.action.num_embeddings - 1  # on the first enemy
+        attack = self.action.num_embeddings - 1  # on the first target
         kind = self.action(actions.clamp(max=attack))
-        return kind + self.target(seen.enemy(actions - attack))
+        return kind + self.target(seen.target(actions - attack))
 
     def encode_step(self, first: Tensor, steps: int) -> Tensor:
         """The numbers of so many steps from `first` (B,) on -> (B, T, D)."""

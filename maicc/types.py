@@ -32,19 +32,21 @@ class ObsLayout:
     """Where an observation holds what an agent knows of itself, its allies and its enemies.
 
     Allies and enemies that an agent does not see are all zero. Enemy j is attacked by action
-    `attack` + j; attacks are the last actions.
+    `attack` + j; attacks are the last actions. Of agents that heal, these actions heal ally j.
 
     Args:
         own: First number, and how many.
         allies: First number, how many allies, numbers of each.
         enemies: First number, how many enemies, numbers of each.
         attack: The action that attacks enemy 0.
+        heals: Which of one's own numbers is above 0 in agents that heal; None where nobody does.
     """
 
     own: tuple[int, int]
     allies: tuple[int, int, int]
     enemies: tuple[int, int, int]
     attack: int
+    heals: int | None = None
 
     def __post_init__(self) -> None:
         for group in ("own", "allies", "enemies"):

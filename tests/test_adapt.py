@@ -64,6 +64,28 @@ def test_killed_between_storing_and_noting(models, tmp_path, monkeypatch, most):
     assert adapt(models, FAMILY, tasks, config, 0, kept) == whole
 
 
+def test_an_episode_that_broke_off_is_played_again(models, monkeypatch):
+    config, tasks = AdaptConfig(episodes=4), FAMILY.draw_tasks(2, 0)
+    whole, real, played = adapt(models, FAMILY, tasks, config, seed=0), module.batch_env, []
+
+    def breaks_off(*arguments):
+        env = real(*arguments)
+        step = env.step
+
+        def broken(actions):
+            now = step(actions)
+            played.append(1)
+            env.died[1] = len(played) in (3, 20)
+            return now
+
+        env.step = broken
+        return env
+
+    monkeypatch.setattr(module, "batch_env", breaks_off)
+    assert adapt(models, FAMILY, tasks, config, seed=0) == whole
+    assert len(played) > 20
+
+
 def test_result(models):
     tasks = [FAMILY.held_out_tasks[0], FAMILY.training_tasks[0]]
     result = adapt(models, FAMILY, tasks, AdaptConfig(episodes=3), seed=4)

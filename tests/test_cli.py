@@ -426,7 +426,10 @@ def test_fit_trains_a_rival(tiny_run, tmp_path):
     assert "set data.init_args.episodes=4" in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["lbf_7x7", "lbf_9x9"])
+BATTLES = [f"{g}_{kind}" for g in ("smax", "smac") for kind in ("protoss", "terran", "zerg", "all")]
+
+
+@pytest.mark.parametrize("name", ["lbf_7x7", "lbf_9x9", *BATTLES])
 def test_shipped_configurations_parse(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["run", name, "--print_config"])

@@ -51,7 +51,12 @@ def test_an_installed_game_is_found(monkeypatch, tmp_path):
     (tmp_path / "Versions" / "Base75689").mkdir(parents=True)
     (tmp_path / "Versions" / "Base75689" / "SC2_x64").touch()
     (tmp_path / "Maps" / "SMAC_Maps").mkdir(parents=True)
+    (tmp_path / "Maps" / "SMAC_Maps" / "3m.SC2Map").touch()  # of the first SMAC
     (tmp_path / "Maps" / "SMAC_Maps" / "10gen_zerg.SC2Map").touch()
+    maps = found(monkeypatch, HERE, SC2PATH=str(tmp_path))["SMAC maps"]
+    assert (maps.fine, maps.found) == (False, "no 10gen_protoss.SC2Map, 10gen_terran.SC2Map")
+    for race in ("protoss", "terran"):
+        (tmp_path / "Maps" / "SMAC_Maps" / f"10gen_{race}.SC2Map").touch()
     findings = found(monkeypatch, HERE, SC2PATH=str(tmp_path))
     assert all(findings[name].fine for name in ("SC2PATH", "StarCraft II", "SMAC maps"))
 

@@ -46,7 +46,7 @@ def test_order_does_not_matter_and_the_absent_change_nothing():
     assert torch.allclose(here, read(swapped(x, 0, 4, 4)).here, atol=1e-6)
     moved = read(swapped(x, 8, 12, 2))
     assert torch.allclose(here, moved.here, atol=1e-6)
-    assert torch.allclose(enemies, moved.enemies[:, [2, 1, 0]], atol=1e-6)
+    assert torch.allclose(enemies, moved.targets[:, [2, 1, 0]], atol=1e-6)
     assert not torch.allclose(here, read(swapped(x, 0, 8, 2)).here, atol=1e-3)
     x[:, 4:8] = 0  # one ally is out of sight: as if the team had one fewer
     fewer = Spec("toy", 2, 13, 5, 6, 0.0, 1.0, ObsLayout((10, 3), (0, 1, 4), (4, 3, 2), 2))
@@ -60,10 +60,10 @@ def test_an_enemy_is_read_beside_the_others():
     read, x = encoder(), observations(5)
     nearer = x.clone()
     nearer[:, 8:10] += 1.0  # the first enemy alone
-    before, after = read(x).enemies, read(nearer).enemies
+    before, after = read(x).targets, read(nearer).targets
     assert not torch.allclose(before[:, 1], after[:, 1], atol=1e-4)
     x[:, 10:12] = 0
-    assert (read(x).enemies[:, 1] == 0).all()
+    assert (read(x).targets[:, 1] == 0).all()
 
 
 def test_rows_that_show_nothing_leave_the_others_in_their_places():
@@ -89,13 +89,35 @@ def test_an_attack_goes_with_the_enemy_it_is_aimed_at():
     read, x, z = encoder(), observations(5), torch.randn(5, 8)
     head = ActionHead(SPEC, 8, "entities")
     seen, other = read(x), read(swapped(x, 8, 10, 2))
-    logits, moved = head(z, seen.enemies), head(z, other.enemies)
+    logits, moved = head(z, seen.targets), head(z, other.targets)
     assert logits.shape == (5, 5)
     assert torch.allclose(moved, logits[:, [0, 1, 3, 2, 4]], atol=1e-6)
     assert not torch.allclose(moved, logits, atol=1e-3)
-    aimed = seen.enemy(torch.full((5,), 1))
-    assert torch.allclose(aimed, other.enemy(torch.full((5,), 0)), atol=1e-6)
-    assert (seen.enemy(torch.full((5,), -1)) == 0).all()
+    aimed = seen.target(torch.full((5,), 1))
+    assert torch.allclose(aimed, other.target(torch.full((5,), 0)), atol=1e-6)
+    assert (seen.target(torch.full((5,), -1)) == 0).all()
+
+
+def test_those_who_heal_aim_at_allies():
+    """The first of one's own numbers says who heals; action 2 + j is then ally j's."""
+    x, z = observations(6), torch.randn(6, 8)
+    x[:, 14] = torch.tensor([-1.0, 1, -1, 1, 1, -1])
+    heals = x[:, 14] > 0
+    spec = replace(SPEC, layout=replace(LAYOUT, heals=0))
+    torch.manual_seed(0)
+    read, head = observation_encoder(spec, 8, "entities"), ActionHead(spec, 8, "entities")
+    logits = head(z, read(x).targets)
+    allies, enemies = swapped(x, 0, 4, 4), swapped(x, 8, 10, 2)
+    by_ally, by_enemy = head(z, read(allies).targets), head(z, read(enemies).targets)
+    assert torch.allclose(by_ally[heals], logits[heals][:, [0, 1, 3, 2, 4]], atol=1e-6)
+    assert torch.allclose(by_ally[~heals], logits[~heals], atol=1e-6)
+    assert torch.allclose(by_enemy[heals], logits[heals], atol=1e-6)
+    assert torch.allclose(by_enemy[~heals], logits[~heals][:, [0, 1, 3, 2, 4]], atol=1e-6)
+    assert (logits[heals, 4] == 0).all()  # there is no third ally
+    x[:, 8:14] = 0  # behind the lines: no enemy in sight
+    unseen = head(z, read(x).targets)
+    assert unseen[heals][:, 2:4].all()
+    assert (unseen[~heals][:, 2:] == 0).all()
 
 
 def test_dynamics_count_only_those_who_are_or_were_seen():
@@ -148,5 +170,5 @@ def test_a_family_without_enemies():
     read, x = observation_encoder(spec, 8, "entities"), torch.randn(4, 7)
     seen = read(x)
     assert seen.here.shape == (4, 8)
-    assert (seen.enemy(torch.zeros(4, dtype=torch.long)) == 0).all()
-    assert ActionHead(spec, 8, "entities")(torch.randn(4, 8), seen.enemies).shape == (4, 2)
+    assert (seen.target(torch.zeros(4, dtype=torch.long)) == 0).all()
+    assert ActionHead(spec, 8, "entities")(torch.randn(4, 8), seen.targets).shape == (4, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import faiss
 import h5py
 import numpy as np
 import pytest
@@ -94,6 +95,20 @@ def test_recall_of_an_approximate_index_is_measured():
     recall = np.mean([len(set(x) & set(y)) / 50 for x, y in zip(a, b, strict=True)])
     assert rough.steps[0].index.nprobe == 8
     assert recall > 0.9
+
+
+def test_half_precision_takes_half_the_room_and_finds_nearly_the_same():
+    rng, tie = np.random.default_rng(3), np.zeros(30)
+    vectors, queries = unit(rng, 800, 1, 64), unit(rng, 30, 64)
+    exact, half = (
+        KeyIndex.build(vectors, np.ones((800, 1), bool), kind) for kind in ("Flat", "SQfp16")
+    )
+    room = [len(faiss.serialize_index(index.steps[0].index)) for index in (exact, half)]
+    assert room[1] < 0.55 * room[0]
+    expected, found = (index.search(0, queries, 20, tie) for index in (exact, half))
+    assert np.allclose(found.similarity, expected.similarity, atol=1e-3)
+    shared = [len(set(a) & set(b)) for a, b in zip(found.item, expected.item, strict=True)]
+    assert np.mean(shared) > 19
 
 
 def test_a_step_with_few_keys_is_searched_exactly():

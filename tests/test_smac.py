@@ -103,6 +103,7 @@ def test_observations_show_all_who_are_in_sight_where_the_layout_says(game, race
                             expected = kind + inner.get_unit_type_id(unit, ally)
                             assert np.flatnonzero(rows[j, 6:]) == expected
                             checked += 1
+                    assert bool(own[LAYOUT.heals]) == (inner.medivac_id == me.unit_type)
                     if not ally and inner.medivac_id != me.unit_type:
                         assert mask[ATTACK:].tolist() == rows[:, 0].tolist()  # who can be shot
             seen, _, _, _, infos = env.step(focus_fire(env, rng))
@@ -113,19 +114,50 @@ def test_observations_show_all_who_are_in_sight_where_the_layout_says(game, race
 def test_medivacs_heal_the_weakest_in_range(game):
     env = Smac(**{**FIXED, "race": "terran", "vary": True, "allies": 8, "enemies": 8})
     rng, healed = np.random.default_rng(0), 0
+    start, count, width = LAYOUT.allies
     for seed in range(12):
-        env.reset(seed)
+        seen, infos = env.reset(seed)
         while env.agents:
-            inner, orders = env.game.env, focus_fire(env, rng)
+            inner, orders, expected = env.game.env, focus_fire(env, rng), {}
             for i, agent in enumerate(env.possible_agents):
                 aim = orders[agent] - ATTACK
-                if inner.agents[i].unit_type == inner.medivac_id and aim >= 0:
-                    legal = np.flatnonzero(inner.get_avail_agent_actions(i)[ATTACK:])
-                    healths = [inner.agents[int(j)].health for j in legal]
-                    assert inner.agents[aim].health == min(healths)
-                    healed += 1
-            env.step(orders)
+                if inner.agents[i].unit_type != inner.medivac_id or aim < 0:
+                    continue
+                allies = seen[agent][start : start + count * width].reshape(count, width)
+                others = [j for j in inner.agents if j != i]
+                legal = np.flatnonzero(infos[agent]["action_mask"][ATTACK:])
+                assert allies[legal].any(1).all()  # who can be healed is seen
+                assert len(legal) == sum(inner.get_avail_agent_actions(i)[ATTACK:])
+                weakest = inner.agents[others[aim]]
+                assert weakest.health == min(inner.agents[others[j]].health for j in legal)
+                assert allies[aim, 4] == pytest.approx(weakest.health / weakest.health_max)
+                expected[i] = ATTACK + others[aim]  # smacv2 counts all agents
+            seen, _, _, _, infos = env.step(orders)
+            assert {i: inner.last_action[i].argmax() for i in expected} == expected
+            healed += len(expected)
     assert healed > 5
+
+
+def test_what_regenerates_is_not_paid_again(game):
+    """Enemies are as good as new before every other step, until they are let go."""
+    env = Smac(**{**FIXED, "allies": 6})
+    rng, paid = np.random.default_rng(0), 0.0
+    env.reset(0)
+    inner = env.game.env
+    most = 20 * (1 - inner.reward_win / inner.max_reward)
+    for step in range(100):
+        if step < 60 and step % 2:
+            for unit in env.game.env._controller.units.values():
+                unit.health, unit.shield = unit.health_max, unit.shield_max
+        _, rewards, _, _, infos = env.step(focus_fire(env, rng))
+        paid += sum(rewards.values())
+        if not env.agents:
+            break
+        assert paid <= most + 1e-4
+        if step == 59:
+            assert paid == pytest.approx(most, abs=1e-4)
+    assert infos["ally_0"]["battle_won"]
+    assert paid == pytest.approx(20.0, abs=1e-4)
 
 
 def test_seeds_draw_units_and_spawns_and_leave_pythons_generator_alone(game):

@@ -25,7 +25,7 @@ pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
 from maicc.encoders import present, take_apart
 from maicc.envs import smax
 from maicc.envs.smax import LAYOUT, MAX_STEPS, MOST, RACES, STOP, Smax, SmaxBatch
-from maicc.envs.smax_policies import attack_nearest
+from maicc.envs.smax_policies import MAP, attack_nearest
 
 PROTOSS, ALL = get_family("smax_protoss"), get_family("smax_all")
 FIXED = {"race": "terran", "allies": 3, "enemies": 3, "seed": 7, "vary": False}
@@ -40,6 +40,17 @@ def test_pettingzoo_contract():
 
     parallel_api_test(Smax(**FIXED), num_cycles=30)
     parallel_seed_test(lambda: Smax(**{**FIXED, "vary": True}), num_cycles=10)
+
+
+def test_what_follows_a_seeded_episode_is_seeded_too():
+    def third(seed):
+        env = Smax(**{**FIXED, "vary": True})
+        for given in (seed, None, None):
+            seen, _ = env.reset(given)
+        return np.stack(list(seen.values()))
+
+    assert (third(1) == third(1)).all()
+    assert (third(1) != third(2)).any()
 
 
 def test_games_side_by_side_equal_games_alone():
@@ -148,11 +159,27 @@ def test_fixed_tasks_repeat_their_units_and_spawns_and_drawn_ones_do_not():
     assert (positions[1] != positions[0]).any()
 
 
+def test_nobody_begins_where_a_wall_kills():
+    games = batch(*[{"vary": True, "allies": 12, "enemies": 12}] * 3)
+    for seed in range(0, 120, 3):
+        now = games.reset([seed, seed + 1, seed + 2])
+        position = games.known["position"]
+        assert ((position >= smax.WALL) & (position <= MAP - smax.WALL)).all()
+        assert abs(now.observations).max() <= 1.0
+
+
 @pytest.mark.parametrize("family", [PROTOSS, ALL], ids=lambda f: f.name)
 def test_tasks(family):
     trained = [json.dumps(dict(t.parameters)) for t in family.training_tasks]
     held_out = [json.dumps(dict(t.parameters)) for t in family.held_out_tasks]
     assert len({*trained, *held_out}) == len(trained) + len(held_out)
+    seeds = [t.parameters["seed"] for t in family.held_out_tasks]
+    assert len(set(seeds)) == len(seeds)  # or the units of one were the first of another
+    task = family.held_out_tasks[3]
+    again = Task(**json.loads(json.dumps(task.to_json())))
+    envs = [family.make_env(task) for task in (task, again)]
+    first, second = (np.stack(list(env.reset(seed=5)[0].values())) for env in envs)
+    assert (first == second).all()
     sizes = {t.parameters["allies"] for t in family.held_out_tasks}
     assert {3, 4, 6, 8, 9, 10, 11, 12} <= sizes <= set(range(3, 13))
     assert family.spec.n_agents == MOST

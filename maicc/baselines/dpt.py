@@ -99,7 +99,7 @@ class DPTransformer(nn.Module):
         own = torch.eye(Q, dtype=torch.bool, device=x.device).expand(B, Q, Q)
         mask = torch.cat([there.unsqueeze(1).expand(B, Q, -1), own], 2).unsqueeze(1)
         z, _ = self.transformer(x, mask, past)
-        return self.head(z, seen.enemies)
+        return self.head(z, seen.targets)
 
 
 class DPTTeam(BaselineTeam):

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import DecisionConfig, RunConfig
-from maicc.encoders import EntityTransformer, shown
+from maicc.encoders import EntityTransformer, aimed_at, shown
 from maicc.episode_data import EpisodeData
 from maicc.files import ModelFiles
 from maicc.team_batch import TeamBatch, agents_steps, masked_mean
@@ -106,13 +106,14 @@ class HiSSD(nn.Module):
         return self.task_encoder(observations, front, [0])[:, 0]
 
     def decode(self, observations: Tensor, common: Tensor, task: Tensor) -> Tensor:
-        """Logits (B, A): actions of one's own, and one for each enemy."""
+        """Logits (B, A): actions of one's own, and one for each target."""
         z = self.decoder(observations, torch.stack([common, task], 1))
         logits = self.plain(z[:, 2])
         if self.aim is None:
             return logits
-        enemies = z[:, 3 + self.layout.allies[1] :]
-        return torch.cat([logits, self.aim(enemies).squeeze(-1)], 1)
+        sizes = (self.layout.allies[1], self.layout.enemies[1])
+        targets = aimed_at(self.layout, observations, *z[:, 3:].split(sizes, 1))
+        return torch.cat([logits, self.aim(targets).squeeze(-1)], 1)
 
 
 class HiSSDData(EpisodeData):

@@ -103,7 +103,7 @@ class RADTransformer(nn.Module):
         for block, cross in zip(net.transformer.blocks, self.cross, strict=True):
             x = cross(block(x, None, None)[0], memory, shown)
         z = net.transformer.norm(x)[:, net.kinds.index(OBSERVATION) :: m]
-        return net.head(z, seen.enemies)
+        return net.head(z, seen.targets)
 
 
 class RADTTeam(BaselineTeam):

@@ -80,7 +80,7 @@ class SequenceTransformer(nn.Module):
         y, _ = self.transformer(take_tokens(x, order))
         at = (real.cumsum(1) - 1).clamp(min=0)[:, self.kinds.index(OBSERVATION) :: m]
         z = take_tokens(y, at).unflatten(1, shape[1:])
-        return self.head(z, seen.enemies)
+        return self.head(z, seen.targets)
 
     def encode(self, contexts: Trajectories) -> Past:
         """Past episodes (B, C, T, ...) -> what the running one may look back at."""
@@ -117,7 +117,7 @@ class SequenceTransformer(nn.Module):
             there = torch.cat([past.there, there], 1)
         where = torch.full((B, 1), L - 1, device=x.device)
         z, own = self.transformer(x, mask, past.kept if past else None, where)
-        logits = self.head(z[:, 0], seen.enemies[:, 0, -1])
+        logits = self.head(z[:, 0], seen.targets[:, 0, -1])
         return logits, Past(append(past.kept if past else None, own), there)
 
 
