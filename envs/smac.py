@@ -51,10 +51,10 @@ class Smac(Battle):
 
     Every ally is paid an equal share of the team reward: 20 in all when the battle is won, whatever
     is left to destroy, and until then no more than 20 less the bonus for winning, however often
-    shields regenerate. Dead allies stay in the roster
-    and may only do nothing. An illegal action becomes `STOP`, or `NO_OP` of the dead. `infos` hold
-    `action_mask`, `battle_won`, and `game_died` where StarCraft II broke off: the episode is then
-    truncated, and the next reset starts the game anew.
+    shields regenerate. Dead allies stay in the roster and may only do nothing. An illegal action
+    becomes `STOP`, or `NO_OP` of the dead. `infos` hold `action_mask`, `battle_won`, and
+    `game_died` where StarCraft II broke off: the episode is then truncated, and the next reset
+    starts the game anew.
 
     Args:
         parameters: `race`, `allies`, `enemies`, `seed`, and `vary`, true where unit types

@@ -5,6 +5,7 @@ A stage is finished when its file is there; files are written whole or not at al
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 from collections.abc import Callable
@@ -236,6 +237,7 @@ class Stages:
         try:
             work()
         finally:
+            gc.collect()  # a trainer and its dataset hold each other
             taken = time.monotonic() - start
             self.seconds[name] = round(self.seconds.get(name, 0.0) + taken, 2)
             write_json(self.path, self.seconds)

@@ -7,6 +7,7 @@ Files are named by a hash of what they follow from, so that finished work is fou
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 import json
 import time
@@ -106,6 +107,7 @@ def run_stage(unit: Unit, stage: str, threads: int) -> None:
     with alone(unit.target(stage)):
         if not unit.target(stage).exists():
             _make(unit, stage, threads)
+            gc.collect()  # a trainer and its dataset hold each other
 
 
 def _make(unit: Unit, stage: str, threads: int) -> None:

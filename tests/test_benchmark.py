@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import pytest
 from maicc import units
 from maicc.benchmark import benchmark, frozen_tasks
 from maicc.envs import get_family
+from maicc.episode_data import EpisodeData
+from maicc.run import Stages, fit_embedding
 from maicc.table import markdown, table_row
 from maicc.types import UserError
 from maicc.units import with_overrides
@@ -115,6 +119,28 @@ def test_what_a_method_does_not_read_repeats_nothing(tmp_path):
     assert results("at", **{"adapt.memory.alpha": 0.5, "adapt.runs": 3})
     assert not results("maicc", **{"adapt.memory.alpha": 0.5})
     assert not results("at", **{"adapt.explore": "greedy"})
+
+
+def test_a_stage_lets_go_of_the_dataset(tmp_path, monkeypatch):
+    """Or the next one would hold it twice."""
+    real, read = EpisodeData.setup, []
+
+    def setup(self, stage):
+        read.append(weakref.ref(self))
+        real(self, stage)
+
+    monkeypatch.setattr(EpisodeData, "setup", setup)
+    unit = units.Unit("x", tiny_config(), (), tmp_path)
+    units.run_stage(unit, "collect", 1)
+    gc.disable()
+    try:
+        units.run_stage(unit, "embedding", 1)
+        unit.files.embedding.unlink()
+        work = Stages(tmp_path / "stages.json").run
+        work("embedding", unit.files.embedding, lambda: fit_embedding(unit.config, unit.files))
+        assert [data() for data in read] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_overrides():
