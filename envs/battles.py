@@ -104,6 +104,7 @@ def battle_families(
             sizes=(MOST, observation_size, layout.attack + MOST),
             distance=_distance,
             layout=layout,
+            configuration="battles_all" if vary else "battles",
             description=f"{where}: {what}",
             **more,
         )

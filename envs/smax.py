@@ -16,16 +16,13 @@ import numpy as np
 
 from maicc.envs.batch import BatchStep
 from maicc.envs.battles import MAX_STEPS, MOST, Battle, battle_families, check_parameters
-from maicc.envs.smax_policies import FEATURES, MAP, OWN, attack_nearest, focus_fire
+from maicc.envs.smax_policies import FEATURES, MAP, OWN, WALL, attack_nearest, focus_fire
 from maicc.types import ObsLayout, Task, UserError
 
 RACES = {"terran": (0, 1), "protoss": (2, 3), "zerg": (4, 5)}  # SMAX numbers of the basic types
 STOP = 4  # actions: 0 north, 1 east, 2 south, 3 west, 4 stop, 5 + j attack enemy j
 OBSERVATION_SIZE = FEATURES * (2 * MOST - 1) + OWN  # allies, enemies, own features
 N_ACTIONS = 5 + MOST
-WALL = (
-    1.0  # how far from it units begin: jaxmarl draws some beyond, where the first step kills them
-)
 LAYOUT = ObsLayout(
     own=(OBSERVATION_SIZE - OWN, OWN),
     allies=(0, MOST - 1, FEATURES),
@@ -163,6 +160,7 @@ class _Engine:
 
         def reset(key, kinds, there, vary):
             state = fixed.reset(key)[1]
+            # jaxmarl draws some beyond the wall, where the first step kills them
             spawns = jnp.where(
                 vary, drawn.reset(key)[1].state.unit_positions, state.state.unit_positions
             ).clip(WALL, MAP - WALL)

@@ -14,6 +14,7 @@ ATTACK = np.array([9.0, 10.0, 13.0, 8.0, 5.0, 12.0])
 RANGE = np.array([5.0, 6.0, 6.0, 2.0, 2.0, 5.0])
 SPEED = np.array([3.15, 2.25, 4.13, 3.15, 4.13, 3.15])
 MAP = 32.0
+WALL = 1.0  # keep this far from the walls, which kill
 STEP_SECONDS = 0.5  # of one action: a weapon that is ready sooner fires within it
 MOVES = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [-1.0, 0.0]])
 FEATURES, OWN = 13, 10  # of a unit that is seen, and of oneself
@@ -84,6 +85,6 @@ def attack_nearest(
 def _away(position: np.ndarray, offset: np.ndarray) -> int:
     """The move that leaves the nearest enemy farthest, not into a wall, which kills."""
     after = position + 2.0 * MOVES
-    safe = ((after > 1.0) & (after < MAP - 1.0)).all(1)
+    safe = ((after > WALL) & (after < MAP - WALL)).all(1)
     distance = np.linalg.norm(offset[None] - 2.0 * MOVES[:, None], axis=-1).min(1)
     return int(np.argmax(np.where(safe, distance, -1.0)))

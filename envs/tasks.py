@@ -75,6 +75,8 @@ class TaskFamily:
         layout: Where an observation holds whom, for models that read it by entities.
         at_once: Environments that a dataset is collected from side by side in a process, where each
             is costly; they are reset for episode after episode. Adaptation opens one for each run.
+        configuration: The shipped configuration that `maicc run` starts from, for families that
+            share one; else that of the family's name, or the defaults.
         description: One line for `maicc tasks`.
     """
 
@@ -93,6 +95,7 @@ class TaskFamily:
     distance: Callable[[Mapping[str, Any], Mapping[str, Any]], float] | None = None
     layout: ObsLayout | None = None
     at_once: int | None = None
+    configuration: str | None = field(default=None, compare=False)
     description: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -168,10 +171,15 @@ class TaskFamily:
     def _check_layout(self, layout: ObsLayout, observation_size: int, n_actions: int) -> None:
         groups = ((layout.own[0], 1, layout.own[1]), layout.allies, layout.enemies)
         ends = [start + count * size for start, count, size in groups]
-        if max(ends) > observation_size or layout.attack + layout.enemies[1] != n_actions:
+        if (
+            max(ends) > observation_size
+            or layout.attack + layout.enemies[1] != n_actions
+            or not 0 <= (layout.heals or 0) < layout.own[1]
+        ):
             raise UserError(
                 f"{self.name}: {layout} does not fit observations of {observation_size} numbers "
-                f"and {n_actions} actions, of which the last {layout.enemies[1]} are the attacks"
+                f"and {n_actions} actions, of which the last {layout.enemies[1]} are the attacks; "
+                "`heals` is the place of one of one's own numbers"
             )
 
     def draw_tasks(self, n: int, seed: int, *, held_out: bool = True) -> list[Task]:

@@ -40,16 +40,17 @@ def folder_name(argv: list[str], options: Namespace) -> str:
 
 def _configuration(name: str) -> list[str]:
     """A file, a configuration shipped with the package, or the defaults for a task family."""
-    shipped = Path(__file__).parent / "configs" / f"{name}.yaml"
+    folder = Path(__file__).parent / "configs"
     if name.endswith((".yaml", ".yml")):
         if not Path(name).exists():
             raise UserError(f"{name}: no such file")
         return [f"--config={name}"]
-    if shipped.exists():
-        return [f"--config={shipped}"]
+    if (folder / f"{name}.yaml").exists():
+        return [f"--config={folder / name}.yaml"]
     from maicc.envs import get_family
 
-    return [f"--family={get_family(name).name if ':' not in name else name}"]
+    shared = get_family(name).configuration
+    return [*([f"--config={folder / shared}.yaml"] if shared else []), f"--family={name}"]
 
 
 def variant_options(

@@ -237,10 +237,10 @@ class Stages:
         try:
             work()
         finally:
-            gc.collect()  # a trainer and its dataset hold each other
             taken = time.monotonic() - start
             self.seconds[name] = round(self.seconds.get(name, 0.0) + taken, 2)
             write_json(self.path, self.seconds)
+        gc.collect()  # a trainer and its dataset hold each other
 
 
 def fit_embedding(config: RunConfig, files: ModelFiles) -> None:

@@ -434,4 +434,9 @@ def test_shipped_configurations_parse(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["run", name, "--print_config"])
     assert not stop.value.code
-    assert yaml.safe_load(capsys.readouterr().out)["family"] == name
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["family"] == name
+    encoder = "entities" if name in BATTLES else "flat"
+    assert (
+        shown["embedding"]["model"]["encoder"] == shown["decision"]["model"]["encoder"] == encoder
+    )

@@ -156,6 +156,10 @@ def test_a_layout_must_fit():
     family = get_family("lbf_7x7")
     with pytest.raises(UserError, match="does not fit observations of 8 numbers"):
         _ = replace(family, layout=LAYOUT).spec
+    fits = ObsLayout(own=(2, 2), allies=(4, 2, 2), enemies=(0, 1, 2), attack=5)
+    assert replace(family, layout=fits).spec.layout == fits
+    with pytest.raises(UserError, match="one of one's own numbers"):
+        _ = replace(family, layout=replace(fits, heals=2)).spec
 
 
 def test_a_spec_survives_json():

@@ -25,7 +25,7 @@ pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
 from maicc.encoders import present, take_apart
 from maicc.envs import smax
 from maicc.envs.smax import LAYOUT, MAX_STEPS, MOST, RACES, STOP, Smax, SmaxBatch
-from maicc.envs.smax_policies import MAP, attack_nearest
+from maicc.envs.smax_policies import MAP, WALL, attack_nearest
 
 PROTOSS, ALL = get_family("smax_protoss"), get_family("smax_all")
 FIXED = {"race": "terran", "allies": 3, "enemies": 3, "seed": 7, "vary": False}
@@ -164,7 +164,7 @@ def test_nobody_begins_where_a_wall_kills():
     for seed in range(0, 120, 3):
         now = games.reset([seed, seed + 1, seed + 2])
         position = games.known["position"]
-        assert ((position >= smax.WALL) & (position <= MAP - smax.WALL)).all()
+        assert ((position >= WALL) & (position <= MAP - WALL)).all()
         assert abs(now.observations).max() <= 1.0
 
 
