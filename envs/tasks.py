@@ -22,13 +22,13 @@ from maicc.types import ObsLayout, Spec, Task, UserError
 
 ENTRY_POINTS = "maicc.task_families"
 _BUILT_IN = {
-    **{name: f"maicc.envs.lbf:{name}" for name in ("lbf_7x7", "lbf_8x8", "lbf_9x9")},
+    **{name: f"maicc.envs.games.lbf:{name}" for name in ("lbf_7x7", "lbf_8x8", "lbf_9x9")},
     **{
-        name: f"maicc.envs.smax:{name}"
+        name: f"maicc.envs.games.smax:{name}"
         for name in ("smax_protoss", "smax_terran", "smax_zerg", "smax_all")
     },
     **{
-        name: f"maicc.envs.smac:{name}"
+        name: f"maicc.envs.games.smac:{name}"
         for name in ("smac_protoss", "smac_terran", "smac_zerg", "smac_all")
     },
 }

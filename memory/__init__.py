@@ -4,6 +4,6 @@ It is handed vectors and never calls a network.
 """
 
 from maicc.memory.index import KeyIndex
-from maicc.memory.memory import BlendedMemory, OfflineMemory, OnlineMemory
+from maicc.memory.stores import BlendedMemory, OfflineMemory, OnlineMemory
 
 __all__ = ["BlendedMemory", "KeyIndex", "OfflineMemory", "OnlineMemory"]

@@ -40,7 +40,7 @@ def tiny_config(**changes) -> RunConfig:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished run with `tiny_config`."""
-    from maicc.run import run
+    from maicc.experiments.run import run
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
     run(tiny_config(), folder)

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maicc import adapt as module
-from maicc.adapt import adapt
 from maicc.config import AdaptConfig, MemoryConfig
 from maicc.envs import get_family
+from maicc.evaluation import adapt as module
+from maicc.evaluation.adapt import adapt
+from maicc.evaluation.stats import summary
+from maicc.evaluation.trained import TrainedModels
 from maicc.files import ModelFiles
-from maicc.stats import summary
-from maicc.trained import TrainedModels
 from maicc.types import UserError
 
 FAMILY = get_family("lbf_7x7")

@@ -6,10 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
-from maicc.arrays import convert_arrays
-from maicc.behaviour import play
 from maicc.cli import main
-from maicc.dataset import EpisodeFile, concatenate
+from maicc.data.arrays import convert_arrays
+from maicc.data.behaviour import play
+from maicc.data.dataset import EpisodeFile, concatenate
 from maicc.envs import get_family
 from maicc.types import UserError
 

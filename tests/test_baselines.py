@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from maicc.adapt import play_episode
 from maicc.baselines import METHODS, module_of
 from maicc.baselines.at import relabelled
 from maicc.baselines.base import BaselineModule
-from maicc.baselines.chains import ChainBatch, ChainData, reordered
 from maicc.baselines.dpt import DPTransformer, packed, transitions
 from maicc.baselines.hissd import HiSSDData
-from maicc.collect import collect
 from maicc.config import BaselineConfig, CollectConfig, DecisionConfig
-from maicc.dataset import EpisodeFile
+from maicc.data.collect import collect
+from maicc.data.dataset import EpisodeFile
 from maicc.envs import batch_env, get_family
 from maicc.envs.tasks import register
-from maicc.episode_data import EpisodeData
+from maicc.evaluation.adapt import play_episode
+from maicc.experiments.run import HAVE_EMBEDDING, check, fit_decision, fit_embedding
 from maicc.files import ModelFiles
-from maicc.fitting import seeded
-from maicc.run import HAVE_EMBEDDING, check, fit_decision, fit_embedding
+from maicc.training.chain_data import ChainBatch, ChainData, reordered
+from maicc.training.episode_data import EpisodeData
+from maicc.training.fit import seeded
 from maicc.types import ObsLayout, Trajectories, UserError
 from tests.conftest import tiny_config
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from maicc import bench as module
-from maicc import bench_parts
 from maicc.config import CollectConfig, DecisionConfig, EmbeddingConfig
 from maicc.envs import get_family
+from maicc.evaluation import speed as module
+from maicc.evaluation import speed_parts as bench_parts
 
 
 def test_every_part_is_timed(monkeypatch):

@@ -7,14 +7,14 @@ import weakref
 import numpy as np
 import pytest
 
-from maicc import units
-from maicc.benchmark import benchmark, frozen_tasks
 from maicc.envs import get_family
-from maicc.episode_data import EpisodeData
-from maicc.run import Stages, fit_embedding
-from maicc.table import markdown, table_row
+from maicc.experiments import units
+from maicc.experiments.benchmark import benchmark, frozen_tasks
+from maicc.experiments.run import Stages, fit_embedding
+from maicc.experiments.units import with_overrides
+from maicc.report.table import markdown, table_row
+from maicc.training.episode_data import EpisodeData
 from maicc.types import UserError
-from maicc.units import with_overrides
 from tests.conftest import tiny_config
 
 FAMILY = get_family("lbf_7x7")

@@ -8,14 +8,14 @@ import pytest
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from maicc.check import check_contract, report
 from maicc.cli import main
+from maicc.data.contract import check_contract, report
 from maicc.envs import TaskFamily, get_family, register, tasks
 
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch):
-    monkeypatch.setattr("maicc.check._SECONDS", 0.05)
+    monkeypatch.setattr("maicc.data.contract._SECONDS", 0.05)
 
 
 class Toy(ParallelEnv):

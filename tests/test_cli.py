@@ -17,7 +17,7 @@ import yaml
 
 from maicc.baselines.at import ATModule
 from maicc.cli import main
-from maicc.fitting import load_module
+from maicc.training.fit import load_module
 from tests.conftest import tiny_config
 
 TINY = [
@@ -77,7 +77,7 @@ def test_a_finished_run_has_everything(tiny_run):
 
 
 def test_a_second_call_skips_what_is_finished(tiny_run, capsys):
-    from maicc.run import run
+    from maicc.experiments.run import run
 
     before = {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*") if p.is_file()}
     run(tiny_config(), tiny_run)
@@ -86,7 +86,7 @@ def test_a_second_call_skips_what_is_finished(tiny_run, capsys):
 
 
 def test_a_report_of_what_was_finished_before_is_written_again(tiny_run, tmp_path, capsys):
-    from maicc.run import run
+    from maicc.experiments.run import run
 
     folder = tmp_path / "run"
     shutil.copytree(tiny_run, folder)
@@ -98,7 +98,7 @@ def test_a_report_of_what_was_finished_before_is_written_again(tiny_run, tmp_pat
 
 
 def test_models_of_another_dataset_are_refused(tiny_run, tmp_path):
-    from maicc.run import run
+    from maicc.experiments.run import run
     from maicc.types import UserError
 
     folder = tmp_path / "run"
@@ -110,7 +110,7 @@ def test_models_of_another_dataset_are_refused(tiny_run, tmp_path):
 
 
 def test_actions_to_be_learned_that_nobody_knows_are_refused_before_training(tiny_run, tmp_path):
-    from maicc.run import run
+    from maicc.experiments.run import run
     from maicc.types import UserError
 
     shutil.copy(tiny_run / "episodes.h5", tmp_path)
@@ -124,7 +124,7 @@ def test_actions_to_be_learned_that_nobody_knows_are_refused_before_training(tin
 
 
 def test_how_much_room_the_cache_has_may_change(tiny_run):
-    from maicc.run import run
+    from maicc.experiments.run import run
 
     changed = tiny_config()
     changed.adapt.memory.cache_gib = 0.1
@@ -132,7 +132,7 @@ def test_how_much_room_the_cache_has_may_change(tiny_run):
 
 
 def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
-    from maicc.run import run
+    from maicc.experiments.run import run
     from maicc.types import UserError
 
     changed = tiny_config()
@@ -209,25 +209,32 @@ def test_a_file_of_variants_that_is_none(capsys, tmp_path, text, message):
 
 def test_runs_have_folders_of_their_own(tmp_path, monkeypatch):
     outs = []
-    monkeypatch.setattr("maicc.run.run", lambda config, out: outs.append(str(out)))
+    monkeypatch.setattr("maicc.experiments.run.run", lambda config, out: outs.append(str(out)))
     (tmp_path / "mine.yaml").write_text("family: lbf_9x9\n")
     for arguments in (
         ["lbf_9x9"],
         ["lbf_9x9_paper"],
         ["lbf_9x9", "--method=at"],
-        ["--tasks", "maicc.envs.lbf:lbf_9x9"],
+        ["--tasks", "maicc.envs.games.lbf:lbf_9x9"],
         [str(tmp_path / "mine.yaml")],
         ["--family=lbf_8x8", "--config", str(tmp_path / "mine.yaml"), "--family=lbf_7x7"],
     ):
         main(["run", *arguments])
-    names = ["lbf_9x9", "lbf_9x9_paper", "lbf_9x9-at", "maicc.envs.lbf.lbf_9x9", "mine", "lbf_7x7"]
+    names = [
+        "lbf_9x9",
+        "lbf_9x9_paper",
+        "lbf_9x9-at",
+        "maicc.envs.games.lbf.lbf_9x9",
+        "mine",
+        "lbf_7x7",
+    ]
     assert outs == [f"runs/{name}" for name in names]
 
 
 def test_adapt_plays_as_the_run_did_unless_told_otherwise(tiny_run, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "maicc.adapt.adapt_folder", lambda folder, config, *a, **k: seen.append(config)
+        "maicc.evaluation.adapt.adapt_folder", lambda folder, config, *a, **k: seen.append(config)
     )
     folder = tmp_path / "run"
     shutil.copytree(tiny_run, folder)
@@ -292,7 +299,7 @@ def test_each_stage_alone(tiny_run, tmp_path, capsys):
     episodes = tmp_path / "episodes.h5"
     main(["collect", "lbf_7x7", f"--out={episodes}", "--episodes=3", "--levels=[0.0,1.0]",
           "--workers=1", "--seed=3"])  # fmt: skip
-    from maicc.dataset import EpisodeFile
+    from maicc.data.dataset import EpisodeFile
 
     assert EpisodeFile(episodes).fingerprint == EpisodeFile(tiny_run / "episodes.h5").fingerprint
 
@@ -303,7 +310,7 @@ def test_a_family_of_ones_own_in_the_current_folder(tmp_path):
     (tmp_path / "envs" / "__init__.py").write_text("raise RuntimeError('the wrong envs')")
     (tmp_path / "mine.py").write_text(
         "from dataclasses import replace\n"
-        "from maicc.envs.lbf import lbf_7x7\n"
+        "from maicc.envs.games.lbf import lbf_7x7\n"
         "family = replace(lbf_7x7, name='my own')\n"
     )
     small = [o for o in TINY if "workers" not in o]
@@ -316,7 +323,7 @@ def test_a_family_of_ones_own_in_the_current_folder(tmp_path):
 
 def test_an_interrupted_adaptation_goes_on_with_its_own_settings_only(tiny_run, tmp_path, capsys):
     out = tmp_path / "x.json"
-    from maicc import adapt as module
+    from maicc.evaluation import adapt as module
 
     real = module.play_episode
 
@@ -413,7 +420,7 @@ def test_fit_trains_a_rival(tiny_run, tmp_path):
     def fit(*more: str, check: bool = True):
         return maicc(
             "fit", "--model", "maicc.baselines.at.ATModule", "--data",
-            "maicc.baselines.chains.ChainData", "--data.init_args.family=lbf_7x7",
+            "maicc.training.chain_data.ChainData", "--data.init_args.family=lbf_7x7",
             f"--data.init_args.path={tiny_run / 'episodes.h5'}", "--trainer.max_steps=2",
             "--trainer.accelerator=cpu", "--trainer.logger=false", *more, cwd=tmp_path, check=check,
         )  # fmt: skip

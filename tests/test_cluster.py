@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from maicc.benchmark import benchmark
-from maicc.cluster import run_units
+from maicc.experiments.benchmark import benchmark
+from maicc.experiments.cluster import run_units
 from maicc.types import UserError
 from tests.conftest import tiny_config
 
@@ -63,7 +63,7 @@ def test_no_cluster_at_the_address():
 
 
 def test_without_ray_the_extra_is_named_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr("maicc.cluster.find_spec", lambda name: None)
+    monkeypatch.setattr("maicc.experiments.cluster.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install "maicc\[cluster\]"'):
         benchmark(tiny_config(), VARIANTS, seeds=1, tasks=1, out=tmp_path / "out", cluster="local")
     assert not (tmp_path / "out").exists()

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from maicc import behaviour as module_behaviour
-from maicc import collect as module
-from maicc.behaviour import calibrate, play
-from maicc.collect import collect
 from maicc.config import CollectConfig
-from maicc.dataset import EpisodeFile
+from maicc.data import behaviour as module_behaviour
+from maicc.data import collect as module
+from maicc.data.behaviour import calibrate, play
+from maicc.data.collect import collect
+from maicc.data.dataset import EpisodeFile
 from maicc.envs import get_family
 from maicc.types import UserError
 

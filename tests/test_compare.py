@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from maicc.baselines import GIVEN, METHODS
-from maicc.compare import compare
+from maicc.experiments.compare import compare
 from tests.conftest import tiny_config
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maicc.context_value import context_value
+from maicc.evaluation.context_value import context_value
+from maicc.experiments.run import run
 from maicc.files import ModelFiles
-from maicc.retrieval_data import RetrievalData
-from maicc.run import run
+from maicc.training.retrieval_data import RetrievalData
 from maicc.types import UserError
 from tests.conftest import tiny_config
 

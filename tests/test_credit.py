@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from maicc import credit as module
-from maicc.credit import credit
+from maicc.evaluation import credit as module
+from maicc.evaluation.credit import credit
 from maicc.files import ModelFiles
 from maicc.types import UserError
 
@@ -26,7 +26,7 @@ def test_a_perfect_prediction_correlates_perfectly(tiny_run, monkeypatch):
         return type("K", (), {"individual_reward": torch.from_numpy(np.ascontiguousarray(true))})
 
     monkeypatch.setattr(module, "concatenate", concatenate)
-    monkeypatch.setattr("maicc.embedding.Embedding.keys", keys)
+    monkeypatch.setattr("maicc.models.embedding.Embedding.keys", keys)
     found = credit(ModelFiles.in_folder(tiny_run), episodes=2)
     for name in ("step_correlation", "episode_correlation", "team_correlation"):
         assert found[name] == pytest.approx(1.0, abs=1e-3)

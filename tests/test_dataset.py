@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from maicc.behaviour import play
-from maicc.dataset import FIELDS, EpisodeFile, concatenate, slices, write_episodes
+from maicc.data.behaviour import play
+from maicc.data.dataset import FIELDS, EpisodeFile, concatenate, slices, write_episodes
 from maicc.envs import get_family
 from maicc.types import Behaviour, UserError
 

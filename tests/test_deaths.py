@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from maicc.deaths import alive, until_death
-from maicc.returns import return_to_go
+from maicc.data.alive import alive, until_death
+from maicc.data.returns import return_to_go
 from maicc.types import Trajectories
 
 

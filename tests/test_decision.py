@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maicc.behaviour import play
 from maicc.config import DecisionConfig
-from maicc.decision import DecisionBatch, DecisionModule, DecisionTransformer
+from maicc.data.behaviour import play
+from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
-from maicc.run import check
-from maicc.team_batch import team_batch
+from maicc.experiments.run import check
+from maicc.models.decision import DecisionBatch, DecisionModule, DecisionTransformer
 from maicc.types import ObsLayout, Trajectories, UserError
 from tests.conftest import tiny_config
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from maicc import doctor as module
+from maicc.cli import doctor as module
 from maicc.cli import main
-from maicc.doctor import doctor, report
+from maicc.cli.doctor import doctor, report
 
 HERE = {"faiss-cpu": "1.15.1", "lightning": "2.6.6", "torch": "2.13.0"}
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maicc.behaviour import play
 from maicc.config import EmbeddingConfig
-from maicc.embedding import Embedding, RunningPrefix
+from maicc.data.behaviour import play
+from maicc.data.team_batch import TeamBatch, masked_mean, team_batch
 from maicc.envs import get_family
-from maicc.team_batch import TeamBatch, masked_mean, team_batch
+from maicc.models.embedding import Embedding, RunningPrefix
 from maicc.types import ObsLayout, Trajectories
 
 FAMILY = get_family("lbf_7x7")

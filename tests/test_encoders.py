@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from maicc.config import DecisionConfig, EmbeddingConfig
-from maicc.decision import DecisionTransformer
-from maicc.embedding import Embedding
-from maicc.encoders import observation_encoder, take_apart
 from maicc.envs import get_family
-from maicc.heads import ActionHead, DynamicsHead
+from maicc.models.decision import DecisionTransformer
+from maicc.models.embedding import Embedding
+from maicc.models.heads import ActionHead, DynamicsHead
+from maicc.models.observations import observation_encoder, take_apart
 from maicc.types import ObsLayout, Spec, UserError
 
 LAYOUT = ObsLayout(own=(14, 3), allies=(0, 2, 4), enemies=(8, 3, 2), attack=2)

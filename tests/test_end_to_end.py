@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from maicc.config import AdaptConfig, CollectConfig, DecisionFit, EmbeddingFit, RunConfig
-from maicc.run import run
+from maicc.experiments.run import run
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from maicc.episode_data import EpisodeData
+from maicc.training.episode_data import EpisodeData
 
 
 def data(folder, **options) -> EpisodeData:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maicc.check import check_contract
-from maicc.dataset import EpisodeFile
+from maicc.data.contract import check_contract
+from maicc.data.dataset import EpisodeFile
 from maicc.envs import get_family
-from maicc.run import run
+from maicc.experiments.run import run
 from tests.conftest import tiny_config
 
 FOLDER = Path(__file__).parent.parent / "examples"
@@ -27,7 +27,7 @@ EXAMPLES = [
 def test_an_example_keeps_its_contract_and_runs(name, package, tmp_path, monkeypatch):
     pytest.importorskip(package, reason="the extra `examples` is not installed")
     monkeypatch.syspath_prepend(FOLDER)
-    monkeypatch.setattr("maicc.check._SECONDS", 0.05)
+    monkeypatch.setattr("maicc.data.contract._SECONDS", 0.05)
     family = get_family(f"{name}:{name}")
     failed = [v for v in check_contract(family) if not v.fine]
     assert not failed
@@ -53,6 +53,6 @@ def test_the_tutorials_family_keeps_its_contract(tmp_path, monkeypatch):
     text = (FOLDER.parent / "docs" / "tutorial.md").read_text()
     (tmp_path / "levers.py").write_text(text.split("```python\n")[1].split("```")[0])
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("maicc.check._SECONDS", 0.05)
+    monkeypatch.setattr("maicc.data.contract._SECONDS", 0.05)
     verdicts = list(check_contract(get_family("levers:levers")))
     assert all(v.fine for v in verdicts), [v for v in verdicts if not v.fine]

@@ -5,14 +5,14 @@ import pickle
 import pytest
 import torch
 
-from maicc.decision import DecisionModule
-from maicc.embedding import EmbeddingModule
 from maicc.envs import get_family
-from maicc.episode_data import EpisodeData
+from maicc.experiments.run import fit_embedding
 from maicc.files import ModelFiles
-from maicc.fitting import Resumable, fit, load_module, seeded, weights_hash
-from maicc.retrieval_data import RetrievalData
-from maicc.run import fit_embedding
+from maicc.models.decision import DecisionModule
+from maicc.models.embedding import EmbeddingModule
+from maicc.training.episode_data import EpisodeData
+from maicc.training.fit import Resumable, fit, load_module, seeded, weights_hash
+from maicc.training.retrieval_data import RetrievalData
 from maicc.types import UserError
 from tests.conftest import tiny_config
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from maicc.baselines.hissd import HiSSD
 from maicc.config import DecisionConfig
 from maicc.envs import get_family
-from maicc.fitting import seeded
+from maicc.training.fit import seeded
 from maicc.types import ObsLayout
 
 SMALL = DecisionConfig(width=16, layers=2, heads=2)

@@ -7,8 +7,8 @@ import pytest
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 from maicc.envs import get_family
-from maicc.envs.lbf import Foraging
-from maicc.envs.lbf_policies import expert
+from maicc.envs.games.lbf import Foraging
+from maicc.envs.games.lbf_policies import expert
 
 NONE, NORTH, SOUTH, WEST, EAST, LOAD = range(6)
 

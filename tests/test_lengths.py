@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from maicc.lengths import by_length
+from maicc.models.batching import by_length
 
 
 def test_groups_of_about_one_length_where_that_saves_padding():

@@ -14,16 +14,16 @@ import pytest
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from maicc.adapt import play_episode
-from maicc.behaviour import play
-from maicc.benchmark import benchmark
-from maicc.check import check_contract
-from maicc.credit import credit
-from maicc.dataset import EpisodeFile
+from maicc.data.behaviour import play
+from maicc.data.contract import check_contract
+from maicc.data.dataset import EpisodeFile
 from maicc.envs import TaskFamily, batch_env, register, sample_tasks, tasks
+from maicc.evaluation.adapt import play_episode
+from maicc.evaluation.credit import credit
+from maicc.evaluation.trained import load_team
+from maicc.experiments.benchmark import benchmark
+from maicc.experiments.run import run
 from maicc.files import ModelFiles
-from maicc.run import run
-from maicc.trained import load_team
 from maicc.types import UserError
 from tests.conftest import tiny_config
 

@@ -9,8 +9,8 @@ import torch
 from maicc.baselines.madt import MADTModule
 from maicc.baselines.radt import RADTModule
 from maicc.baselines.radt_pieces import RADTData, around, ends, keys, minmax
-from maicc.fitting import load_module
-from maicc.run import run
+from maicc.experiments.run import run
+from maicc.training.fit import load_module
 from maicc.types import Trajectories
 from tests.conftest import tiny_config
 from tests.test_baselines import play

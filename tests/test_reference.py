@@ -6,10 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
-from maicc.behaviour import play
-from maicc.dataset import EpisodeFile, concatenate
+from maicc.data.behaviour import play
+from maicc.data.dataset import EpisodeFile, concatenate
+from maicc.data.reference import convert_reference
 from maicc.envs import get_family
-from maicc.reference import convert_reference
 from maicc.types import UserError
 
 FAMILY = get_family("lbf_7x7")

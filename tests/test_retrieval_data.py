@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from maicc.config import RetrievalConfig
-from maicc.dataset import EpisodeFile
-from maicc.retrieval_data import RetrievalData
+from maicc.data.dataset import EpisodeFile
+from maicc.training.retrieval_data import RetrievalData
 from maicc.types import UserError
 
 
@@ -90,9 +90,9 @@ def test_k_larger_than_the_memory(tiny_run):
 
 def test_keys_are_kept_by_content(tiny_run, tmp_path):
     """Another checkpoint or dataset never reads keys that are not its own."""
-    from maicc.embedding import EmbeddingModule
-    from maicc.fitting import load_module
-    from maicc.keys import content_hash, offline_keys
+    from maicc.models.embedding import EmbeddingModule
+    from maicc.training.fit import load_module
+    from maicc.training.offline_keys import content_hash, offline_keys
 
     dataset = EpisodeFile(tiny_run / "episodes.h5")
     net = load_module(tiny_run / "embedding.ckpt", EmbeddingModule).net

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maicc.adapt import adapt
 from maicc.config import AdaptConfig
 from maicc.envs import get_family
-from maicc.retrieved import DIAGNOSTICS, Retrieved, as_json, first_and_last, nearest_tasks
-from maicc.trained import load_folder
+from maicc.evaluation.adapt import adapt
+from maicc.evaluation.trained import load_folder
+from maicc.teams.lookups import DIAGNOSTICS, Retrieved, as_json, first_and_last, nearest_tasks
 
 
 def test_known_counts():

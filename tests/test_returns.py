@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from maicc.returns import completed, normalised, return_to_go, share_of_maximum
+from maicc.data.returns import completed, normalised, return_to_go, share_of_maximum
 
 
 def test_return_to_go():

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from maicc.behaviour import play
+from maicc.data.behaviour import play
 from maicc.envs import get_family
-from maicc.envs.smac import ATTACK, LAYOUT, NO_OP, RACES, STOP, Smac, focus_fire
+from maicc.envs.games.smac import ATTACK, LAYOUT, NO_OP, RACES, STOP, Smac, focus_fire
 from maicc.types import UserError
 
 FIXED = {"race": "protoss", "allies": 3, "enemies": 3, "seed": 7, "vary": False}

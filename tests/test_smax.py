@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from maicc.behaviour import play
 from maicc.config import DecisionConfig, EmbeddingConfig, MemoryConfig
-from maicc.dataset import EpisodeFile, concatenate, slices, write_episodes
-from maicc.decision import DecisionTransformer
-from maicc.embedding import Embedding
+from maicc.data.behaviour import play
+from maicc.data.dataset import EpisodeFile, concatenate, slices, write_episodes
+from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
-from maicc.keys import offline_keys, offline_memory
-from maicc.team import Team
-from maicc.team_batch import team_batch
+from maicc.models.decision import DecisionTransformer
+from maicc.models.embedding import Embedding
+from maicc.teams.team import Team
+from maicc.training.offline_keys import offline_keys, offline_memory
 from maicc.types import Behaviour, Task, UserError
 
 pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
 
-from maicc.encoders import present, take_apart
 from maicc.envs import smax
-from maicc.envs.smax import LAYOUT, MAX_STEPS, MOST, RACES, STOP, Smax, SmaxBatch
-from maicc.envs.smax_policies import MAP, WALL, attack_nearest
+from maicc.envs.games.smax import LAYOUT, MAX_STEPS, MOST, RACES, STOP, Smax, SmaxBatch
+from maicc.envs.games.smax_policies import MAP, WALL, attack_nearest
+from maicc.models.observations import present, take_apart
 
 PROTOSS, ALL = get_family("smax_protoss"), get_family("smax_all")
 FIXED = {"race": "terran", "allies": 3, "enemies": 3, "seed": 7, "vary": False}
@@ -136,7 +136,7 @@ def test_rewards_ends_and_the_dead():
 
 
 def test_the_time_limit_truncates(monkeypatch):
-    monkeypatch.setattr("maicc.envs.smax.MAX_STEPS", 3)
+    monkeypatch.setattr("maicc.envs.games.smax.MAX_STEPS", 3)
     games = batch({}, {}, {})
     games.reset([0, 1, 2])
     for _ in range(3):

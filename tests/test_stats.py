@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maicc.stats import (
+from maicc.evaluation.stats import (
     bootstrap_ci95,
     episodes_to,
     found_and_kept,

@@ -40,14 +40,14 @@ def test_unknown_family():
 
 
 def test_family_by_module_and_attribute():
-    family = get_family("maicc.envs.lbf:lbf_7x7")
-    assert family.name == "maicc.envs.lbf:lbf_7x7"  # leads back, from a dataset or a model
+    family = get_family("maicc.envs.games.lbf:lbf_7x7")
+    assert family.name == "maicc.envs.games.lbf:lbf_7x7"  # leads back, from a dataset or a model
     assert get_family(family.name) == family
     assert importable(family)
     with pytest.raises(UserError, match="can't be loaded"):
         get_family("no_such_module:family")
     with pytest.raises(UserError, match=r"expected a maicc\.envs\.TaskFamily"):
-        get_family("maicc.envs.lbf:Foraging")
+        get_family("maicc.envs.games.lbf:Foraging")
 
 
 def test_registered_family():
@@ -62,7 +62,7 @@ def test_registered_family():
 
 
 def test_family_from_an_entry_point(monkeypatch):
-    monkeypatch.setattr(tasks, "_plugins", lambda: {"theirs": "maicc.envs.lbf:lbf_9x9"})
+    monkeypatch.setattr(tasks, "_plugins", lambda: {"theirs": "maicc.envs.games.lbf:lbf_9x9"})
     assert "theirs" in families()
     assert get_family("theirs").spec.max_steps == 20
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from maicc import load_team
-from maicc.adapt import play_episode
 from maicc.config import DecisionConfig, MemoryConfig
-from maicc.decision import DecisionModule
 from maicc.envs import BatchEnv, get_family
+from maicc.evaluation.adapt import play_episode
+from maicc.evaluation.trained import TrainedModels
 from maicc.files import ModelFiles
-from maicc.fitting import seeded
-from maicc.team import Team
-from maicc.trained import TrainedModels
+from maicc.models.decision import DecisionModule
+from maicc.teams.team import Team
+from maicc.training.fit import seeded
 from maicc.types import Trajectories, UserError
 
 FAMILY = get_family("lbf_7x7")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from maicc.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO, rank_mask, team_kinds
+from maicc.models.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO, rank_mask, team_kinds
 
 
 def test_order_of_a_step():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maicc.transformer import Transformer, append, attend, causal_mask
+from maicc.models.transformer import Transformer, append, attend, causal_mask
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maicc.baselines.chains import ChainBatch, reordered
 from maicc.baselines.sequence import SequenceModule, latest
 from maicc.config import BaselineConfig
 from maicc.memory import OnlineMemory
-from maicc.tokens import ACTION, OBSERVATION, OUTCOME
+from maicc.models.tokens import ACTION, OBSERVATION, OUTCOME
+from maicc.training.chain_data import ChainBatch, reordered
 from maicc.types import Trajectories
 
 HISTORY = 3  # a history in training is so many times as long as what is shown of it

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maicc.baselines.chains import ChainBatch, reordered
 from maicc.baselines.sequence import SequenceModule, latest
 from maicc.config import BaselineConfig
+from maicc.data.returns import COMPLETION_MARGIN
 from maicc.memory import OnlineMemory
-from maicc.returns import COMPLETION_MARGIN
-from maicc.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO
+from maicc.models.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO
+from maicc.training.chain_data import ChainBatch, reordered
 from maicc.types import Spec, Trajectories
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.baselines.chains import ChainData
 from maicc.config import BaselineConfig, DecisionConfig, OptimiserConfig, RunConfig
 from maicc.files import ModelFiles
-from maicc.fitting import MaiccModule
-from maicc.lockstep import LockStepTeam
+from maicc.teams.lockstep import LockStepTeam
+from maicc.training.chain_data import ChainData
+from maicc.training.fit import MaiccModule
 from maicc.types import Spec, UserError
 
 GREEDY = 0.1  # of the episodes, at the end, in which no method samples

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
-from maicc.baselines.chains import ChainBatch
 from maicc.config import BaselineConfig, DecisionConfig
-from maicc.dataset import require_expert
-from maicc.heads import ActionHead
-from maicc.lengths import in_groups, trimmed
-from maicc.tokens import TokenEncoders, table
-from maicc.transformer import KeyValues, Transformer
+from maicc.data.dataset import require_expert
+from maicc.models.batching import in_groups, trimmed
+from maicc.models.heads import ActionHead
+from maicc.models.tokens import TokenEncoders, table
+from maicc.models.transformer import KeyValues, Transformer
+from maicc.training.chain_data import ChainBatch
 from maicc.types import Spec, Trajectories
 
 

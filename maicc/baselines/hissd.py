@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import DecisionConfig, RunConfig
-from maicc.encoders import EntityTransformer, aimed_at, shown
-from maicc.episode_data import EpisodeData
+from maicc.data.team_batch import TeamBatch, agents_steps, masked_mean
 from maicc.files import ModelFiles
-from maicc.team_batch import TeamBatch, agents_steps, masked_mean
+from maicc.models.observations import EntityTransformer, aimed_at, shown
+from maicc.training.episode_data import EpisodeData
 from maicc.types import Spec
 
 DISCOUNT = 0.99

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from maicc.baselines.sequence import SequenceModule
 from maicc.config import BaselineConfig
-from maicc.tokens import ACTION, OBSERVATION, RETURN_TO_GO
+from maicc.models.tokens import ACTION, OBSERVATION, RETURN_TO_GO
 
 
 class MADTModule(SequenceModule):

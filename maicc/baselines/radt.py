@@ -34,14 +34,14 @@ from maicc.baselines.radt_pieces import (
 )
 from maicc.baselines.sequence import SequenceTransformer
 from maicc.config import DecisionConfig, RunConfig
-from maicc.encoders import RunningSeen, Seen
 from maicc.files import ModelFiles
-from maicc.fitting import load_module
-from maicc.lengths import in_groups, trimmed
-from maicc.lockstep import Lived
-from maicc.retrieved import Retrieved
-from maicc.tokens import OBSERVATION
-from maicc.transformer import attend, initialise
+from maicc.models.batching import in_groups, trimmed
+from maicc.models.observations import RunningSeen, Seen
+from maicc.models.tokens import OBSERVATION
+from maicc.models.transformer import attend, initialise
+from maicc.teams.lockstep import Lived
+from maicc.teams.lookups import Retrieved
+from maicc.training.fit import load_module
 from maicc.types import Spec, Trajectories
 
 

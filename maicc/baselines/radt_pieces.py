@@ -17,12 +17,12 @@ from torch.nn import functional as F
 
 from maicc.baselines.madt import MADTModule
 from maicc.baselines.sequence import SequenceTransformer, one_episode
-from maicc.dataset import EpisodeFile, slices
-from maicc.encoders import Seen
-from maicc.family_data import FamilyData
-from maicc.fitting import load_module
+from maicc.data.dataset import EpisodeFile, slices
 from maicc.memory.index import empty_index
-from maicc.tokens import OBSERVATION
+from maicc.models.observations import Seen
+from maicc.models.tokens import OBSERVATION
+from maicc.training.family_data import FamilyData
+from maicc.training.fit import load_module
 from maicc.types import Trajectories
 
 CANDIDATES = 50

@@ -15,14 +15,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
-from maicc.baselines.chains import ChainBatch
 from maicc.config import BaselineConfig, DecisionConfig
-from maicc.encoders import Seen
-from maicc.heads import ActionHead
-from maicc.lengths import in_groups, trimmed
 from maicc.memory import OnlineMemory
-from maicc.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO, TokenEncoders, table
-from maicc.transformer import KeyValues, Transformer, append, causal_mask, take_tokens
+from maicc.models.batching import in_groups, trimmed
+from maicc.models.heads import ActionHead
+from maicc.models.observations import Seen
+from maicc.models.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO, TokenEncoders, table
+from maicc.models.transformer import KeyValues, Transformer, append, causal_mask, take_tokens
+from maicc.training.chain_data import ChainBatch
 from maicc.types import Spec, Trajectories
 
 

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from maicc.stats import WINDOW
+from maicc.evaluation.stats import WINDOW
 from maicc.types import Behaviour
 
 COLOURS = ("#2563eb", "#9ca3af", "#dc2626", "#059669", "#d97706", "#7c3aed")

@@ -15,8 +15,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, Template
 
 from maicc.config import RunConfig, from_json
-from maicc.dataset import EpisodeFile
-from maicc.deaths import alive
+from maicc.data.alive import alive
+from maicc.data.dataset import EpisodeFile
 from maicc.files import read_json, write_text
 from maicc.report.figures import (
     adaptation_curve,

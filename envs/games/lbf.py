@@ -1,0 +1,168 @@
+"""Level-based foraging on the `lbforaging` package: METHOD.md, section 9.
+
+Three agents of level 1, one food of level 3, sight 1, fixed starts. An agent is paid 1/3 the first
+time it stands beside the food, and 1/3 again when all three load together, which ends the episode.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from lbforaging.foraging.environment import ForagingEnv
+from pettingzoo import ParallelEnv
+
+from maicc.envs.games.lbf_policies import Cell, Explorer, distance, expert
+from maicc.envs.tasks import TaskFamily
+
+N_AGENTS = 3
+
+
+class _Game(ForagingEnv):
+    """The upstream rules with one food at a chosen cell, fixed starts and our observation."""
+
+    def __init__(self, size: int, food: Cell, max_steps: int) -> None:
+        self.food = food
+        self.starts = [(size - 1, 0), (size - 1, size - 1), (0, (size - 1) // 2)]
+        super().__init__(
+            players=N_AGENTS,
+            min_player_level=1,
+            max_player_level=1,
+            min_food_level=N_AGENTS,
+            max_food_level=N_AGENTS,
+            field_size=(size, size),
+            max_num_food=1,
+            sight=1,
+            max_episode_steps=max_steps,
+            force_coop=True,
+        )
+
+    def spawn_players(self, min_player_levels: Any, max_player_levels: Any) -> None:
+        for player, start in zip(self.players, self.starts, strict=True):
+            player.reward = 0
+            player.setup(start, 1, self.field_size)
+
+    def spawn_food(self, max_num_food: int, min_levels: Any, max_levels: Any) -> None:
+        self.field[self.food] = N_AGENTS
+        self._food_spawned = self.field.sum()
+
+    def _make_gym_obs(self) -> list[np.ndarray]:
+        positions = [player.position for player in self.players]
+        food = [self.food] if self.field[self.food] else []
+        observations = []
+        for i, own in enumerate(positions):
+            others = positions[:i] + positions[i + 1 :]
+            seen_food = _in_sight(own, food) or [(-1, -1)]
+            seen = _in_sight(own, others)
+            seen += [(-1, -1)] * (len(others) - len(seen))
+            observations.append(np.array([*seen_food, own, *seen], np.float32).reshape(-1))
+        return observations
+
+
+def _in_sight(own: Cell, things: list[Cell]) -> list[Cell]:
+    """Relative row and column, plus 1, of the things at most one row and one column away."""
+    relative = [(row - own[0] + 1, col - own[1] + 1) for row, col in things]
+    return [cell for cell in relative if 0 <= cell[0] <= 2 and 0 <= cell[1] <= 2]
+
+
+class Foraging(ParallelEnv):
+    """A PettingZoo environment with one food at `food` (row, column), which must be interior.
+
+    Observation, 8 numbers: the food's row and column relative to the agent plus 1, or -1 -1 out of
+    sight; own row and column; then the two others, those in sight first, like the food.
+    Rewards are each agent's own share; the team reward is their sum, at most 2 per episode.
+    """
+
+    metadata = {"name": "lbf", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
+
+    def __init__(self, size: int, food: Cell, max_steps: int) -> None:
+        row, col = food
+        if not (0 < row < size - 1 and 0 < col < size - 1):
+            raise ValueError(
+                f"food at {(row, col)} is not an interior cell of a {size}x{size} board"
+            )
+        self.render_mode = None
+        self.size, self.food, self.max_steps = size, (int(row), int(col)), max_steps
+        self.game = _Game(size, self.food, max_steps)
+        self.possible_agents = [f"agent_{i}" for i in range(N_AGENTS)]
+        self.agents: list[str] = []
+        box = spaces.Box(-1.0, float(size - 1), (8,), np.float32)
+        self._observation_spaces = dict.fromkeys(self.possible_agents, box)
+        self._action_spaces = {agent: spaces.Discrete(6) for agent in self.possible_agents}
+        self._reached = [False] * N_AGENTS
+
+    def observation_space(self, agent: str) -> spaces.Box:
+        return self._observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Discrete:
+        return self._action_spaces[agent]
+
+    @property
+    def positions(self) -> tuple[Cell, ...]:
+        return tuple(player.position for player in self.game.players)
+
+    def reset(self, seed: int | None = None, options: dict | None = None):
+        self.agents = list(self.possible_agents)
+        self._reached = [False] * N_AGENTS
+        observations, _ = self.game.reset(seed=seed)
+        return dict(zip(self.agents, observations, strict=True)), self._infos()
+
+    def step(self, actions: dict[str, int]):
+        agents = list(self.agents)
+        observations, loaded, *_ = self.game.step([int(actions[agent]) for agent in agents])
+        rewards = [float(reward) for reward in loaded]
+        for i, position in enumerate(self.positions):
+            if not self._reached[i] and distance(position, self.food) == 1:
+                self._reached[i] = True
+                rewards[i] += 1 / N_AGENTS
+        # Upstream reports the time limit as game over too; the food being gone tells them apart.
+        terminated = bool(self.game.field[self.food] == 0)
+        truncated = not terminated and self.game.current_step >= self.max_steps
+        infos = self._infos()
+        if terminated or truncated:
+            self.agents = []
+        return (
+            dict(zip(agents, observations, strict=True)),
+            dict(zip(agents, rewards, strict=True)),
+            dict.fromkeys(agents, terminated),
+            dict.fromkeys(agents, truncated),
+            infos,
+        )
+
+    def _infos(self) -> dict[str, dict[str, np.ndarray]]:
+        infos = {}
+        for agent, player in zip(self.possible_agents, self.game.players, strict=True):
+            mask = np.zeros(6, np.int8)
+            mask[[action.value for action in self.game._valid_actions[player]]] = 1
+            infos[agent] = {"action_mask": mask}
+        return infos
+
+
+def _family(size: int, max_steps: int) -> TaskFamily:
+    def parameters(cell: Cell) -> dict[str, Any]:
+        return {"size": size, "food": list(cell), "max_steps": max_steps}
+
+    lines = (1, (size - 1) // 2, size - 2)
+    interior = [(row, col) for row in range(1, size - 1) for col in range(1, size - 1)]
+    training = [(row, col) for row in lines for col in lines]
+    unseen = [cell for cell in interior if cell not in training]
+    return TaskFamily(
+        name=f"lbf_{size}x{size}",
+        make=lambda size, food, max_steps: Foraging(size, tuple(food), max_steps),
+        training={f"food_{r}_{c}": parameters((r, c)) for r, c in training},
+        held_out={f"food_{r}_{c}": parameters((r, c)) for r, c in unseen},
+        max_steps=max_steps,
+        return_bounds=(0.0, 2.0),
+        expert=expert,
+        explorer=lambda: Explorer(size),
+        distance=lambda a, b: distance(a["food"], b["food"]),
+        description=f"level-based foraging, {size}x{size} board, food at an unknown cell",
+    )  # fmt: skip
+
+
+lbf_7x7 = _family(7, 15)
+lbf_8x8 = _family(
+    8, 17
+)  # not a benchmark: settings are chosen on it, to leave the others untouched
+lbf_9x9 = _family(9, 20)

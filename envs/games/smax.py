@@ -1,0 +1,265 @@
+"""Battles on SMAX (jaxmarl): the unit types and dynamics of StarCraft in JAX.
+
+Every team is played in a game of 12 against 12 in which the units that a task does not have are
+dead from the start: observations and actions then mean the same at any team size, and one compiled
+function serves all tasks.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from maicc.envs.batch import BatchStep
+from maicc.envs.games.battles import MAX_STEPS, MOST, Battle, battle_families, check_parameters
+from maicc.envs.games.smax_policies import FEATURES, MAP, OWN, WALL, attack_nearest, focus_fire
+from maicc.types import ObsLayout, Task, UserError
+
+RACES = {"terran": (0, 1), "protoss": (2, 3), "zerg": (4, 5)}  # SMAX numbers of the basic types
+STOP = 4  # actions: 0 north, 1 east, 2 south, 3 west, 4 stop, 5 + j attack enemy j
+OBSERVATION_SIZE = FEATURES * (2 * MOST - 1) + OWN  # allies, enemies, own features
+N_ACTIONS = 5 + MOST
+LAYOUT = ObsLayout(
+    own=(OBSERVATION_SIZE - OWN, OWN),
+    allies=(0, MOST - 1, FEATURES),
+    enemies=(FEATURES * (MOST - 1), MOST, FEATURES),
+    attack=5,
+)
+
+
+class Situation:
+    """What a scripted policy may know of one game: everything. Arrays are allies, then enemies."""
+
+    def __init__(self, games: SmaxBatch, row: int) -> None:
+        self.games, self.row = games, row
+
+    @property
+    def step(self) -> int:
+        """Steps played so far."""
+        return self.games.steps
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        """`position` (2 * MOST, 2), `health`, `cooldown`, `kind` (2 * MOST,), `alive`; `legal`."""
+        if name not in self.games.known:
+            raise AttributeError(name)
+        return self.games.known[name][self.row]
+
+
+class SmaxBatch:
+    """Games in lock step, with the interface of `BatchEnv`.
+
+    Args:
+        tasks: One per game; parameters `race`, `allies`, `enemies`, `seed`, and `vary`, true where
+            unit types and spawns are drawn anew in each episode.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        if not tasks:
+            raise UserError("SmaxBatch needs at least one task")
+        self.tasks = [dict(task.parameters) for task in tasks]
+        for p in self.tasks:
+            check_parameters(p, RACES)
+        there = np.arange(MOST)
+        self.agent_mask = there < np.array([[p["allies"]] for p in self.tasks])
+        enemies = there < np.array([[p["enemies"]] for p in self.tasks])
+        self._there = np.concatenate([self.agent_mask, enemies], 1)
+        self.rosters = [[f"ally_{i}" for i in range(p["allies"])] for p in self.tasks]
+        self.envs = [Situation(self, b) for b in range(len(self.tasks))]
+        self.known: dict[str, np.ndarray] = {}
+        self.won = np.zeros(len(self.tasks), bool)
+        self.died = np.zeros(len(self.tasks), bool)  # games never break off
+
+    def reset(self, seeds: Sequence[int]) -> BatchStep:
+        B = len(self.tasks)
+        # where a task is fixed its own seed gives units and spawns, and the episode's the battle
+        drawn = [s if p["vary"] else p["seed"] for s, p in zip(seeds, self.tasks, strict=True)]
+        kinds = np.stack([units(p, seed) for p, seed in zip(self.tasks, drawn, strict=True)])
+        vary = np.array([p["vary"] for p in self.tasks])
+        engine = _engine()
+        self._keys = engine.keys(np.asarray(seeds, np.uint32))
+        spawns = engine.keys(np.asarray(drawn, np.uint32))
+        self._state, *seen = engine.reset(spawns, kinds.astype(np.uint8), self._there, vary)
+        self._over = np.zeros((2, B), bool)  # terminated, truncated
+        self.steps = 0
+        self.won = np.zeros(B, bool)
+        self._read(seen, np.ones(B, bool))
+        return self._result(np.zeros(B, np.float32))
+
+    def step(self, actions: np.ndarray) -> BatchStep:
+        """`actions` (B, N) int; those of games that have ended are not read."""
+        running = ~self._over.any(0)
+        self._state, reward, terminated, won, *seen = _engine().step(
+            self._keys, np.int32(self.steps), self._state, np.asarray(actions, np.int32),
+            self._there,
+        )  # fmt: skip
+        self.steps += 1
+        ended = running & np.asarray(terminated)
+        self.won |= running & np.asarray(won)
+        self._over[0] |= ended
+        self._over[1] |= running & ~ended & (self.steps >= MAX_STEPS)
+        self._read(seen, running)
+        return self._result(np.where(running, np.asarray(reward), 0.0).astype(np.float32))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _read(self, seen: Sequence[Any], running: np.ndarray) -> None:
+        names = ("observations", "legal", "position", "health", "cooldown", "alive", "kind")
+        for name, new in zip(names, seen, strict=True):
+            new = np.asarray(new)
+            if name not in self.known or running.all():
+                self.known[name] = new.copy()
+            else:
+                self.known[name][running] = new[running]
+
+    def _result(self, rewards: np.ndarray) -> BatchStep:
+        return BatchStep(
+            self.known["observations"].copy(),
+            self.known["legal"].copy(),
+            rewards,
+            rewards[:, None] * self.agent_mask / self.agent_mask.sum(1, keepdims=True),
+            *self._over.copy(),
+        )
+
+
+def units(parameters: dict[str, Any], seed: int) -> np.ndarray:
+    """Unit types (2 * MOST,): both sides have the same ones, as far as both have units."""
+    rng = np.random.default_rng([seed, 90])
+    kinds = rng.choice(RACES[parameters["race"]], MOST)
+    return np.concatenate([kinds, kinds])
+
+
+class _Engine:
+    """The compiled game, for any number of games at a time."""
+
+    def __init__(self) -> None:
+        try:
+            import jax
+            import jax.numpy as jnp
+            from jaxmarl.environments.smax import HeuristicEnemySMAX
+        except ImportError as error:
+            raise UserError(f'SMAX needs jaxmarl ({error}): pip install "maicc[smax]"') from None
+        sides = {"num_allies": MOST, "num_enemies": MOST, "max_steps": MAX_STEPS}
+        fixed = HeuristicEnemySMAX(**sides)
+        drawn = HeuristicEnemySMAX(**sides, smacv2_position_generation=True)
+        game = fixed._env
+
+        def look(state):
+            seen, legal = game.get_obs(state.state), fixed.get_avail_actions(state)
+            s = state.state
+            return (
+                jnp.stack([seen[agent] for agent in fixed.agents]),
+                jnp.stack([legal[agent] for agent in fixed.agents]).astype(bool),
+                s.unit_positions, s.unit_health, s.unit_weapon_cooldowns, s.unit_alive,
+                s.unit_types,
+            )  # fmt: skip
+
+        def reset(key, kinds, there, vary):
+            state = fixed.reset(key)[1]
+            # jaxmarl draws some beyond the wall, where the first step kills them
+            spawns = jnp.where(
+                vary, drawn.reset(key)[1].state.unit_positions, state.state.unit_positions
+            ).clip(WALL, MAP - WALL)
+            state = state.replace(
+                state=state.state.replace(
+                    unit_types=kinds,
+                    unit_positions=spawns,
+                    unit_health=jnp.where(there, game.unit_type_health[kinds], 0.0),
+                    unit_alive=there,
+                )
+            )
+            # of exactly the types that a step leaves, or the second step would compile again
+            state = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+            return state, *look(state)
+
+        def step(key, at, state, actions, there):
+            before = state.state.unit_health
+            chosen = {agent: actions[i] for i, agent in enumerate(fixed.agents)}
+            state = fixed.step_env(jax.random.fold_in(key, at), state, chosen)[1]
+            s = state.state
+            lost = (before - s.unit_health) / game.unit_type_health[s.unit_types]
+            damage = lost[MOST:].sum() / there[MOST:].sum()
+            all_dead, all_enemies_dead = ~s.unit_alive[:MOST].any(), ~s.unit_alive[MOST:].any()
+            won = all_enemies_dead & ~all_dead
+            return state, damage + won, all_dead | all_enemies_dead, won, *look(state)
+
+        self.keys = jax.vmap(jax.random.PRNGKey)
+        self.reset = self._timed(jax.jit(jax.vmap(reset)))
+        self.step = self._timed(jax.jit(jax.vmap(step, (0, None, 0, 0, 0))))
+
+    @staticmethod
+    def _timed(compiled: Any) -> Any:
+        known: set[int] = set()
+
+        def call(*arguments: Any) -> Any:
+            games, start = len(arguments[0]), time.perf_counter()
+            result = compiled(*arguments)
+            if games not in known:
+                known.add(games)
+                print(f"smax: compiled for {games} games in {time.perf_counter() - start:.1f} s")
+            return result
+
+        return call
+
+
+@functools.cache
+def _engine() -> _Engine:
+    return _Engine()
+
+
+class Smax(Battle):
+    """One game as a PettingZoo environment: a batch of one.
+
+    Every ally is paid an equal share of the team reward: the damage done, 1 in all, and 1 for
+    winning. Dead allies stay in the roster and may only stop. `infos` hold `action_mask` and
+    `battle_won`.
+    """
+
+    metadata = {"name": "smax", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
+
+    def __init__(self, **parameters: Any) -> None:
+        super().__init__(parameters, RACES, LAYOUT, OBSERVATION_SIZE)
+        self.games = SmaxBatch([Task("smax", "", parameters)])
+
+    def reset(self, seed: int | None = None, options: dict | None = None):
+        now = self.games.reset([self.episode_seed(seed)])
+        self.agents = list(self.possible_agents)
+        return self._each(now.observations[0]), self._infos(now)
+
+    def step(self, actions: dict[str, int]):
+        chosen = np.full((1, MOST), STOP)
+        for i, agent in enumerate(self.possible_agents):
+            chosen[0, i] = actions[agent]
+        now = self.games.step(chosen)
+        result = (
+            self._each(now.observations[0]),
+            {a: float(r) for a, r in self._each(now.individual_rewards[0]).items()},
+            dict.fromkeys(self.agents, bool(now.terminated[0])),
+            dict.fromkeys(self.agents, bool(now.truncated[0])),
+            self._infos(now),
+        )
+        if now.done[0]:
+            self.agents = []
+        return result
+
+    def _each(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(self.possible_agents, rows, strict=False))
+
+    def _infos(self, now: BatchStep) -> dict[str, dict[str, Any]]:
+        won = bool(self.games.won[0])
+        return {
+            agent: {"action_mask": mask.astype(np.int8), "battle_won": won}
+            for agent, mask in self._each(now.action_mask[0]).items()
+        }
+
+
+_families = battle_families(
+    "smax", "battles", list(RACES), Smax, LAYOUT, OBSERVATION_SIZE, 2.0, focus_fire,
+    behaviours=attack_nearest, make_batch=SmaxBatch,
+)  # fmt: skip
+smax_protoss, smax_terran = _families["protoss"], _families["terran"]
+smax_zerg, smax_all = _families["zerg"], _families["all"]

@@ -1,0 +1,90 @@
+"""Scripts for SMAX, to make data with: a commander, and what SMAX's own enemies do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from maicc.envs.games.battles import MOST
+
+# SMAX's numbers for its six unit types
+ATTACK = np.array([9.0, 10.0, 13.0, 8.0, 5.0, 12.0])
+RANGE = np.array([5.0, 6.0, 6.0, 2.0, 2.0, 5.0])
+SPEED = np.array([3.15, 2.25, 4.13, 3.15, 4.13, 3.15])
+MAP = 32.0
+WALL = 1.0  # keep this far from the walls, which kill
+STEP_SECONDS = 0.5  # of one action: a weapon that is ready sooner fires within it
+MOVES = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [-1.0, 0.0]])
+FEATURES, OWN = 13, 10  # of a unit that is seen, and of oneself
+_STOP, _FIRST_ATTACK = 4, 5
+_CONTACT = 10.0  # nearer than this, a battle has begun
+_PATIENCE = 30  # steps to wait for the enemy
+
+
+def focus_fire(game: Any, rng: np.random.Generator) -> Mapping[str, int]:
+    """Waits in formation for the enemy, concentrates fire, and steps back between shots.
+
+    Sees the whole battle. All who can shoot the enemy that falls soonest, and no more of them than
+    it takes; units with long range keep away from short ones while their weapon cools down.
+    """
+    half = len(game.health) // 2
+    allies = np.flatnonzero(game.alive[:half])
+    enemies = np.flatnonzero(game.alive[half:])
+    actions = {f"ally_{i}": _STOP for i in range(half)}
+    if not len(allies) or not len(enemies):
+        return actions
+    offset = game.position[half + enemies][None] - game.position[allies][:, None]  # (a, e, 2)
+    distance = np.linalg.norm(offset, axis=-1)
+    if distance.min() > _CONTACT and game.step < _PATIENCE:
+        return actions
+    kind, reach = game.kind[allies], RANGE[game.kind[half + enemies]]
+    legal = game.legal[allies][:, _FIRST_ATTACK + enemies]
+    ready = game.cooldown[allies] < STEP_SECONDS
+    speed = SPEED[game.kind[half + enemies]]
+    margin = np.where(speed > SPEED[kind].min(), 2.5, 0.5)
+    remaining = game.health[half + enemies].copy()
+    for row in np.argsort(legal.sum(1), kind="stable"):  # those with the fewest targets first
+        unit = f"ally_{allies[row]}"
+        near = int(np.argmin(distance[row]))
+        if ready[row] and legal[row].any():
+            can = (
+                legal[row] & (remaining > 0) if (legal[row] & (remaining > 0)).any() else legal[row]
+            )
+            target = int(np.flatnonzero(can)[np.argmin(remaining[can])])
+            remaining[target] -= ATTACK[kind[row]]
+            actions[unit] = _FIRST_ATTACK + int(enemies[target])
+        elif not ready[row] and RANGE[kind[row]] > reach[near]:
+            if distance[row, near] < reach[near] + margin[near]:
+                actions[unit] = _away(game.position[allies[row]], offset[row])
+        elif not legal[row].any():
+            actions[unit] = int(np.argmax(MOVES @ offset[row, near]))
+    return actions
+
+
+def attack_nearest(
+    observation: np.ndarray, action_mask: np.ndarray, agent: str, rng: np.random.Generator
+) -> int:
+    """Fights as SMAX's heuristic enemies do, on what one unit sees.
+
+    Shoots the nearest enemy in range, else goes towards one that it sees, else to the middle.
+    """
+    enemies = observation[FEATURES * (MOST - 1) : -OWN].reshape(MOST, FEATURES)
+    health, offset = enemies[:, 0], enemies[:, 1:3]
+    in_range = action_mask[_FIRST_ATTACK:].astype(bool)
+    if in_range.any():
+        distance = np.where(in_range, np.linalg.norm(offset, axis=1), np.inf)
+        return _FIRST_ATTACK + int(np.argmin(distance))
+    seen = np.flatnonzero(health > 0)
+    position = observation[-OWN + 1 : -OWN + 3]  # on a map of side 1
+    towards = offset[rng.choice(seen)] if len(seen) else 0.5 - position
+    return int(np.argmax(MOVES @ towards))
+
+
+def _away(position: np.ndarray, offset: np.ndarray) -> int:
+    """The move that leaves the nearest enemy farthest, not into a wall, which kills."""
+    after = position + 2.0 * MOVES
+    safe = ((after > WALL) & (after < MAP - WALL)).all(1)
+    distance = np.linalg.norm(offset[None] - 2.0 * MOVES[:, None], axis=-1).min(1)
+    return int(np.argmax(np.where(safe, distance, -1.0)))

@@ -1,0 +1,12 @@
+"""The commands that users type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the command `maicc`: see commands.py."""
+    from maicc.cli.commands import main as run
+
+    run(arguments)

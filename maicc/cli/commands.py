@@ -1,0 +1,385 @@
+"""The commands. Each imports what it needs when it is called, so that help comes at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from maicc.cli.options import DEVICE, folder_name, make_parser, run_options, variant_options
+from maicc.types import UserError
+
+USAGE = """\
+maicc: teams of agents that adapt to tasks they have never seen, by looking up what they remember.
+
+usage: maicc COMMAND [options]        maicc COMMAND --help tells more
+
+  run        everything, in one folder: collect, train, adapt, report; goes on where it stopped
+  collect    make the dataset of a task family, or read one in the authors' layout
+  fit        train one model with the Lightning CLI (--config, --trainer.*, --model.*, --data.*)
+  adapt      let teams of trained models adapt to unseen tasks
+  benchmark  variants and seeds on the same frozen tasks, in one table
+  compare    MAICC and its rivals on the same frozen tasks, in one table and one figure
+  bench      time every part, beside the machine's own peak
+  credit     predicted against true individual rewards, where the environment knows them
+  context    is a retrieved context worth anything to the decision model?
+  report     write the report of a run's folder
+  tasks      list the task families, or the tasks of one
+  check      does a task family keep its contract? every item with the fix
+  doctor     what is installed, what is missing, and the command that puts it right
+
+First steps:  maicc tasks
+              maicc run lbf_7x7 --out runs/demo
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exit code 2 for what the user can put right, 130 after Ctrl-C."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return
+    if argv[0] == "--version":
+        from maicc import __version__
+
+        print(__version__)
+        return
+    command = COMMANDS.get(argv[0])
+    try:
+        if command is None:
+            raise UserError(f"no command {argv[0]!r}; there are: {', '.join(COMMANDS)}")
+        command(argv[1:])
+    except UserError as error:
+        print(f"maicc: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"maicc: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        goes_on = argv[0] in ("run", "collect", "adapt", "benchmark", "compare")
+        hint = "; the same command goes on where it stopped" if goes_on else ""
+        print(f"\nmaicc: interrupted{hint}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(argv: list[str]) -> None:
+    from maicc.config import RunConfig
+
+    what = (
+        "Collect, train, adapt and report, in one folder. NAME is a configuration that comes with "
+        "maicc, a task family, or MODULE:ATTRIBUTE; FILE.yaml is a configuration of your own. "
+        "Finished stages are skipped, an interrupted one goes on where it stopped."
+    )
+    parser = make_parser("run", what)
+    argv = [part for word in argv for part in _split(word)]
+    if "--tasks" in argv[:-1]:  # NAME by another name
+        at = argv.index("--tasks")
+        argv = [argv[at + 1], *argv[:at], *argv[at + 2 :]]
+    parser.usage = (
+        "maicc run NAME|FILE.yaml|--tasks MODULE:ATTRIBUTE [--out DIR] [--seed N] "
+        "[--section.key value ...]"
+    )
+    parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
+    parser.add_argument("--out", type=str, default=None, help="folder; runs/NAME by default")
+    parser.add_class_arguments(RunConfig)
+    options = run_options(parser, argv)
+    out, name = options.pop("out"), folder_name(argv, options)
+    config = RunConfig(**parser.instantiate_classes(options).as_dict())
+    method = "" if config.method == "maicc" else f"-{config.method}"
+    out = Path(out or f"runs/{name}{method}")
+
+    from maicc.experiments.run import run
+
+    run(config, out)
+
+
+def _split(word: str) -> list[str]:
+    return ["--tasks", word.removeprefix("--tasks=")] if word.startswith("--tasks=") else [word]
+
+
+def _collect(argv: list[str]) -> None:
+    from maicc.config import CollectConfig
+
+    parser = make_parser("collect", "Make the dataset of a task family.")
+    parser.add_argument("family", type=str, help="task family; `maicc tasks` lists them")
+    parser.add_argument("--out", type=str, default=None, help="file; runs/FAMILY.h5 by default")
+    parser.add_argument("--seed", type=int, default=0, help="every random choice follows from it")
+    parser.add_argument(
+        "--from_reference", "--from-reference", type=str, default=None, metavar="FILE.h5",
+        help="read a dataset in the layout of the authors' code instead of playing",
+    )  # fmt: skip
+    parser.add_argument(
+        "--from_arrays", "--from-arrays", type=str, default=None, metavar="FILE.npz|FILE.h5",
+        help="read episodes of your own; docs/tutorial.md, section 5, lists the fields",
+    )  # fmt: skip
+    parser.add_class_arguments(CollectConfig)
+    options = parser.parse_args(argv)
+
+    from maicc.data.arrays import convert_arrays
+    from maicc.data.collect import check_family, collect
+    from maicc.data.reference import convert_reference
+    from maicc.envs import get_family
+
+    family = get_family(options.family)
+    if options.seed < 0:
+        raise UserError(f"--seed={options.seed} must be at least 0")
+    out = Path(options.out or f"runs/{family.name.replace(':', '.')}.h5")
+    if out.exists():
+        raise UserError(f"{out} is there already; choose another --out, or remove it")
+    if options.from_reference and options.from_arrays:
+        raise UserError("give --from-reference or --from-arrays, not both")
+    if options.from_reference:
+        convert_reference(Path(options.from_reference), family, out)
+        return
+    if options.from_arrays:
+        convert_arrays(Path(options.from_arrays), family, out)
+        return
+    check_family(family)
+    config = CollectConfig(options.episodes, options.levels, options.explorer, options.workers)
+    collect(family, out, config, options.seed)
+
+
+def _fit(argv: list[str]) -> None:
+    import warnings
+
+    import lightning as L
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+    class CLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
+
+    # it is called on purpose with arguments of its own
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+    CLI(
+        L.LightningModule,
+        L.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_kwargs={"overwrite": True},
+        args=["fit", *argv],
+        parser_kwargs={"prog": "maicc"},
+    )
+
+
+def _adapt(argv: list[str]) -> None:
+    from maicc.config import AdaptConfig
+
+    parser = make_parser(
+        "adapt",
+        "Let teams of a run's models adapt to tasks, and write the result. Episodes and memory are "
+        "the run's own where they are not given.",
+    )
+    parser.add_argument("folder", type=str, help="folder of a finished `maicc run`")
+    parser.add_argument("--out", type=str, required=True, help="result file, .json")
+    parser.add_argument("--seed", type=int, default=0, help="every random choice follows from it")
+    parser.add_argument("--device", type=DEVICE, default="auto", help="where")
+    parser.add_argument(
+        "--tasks", type=Literal["held_out", "training"], default="held_out", help="which"
+    )
+    # one number of runs, whichever tasks they are on
+    parser.add_class_arguments(AdaptConfig, skip={"training_runs"})
+    options = parser.parse_args(argv)
+    out, folder = Path(options.out), Path(options.folder)
+    if out.exists():
+        raise UserError(f"{out} is there already; choose another --out, or remove it")
+
+    from maicc.evaluation.adapt import adapt_folder
+    from maicc.evaluation.trained import run_config
+    from maicc.experiments.run import check_adaptation
+
+    settings = run_config(folder).adapt
+    memory = {f"memory.{name}": value for name, value in asdict(settings.memory).items()}
+    parser.set_defaults({"episodes": settings.episodes, "explore": settings.explore, **memory})
+    options = parser.instantiate_classes(parser.parse_args(argv))
+    config = AdaptConfig(
+        options.episodes, options.runs, options.runs, options.memory, options.explore
+    )
+    check_adaptation(config, options.seed)
+    adapt_folder(
+        folder, config, options.seed, out, options.device, held_out=options.tasks == "held_out"
+    )
+
+
+def _benchmark(argv: list[str]) -> None:
+    config, variants, options = variant_options(
+        "benchmark",
+        "Train one model per seed, adapt each on the same frozen tasks in every variant, and write "
+        "the table. Finished units are never repeated. NAME or FILE.yaml as in `maicc run`.",
+        "variants", "default", argv,
+    )  # fmt: skip
+
+    from maicc.experiments.benchmark import benchmark
+    from maicc.report.table import markdown
+
+    print(markdown(benchmark(config, variants, **options)))
+    print(options["out"] / "report.html")
+
+
+def _compare(argv: list[str]) -> None:
+    config, methods, options = variant_options(
+        "compare",
+        "Train and adapt methods on the same frozen tasks, seeds and steps, and write one table "
+        "and one figure. Finished units are never repeated. NAME or FILE.yaml as in `maicc run`.",
+        "methods",
+        "maicc,maicc_s,radt,at,madt,ad,dpt,hissd,random_context,no_context,beta_0,beta_1", argv,
+    )  # fmt: skip
+
+    from maicc.experiments.compare import compare, comparison_markdown
+
+    print(comparison_markdown(compare(config, methods, **options)))
+    print(options["out"] / "report.html")
+
+
+def _bench(argv: list[str]) -> None:
+    parser = make_parser(
+        "bench", "Time training, keys, adaptation and retrieval; takes some minutes."
+    )
+    parser.add_argument("family", type=str, nargs="?", default="lbf_7x7", help="task family")
+    parser.add_argument("--out", type=str, default="runs/bench", help="folder of the result")
+    parser.add_argument("--device", type=DEVICE, default="auto", help="where")
+    parser.add_argument(
+        "--largest", type=int, default=2_700_000, help="keys in the largest index, of part models"
+    )
+    parser.add_argument(
+        "--part", type=Literal["models", "environments", "teachers"], default="models",
+        help="time the models; the environments of families, A,B; or a step of embedding training "
+        "in each of its forms",
+    )  # fmt: skip
+    options = parser.parse_args(argv)
+
+    from maicc.evaluation import speed, speed_parts
+    from maicc.files import write_json, write_text
+
+    if options.part == "models":
+        result = speed.bench(options.family, options.device, options.largest)
+        text = speed.markdown(result)
+    else:
+        if options.part == "environments":
+            result = speed_parts.bench_environments(options.family.split(","))
+        else:
+            result = speed_parts.bench_teachers(options.family)
+        text = speed_parts.markdown(result)
+    name = "bench" if options.part == "models" else options.part
+    out = Path(options.out)
+    write_json(out / f"{name}.json", result)
+    write_text(out / f"{name}.md", text)
+    print(text)
+
+
+def _credit(argv: list[str]) -> None:
+    parser = make_parser(
+        "credit", "Compare predicted with true individual rewards on held-out tasks."
+    )
+    parser.add_argument("folder", type=str, help="folder of a `maicc run`")
+    options = parser.parse_args(argv)
+
+    import json
+
+    from maicc.evaluation.credit import credit
+    from maicc.files import ModelFiles
+
+    print(json.dumps(credit(ModelFiles.in_folder(options.folder)), indent=1))
+
+
+def _context(argv: list[str]) -> None:
+    parser = make_parser(
+        "context", "Compare the decision model's error with its contexts and with other queries'."
+    )
+    parser.add_argument("folder", type=str, help="folder of a `maicc run`")
+    options = parser.parse_args(argv)
+
+    import json
+
+    from maicc.evaluation.context_value import context_value
+    from maicc.evaluation.trained import run_config
+    from maicc.files import ModelFiles
+
+    folder = options.folder
+    retrieval = run_config(folder).decision.retrieval
+    print(json.dumps(context_value(ModelFiles.in_folder(folder), retrieval), indent=1))
+
+
+def _report(argv: list[str]) -> None:
+    parser = make_parser("report", "Write report.html from what a run left in its folder.")
+    parser.add_argument("folder", type=str, help="folder of a `maicc run`")
+    options = parser.parse_args(argv)
+
+    from maicc.report import write_report
+
+    print(write_report(Path(options.folder)))
+
+
+def _tasks(argv: list[str]) -> None:
+    parser = make_parser("tasks", "List the task families, or the tasks of one.")
+    parser.add_argument("family", type=str, nargs="?", help="a family, to list its tasks")
+    options = parser.parse_args(argv)
+
+    from maicc.envs import families, get_family
+
+    if options.family:
+        family = get_family(options.family)
+        for kind, tasks in (
+            ("training", family.training_tasks),
+            ("held out", family.held_out_tasks),
+        ):
+            for task in tasks:
+                print(f"{kind:9} {task.name:16} {dict(task.parameters)}")
+        return
+    head = ("family", "agents", "obs", "actions", "steps", "returns", "training", "held out", "")
+    rows: list[Sequence[Any]] = [head]
+    for name in families():
+        f = get_family(name)
+        s = f.spec
+        rows.append(
+            (name, s.n_agents, s.observation_size, s.n_actions, s.max_steps,
+             "from the data" if s.return_max is None else f"{s.return_min:g} to {s.return_max:g}",
+             len(f.training), len(f.held_out),
+             f.description)
+        )  # fmt: skip
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(head))]
+    for row in rows:
+        cells = (str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _check(argv: list[str]) -> None:
+    parser = make_parser(
+        "check", "Does a task family keep its contract? Exit code 1 where it does not."
+    )
+    parser.add_argument("family", type=str, help="task family, or MODULE:ATTRIBUTE")
+    options = parser.parse_args(argv)
+
+    from maicc.data.contract import check_contract, report
+    from maicc.envs import get_family
+
+    if not report(check_contract(get_family(options.family))):
+        sys.exit(1)
+
+
+def _doctor(argv: list[str]) -> None:
+    make_parser("doctor", "Say what is installed and what is missing.").parse_args(argv)
+
+    from maicc.cli.doctor import doctor, report
+
+    if not report(doctor()):
+        raise UserError("something that every run needs is missing; see above")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "run": _run,
+    "collect": _collect,
+    "fit": _fit,
+    "adapt": _adapt,
+    "benchmark": _benchmark,
+    "compare": _compare,
+    "bench": _bench,
+    "credit": _credit,
+    "context": _context,
+    "report": _report,
+    "tasks": _tasks,
+    "check": _check,
+    "doctor": _doctor,
+}

@@ -1,0 +1,1 @@
+"""Episodes of behaviour policies: played, imported, checked, stored and read."""

@@ -1,0 +1,177 @@
+"""The multi-task dataset: behaviour policies play every training task."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, fields, replace
+from functools import partial
+from multiprocessing import get_context
+from os import cpu_count
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from maicc.config import CollectConfig
+from maicc.data.behaviour import plan_behaviours, play, trial_episodes, who_plays, with_bounds
+from maicc.data.dataset import FIELDS, write_episodes
+from maicc.data.returns import share_of_maximum
+from maicc.envs import TaskFamily, batch_env, get_family, importable
+from maicc.envs.spaces import random_legal
+from maicc.files import read_json, whole_file, write_json
+from maicc.types import Behaviour, EpisodeBatch, UserError
+
+
+def check_family(family: TaskFamily) -> None:
+    """Plays an episode of random legal actions on the tasks, to refuse a broken contract early.
+
+    Raises:
+        UserError: agents, spaces, masks or rewards break the contract, or there are no tasks.
+    """
+    if not family.training or not family.held_out:
+        raise UserError(f"family {family.name} needs at least one training and one held-out task")
+    tasks = [*family.training_tasks, *family.held_out_tasks]
+    rng = np.random.default_rng(0)
+    # where environments are costly, one of each kind must do
+    for some in [[tasks[0]], [tasks[-1]]] if family.at_once else [tasks]:
+        with closing(batch_env(family, some)) as env:
+            now = env.reset(range(len(some)))
+            while not now.done.all():
+                now = env.step(random_legal(now.action_mask, rng))
+
+
+def check_settings(family: TaskFamily, config: CollectConfig) -> None:
+    """Raises UserError for a level outside [0, 1], no episodes, or an explorer there is not."""
+    if config.explorer and family.explorer is None:
+        raise UserError(f"collect.explorer is set, but {family.name} has no scripted explorer")
+    if config.workers < 0:
+        raise UserError(f"collect.workers={config.workers} must be at least 0, for every core")
+    if config.episodes < 1 or not config.levels:
+        raise UserError("collect.episodes must be at least 1 and collect.levels must not be empty")
+    for level in config.levels:
+        if not 0 <= level <= 1:
+            raise UserError(f"collect.levels has {level}, expected shares of the maximum in [0, 1]")
+
+
+def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: int) -> None:
+    """Writes the dataset of `family` to `path`.
+
+    Each task and level is a unit of its own seed, kept beside `path` as soon as it is played, so
+    that an interrupted collection goes on where it stopped.
+
+    Raises:
+        UserError: a level outside [0, 1], or no episodes asked for.
+    """
+    check_settings(family, config)
+    path = Path(path)
+    players = who_plays(family, explorer=config.explorer)
+    made_by = (family.name, family.fingerprint, config.episodes, config.levels, players)
+    plan = json.dumps([*made_by, seed, list(FIELDS)])
+    parts = path.with_name(f"{path.name}.{hashlib.sha256(plan.encode()).hexdigest()[:8]}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
+
+    tasks = family.training_tasks
+    bounded, behaviours = _planned(family, config, seed, parts / "plan.json")
+    units = [
+        (task, behaviour) for task in range(len(tasks)) for behaviour in range(len(behaviours))
+    ]
+
+    waiting = [unit for unit in units if not _part(parts, *unit).exists()]
+    run = partial(_play_unit, family.name, config.episodes, seed, behaviours, parts)
+    workers = min(config.workers or cpu_count() or 1, max(len(waiting), 1))
+    if not importable(family):
+        workers = 1  # known in this process only
+    with tqdm(desc="collect", unit="episode", total=len(units) * config.episodes) as bar:
+        bar.update((len(units) - len(waiting)) * config.episodes)
+        if workers == 1:
+            for unit in waiting:
+                run(unit, family=family)
+                bar.update(config.episodes)
+        else:
+            # spawn: a forked child would inherit locks of whatever threads the parent runs
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                try:
+                    for _ in pool.map(run, waiting):
+                        bar.update(config.episodes)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+
+    episodes = _joined([_part(parts, *unit) for unit in units])
+    if family.return_bounds is None:
+        bounded = with_bounds(family, episodes.rewards.sum(1))
+    behaviours = [
+        _reached(behaviour, episodes, i, bounded) for i, behaviour in enumerate(behaviours)
+    ]
+    write_episodes(path, episodes, bounded.spec, tasks, behaviours)
+    shutil.rmtree(parts)
+    listed = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
+    print(f"{path}: {len(units) * config.episodes} episodes; mean return by behaviour: {listed}")
+
+
+def _planned(
+    family: TaskFamily, config: CollectConfig, seed: int, path: Path
+) -> tuple[TaskFamily, list[Behaviour]]:
+    """`plan_behaviours`, kept at `path` so that its trials are played once."""
+    if path.exists():
+        kept = read_json(path)
+        bounds = kept["bounds"] and tuple(kept["bounds"])
+        return replace(family, return_bounds=bounds), [Behaviour(**b) for b in kept["behaviours"]]
+    most = trial_episodes(family, config)
+    with tqdm(desc="calibrate", unit="episode", total=most, leave=False) as bar:
+        bounded, behaviours = plan_behaviours(family, config, seed, bar.update)
+    listed = [asdict(behaviour) for behaviour in behaviours]
+    write_json(path, {"bounds": bounded.return_bounds, "behaviours": listed})
+    return bounded, behaviours
+
+
+def _reached(
+    behaviour: Behaviour, episodes: EpisodeBatch, number: int, family: TaskFamily
+) -> Behaviour:
+    """With the share of the maximum that it reached; the aim of one that was given none."""
+    mine = episodes.rewards[episodes.behaviour == number].sum(1)
+    reached = round(share_of_maximum(mine, family.return_bounds), 4)
+    target = behaviour.target if behaviour.name == "expert" else reached
+    return replace(behaviour, target=target, reached=reached)
+
+
+def _part(parts: Path, task: int, behaviour: int) -> Path:
+    return parts / f"task{task}-behaviour{behaviour}.npz"
+
+
+def _play_unit(
+    family_name: str,
+    n: int,
+    seed: int,
+    behaviours: list[Behaviour],
+    parts: Path,
+    unit: tuple[int, int],
+    family: TaskFamily | None = None,
+) -> None:
+    family = family or get_family(family_name)
+    task, behaviour = unit
+    seeds = [(seed, 11, task, behaviour, episode) for episode in range(n)]
+    rate, name = behaviours[behaviour].random_rate, behaviours[behaviour].name
+    episodes = play(family, family.training_tasks[task], rate, seeds, name)
+    episodes.task[:] = task
+    episodes.behaviour[:] = behaviour
+    with whole_file(_part(parts, task, behaviour)) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **{f.name: getattr(episodes, f.name) for f in fields(EpisodeBatch)})
+
+
+def _joined(parts: Sequence[Path]) -> EpisodeBatch:
+    """All parts in one, read one by one: episodes of large teams fill gigabytes."""
+    whole: dict[str, np.ndarray] = {}
+    for number, path in enumerate(parts):
+        with np.load(path, allow_pickle=False) as part:
+            for f in fields(EpisodeBatch):
+                new = part[f.name]
+                if number == 0:
+                    whole[f.name] = np.empty((len(parts) * len(new), *new.shape[1:]), new.dtype)
+                whole[f.name][number * len(new) : (number + 1) * len(new)] = new
+    return EpisodeBatch(**whole)

@@ -1,0 +1,98 @@
+"""Whole episodes of a team as tensors: what the embedding is trained on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from maicc.data.alive import alive_in
+from maicc.data.returns import completed, return_to_go
+from maicc.types import EpisodeBatch, Trajectories
+
+
+class TeamBatch(NamedTuple):
+    """Whole episodes as tensors."""
+
+    observations: Tensor  # (B, T+1, N, O)
+    actions: Tensor  # (B, T, N) int64
+    rewards: Tensor  # (B, T) of the team
+    done: Tensor  # (B, T)
+    completed: Tensor  # (B, T)
+    return_to_go: Tensor  # (B, T)
+    step_mask: Tensor  # (B, T) bool
+    alive: Tensor  # (B, T, N) bool, steps in which an agent has a part
+    agent_mask: Tensor  # (B, N) bool, False where a smaller team is padded
+    first: Tensor  # (B,) int64, the number of the first step; 0 unless this is a window
+
+    def trimmed(self) -> TeamBatch:
+        """Without steps that nobody played and agents that nobody has."""
+        T, N = int(self.step_mask.sum(1).max()), int(self.agent_mask.sum(1).max())
+        return TeamBatch(
+            self.observations[:, : T + 1, :N],
+            self.actions[:, :T, :N],
+            *(part[:, :T] for part in self[2:7]),
+            self.alive[:, :T, :N],
+            self.agent_mask[:, :N],
+            self.first,
+        )
+
+    def window(self, first: Tensor, steps: int) -> TeamBatch:
+        """So many steps of each episode, from its step `first` (B,) on."""
+        at = first[:, None] + torch.arange(steps + 1, device=first.device)
+        row = torch.arange(len(first), device=first.device)[:, None]
+        return TeamBatch(
+            self.observations[row, at],
+            *(part[row, at[:, :-1]] for part in self[1:8]),
+            self.agent_mask,
+            self.first + first,
+        )
+
+    def slices(self) -> Trajectories:
+        """Each agent's own slice, agents fastest, padding included: leading dimension B * N."""
+        n = self.actions.shape[2]
+
+        def each_agent(team: Tensor) -> Tensor:
+            return repeat(team, "b t -> (b n) t", n=n)
+
+        return Trajectories(
+            observations=rearrange(self.observations[:, :-1], "b t n o -> (b n) t o"),
+            actions=rearrange(self.actions, "b t n -> (b n) t"),
+            rewards=each_agent(self.rewards),
+            done=each_agent(self.done),
+            completed=each_agent(self.completed),
+            return_to_go=each_agent(self.return_to_go),
+            step_mask=rearrange(agents_steps(self), "b t n -> (b n) t"),
+        )
+
+
+def team_batch(episodes: EpisodeBatch, bounds: tuple[float, float]) -> TeamBatch:
+    """NumPy episodes as tensors, with outcome and return-to-go worked out."""
+    steps = np.arange(episodes.actions.shape[1])
+    played, last = steps < episodes.length[:, None], steps == episodes.length[:, None] - 1
+    full = completed(episodes.rewards.cumsum(-1), last, bounds)
+    return TeamBatch(
+        observations=torch.from_numpy(episodes.observations),
+        actions=torch.from_numpy(episodes.actions),
+        rewards=torch.from_numpy(episodes.rewards),
+        done=torch.from_numpy(last.astype(np.float32)),
+        completed=torch.from_numpy(full.astype(np.float32)),
+        return_to_go=torch.from_numpy(return_to_go(episodes.rewards)),
+        step_mask=torch.from_numpy(played),
+        alive=torch.from_numpy(alive_in(episodes).swapaxes(1, 2)),
+        agent_mask=torch.from_numpy(episodes.agent_mask),
+        first=torch.zeros(len(last), dtype=torch.long),
+    )
+
+
+def agents_steps(batch: TeamBatch) -> Tensor:
+    """(B, T, N) bool: steps that were played, of agents that are there and alive."""
+    return batch.alive & batch.step_mask.unsqueeze(2) & batch.agent_mask.unsqueeze(1)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask` (of the same shape) is True."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)

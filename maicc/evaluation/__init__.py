@@ -1,0 +1,1 @@
+"""Trained models, measured: adaptation, statistics, credit, speed."""

@@ -1,0 +1,316 @@
+"""Speed of every part, beside the machine's own peak measured in the same run.
+
+Models are untrained: what they compute costs the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from maicc.config import (
+    CollectConfig,
+    DecisionConfig,
+    EmbeddingConfig,
+    MemoryConfig,
+    OptimiserConfig,
+)
+from maicc.data.collect import collect
+from maicc.data.dataset import EpisodeFile, slices
+from maicc.envs import TaskFamily, batch_env, get_family
+from maicc.evaluation.adapt import play_episode
+from maicc.memory import KeyIndex
+from maicc.memory.index import distinct
+from maicc.models.decision import DecisionModule
+from maicc.models.embedding import EmbeddingModule
+from maicc.teams.team import Team
+from maicc.training.episode_data import EpisodeData
+from maicc.training.fit import MaiccModule, resolve_device, seeded
+from maicc.training.offline_keys import offline_keys, offline_memory
+from maicc.training.retrieval_data import RetrievalData
+from maicc.types import Trajectories
+
+SIZES = {
+    "fast": (EmbeddingConfig(), DecisionConfig()),
+    "paper": (
+        EmbeddingConfig(layers=8, heads=8),
+        DecisionConfig(layers=8, heads=8, tokens="four", context="concatenated"),
+    ),
+}
+_SECONDS = 4.0  # spent on each timing
+_EPISODES, _QUERIES, _RUNS = 32, 96, 50
+KEYS = (27_000, 270_000, 2_700_000)  # in the indices that are searched
+
+
+def bench(name: str, device: str = "auto", largest: int = 2_700_000) -> dict[str, Any]:
+    """Times all parts on task family `name`.
+
+    Args:
+        largest: Keys in the largest index that is searched.
+    """
+    family, device = get_family(name), resolve_device(device)
+    rows: list[dict[str, Any]] = []
+    peak = {p: _peak(device, p) for p in ("fp32", "bf16")}
+    with (
+        TemporaryDirectory() as folder,
+        tqdm(desc="bench", unit="part", total=2 * 7 + 2 * sum(n <= largest for n in KEYS)) as bar,
+    ):
+        path = Path(folder) / "episodes.h5"
+        collect(family, path, CollectConfig(), seed=0)
+        for size, (embedding, decision) in SIZES.items():
+            for row in _models(family, path, size, embedding, decision, device, peak):
+                rows.append(row)
+                bar.update()
+        rows += _retrieval(family, path, largest, bar, peak["fp32"])
+    return {
+        "family": name,
+        "machine": {
+            "processor": _processor(),
+            "cores": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            "torch": torch.__version__,
+            "peak_gflops": {p: round(value / 1e9, 1) for p, value in peak.items()},
+        },
+        "rows": rows,
+        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+def _models(
+    family: TaskFamily,
+    path: Path,
+    size: str,
+    embedding_config: EmbeddingConfig,
+    decision_config: DecisionConfig,
+    device: str,
+    peak: dict[str, float],
+) -> Iterator[dict[str, Any]]:
+    spec = EpisodeFile(path).spec
+    with seeded(0):
+        embedding = EmbeddingModule(spec, embedding_config, OptimiserConfig())
+        decision = DecisionModule(spec, decision_config, OptimiserConfig())
+    embedding, decision = embedding.to(device), decision.to(device)
+    data = EpisodeData(family.name, str(path), _EPISODES)
+    data.setup("fit")
+    data.trainer = SimpleNamespace(global_rank=0)
+    batch = _to(next(data.batches(0)), device)
+
+    dataset = EpisodeFile(path)
+    keys = offline_keys(embedding.net, dataset, path.parent, device=device)
+    stored = slices(dataset.read(), spec.bounds)
+    retrieval = RetrievalData(family.name, str(path), k=decision_config.k, batch_size=_QUERIES)
+    retrieval.use(keys, stored)
+    retrieval.trainer = SimpleNamespace(global_rank=0)
+    queries = _to(next(retrieval.batches(0)), device)
+    some = Trajectories(*(torch.from_numpy(p[:1536]).to(device) for p in stored.trajectories))
+    supervised = int(queries.current.step_mask.sum())
+
+    for precision in ("fp32", "bf16"):
+
+        def describe(part: str, seconds: float, flops: float, **more: float) -> dict[str, Any]:
+            share = flops / seconds / peak[precision]  # noqa: B023 - used at once
+            return {
+                "part": part, "size": size, "precision": precision,  # noqa: B023
+                "seconds": round(seconds, 5), "share_of_peak": round(share, 4),
+                **{name: round(value, 1) for name, value in more.items()},
+            }  # fmt: skip
+
+        step = training_step(embedding, lambda: embedding.net.total(embedding.net.losses(batch)))
+        seconds, flops = median_time(step, device, precision)
+        yield describe("embedding step", seconds, flops, episodes_per_second=_EPISODES / seconds)
+
+        seconds, flops = median_time(lambda: embedding.net.keys(some), device, precision)
+        yield describe("keys", seconds, flops, episodes_per_second=1536 / spec.n_agents / seconds)
+
+        step = training_step(decision, lambda: decision.net.loss(queries)[0])
+        seconds, flops = median_time(step, device, precision)
+        yield describe(
+            "decision step", seconds, flops,
+            queries_per_second=_QUERIES / seconds, actions_per_second=supervised / seconds,
+        )  # fmt: skip
+
+    memory = offline_memory(keys, stored, spec)
+    yield _adaptation(family, size, embedding, decision, memory, device, peak["fp32"])
+    gc.collect()
+
+
+def _adaptation(
+    family: TaskFamily,
+    size: str,
+    embedding: Any,
+    decision: Any,
+    memory: Any,
+    device: str,
+    peak: float,
+) -> dict[str, Any]:
+    tasks = family.draw_tasks(_RUNS, 0)
+    env = batch_env(family, tasks)
+    team = Team(
+        embedding.spec, embedding.net, decision.net, memory, MemoryConfig(), list(range(_RUNS)),
+        device=device,
+    )  # fmt: skip
+    steps, start, episodes = 0, time.perf_counter(), 0
+    while episodes < 5 or time.perf_counter() - start < 3 * _SECONDS:
+        if episodes == 2:  # the first ones fill caches
+            start, steps = time.perf_counter(), 0
+        play_episode(team, env, [1000 * episodes + i for i in range(_RUNS)])
+        last = team.memory.online.trajectories.step_mask[:, episodes].sum(1)
+        steps += int(last.max())
+        episodes += 1
+    seconds = time.perf_counter() - start
+    cached = team.cache.bytes()
+    with FlopCounterMode(display=False) as counter:  # not timed: counting slows
+        play_episode(team, env, [1000 * episodes + i for i in range(_RUNS)])
+    per_episode = seconds / (episodes - 2)
+    return {
+        "part": "adaptation", "size": size, "precision": "fp32",
+        "seconds": round(per_episode, 4),
+        "share_of_peak": round(counter.get_total_flops() / per_episode / peak, 4),
+        "run_episodes_per_second": round(_RUNS / per_episode, 1),
+        "ms_per_team_decision": round(1000 * seconds / steps / _RUNS, 3),
+        "cache_mib": round(cached / 2**20, 1),
+    }  # fmt: skip
+
+
+def _retrieval(
+    family: TaskFamily, path: Path, largest: int, bar: tqdm, peak: float
+) -> Iterator[dict[str, Any]]:
+    """Search among ever more keys: of all steps, and, beyond their number, between neighbours."""
+    dataset = EpisodeFile(path)
+    with seeded(0):
+        net = EmbeddingModule(dataset.spec).net
+    played = slices(dataset.read(), dataset.spec.bounds).trajectories.step_mask
+    real = offline_keys(net, dataset, path.parent).vectors[played]
+    real = real[distinct(real)]
+    rng = np.random.default_rng(0)
+    for n in KEYS:
+        if n > largest:
+            continue
+        keys = _more(real, n + _QUERIES, rng)
+        queries, keys = keys[:_QUERIES], keys[_QUERIES:]
+        tie, exact, products = np.zeros(_QUERIES), None, 2.0 * keys.size * _QUERIES
+        lists = int(2 ** np.floor(np.log2(2.5 * n**0.5)))
+        for factory in ("Flat", f"IVF{lists},Flat;nprobe=16"):
+            start = time.perf_counter()
+            index = KeyIndex.build(keys[:, None], np.ones((n, 1), bool), factory)
+            build = time.perf_counter() - start
+            seconds, _ = median_time(partial(index.search, 0, queries, 50, tie), "cpu", "fp32")
+            found = index.search(0, queries, 50, tie).item
+            exact = found if exact is None else exact
+            recall = np.mean(
+                [len(np.intersect1d(a, b)) / 50 for a, b in zip(found, exact, strict=True)]
+            )
+            share = {"share_of_peak": round(products / seconds / peak, 4)}
+            share = share if factory == "Flat" else {}  # known for exact search only
+            yield {
+                "part": "retrieval", "keys": n, "index": factory,
+                "ms_per_query": round(1000 * seconds / _QUERIES, 4),
+                **share,
+                "recall_at_50": round(float(recall), 4),
+                "build_seconds": round(build, 1),
+                "index_mib": round(keys.nbytes / 2**20, 1),
+            }  # fmt: skip
+            bar.update()
+            del index
+            gc.collect()
+
+
+def _more(real: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """`n` of these keys in random order, with points between near neighbours if they are fewer."""
+    if n <= len(real):
+        return real[rng.permutation(len(real))[:n]]
+    index = KeyIndex.build(real[:, None], np.ones((len(real), 1), bool), "IVF1024,Flat;nprobe=8")
+    neighbours = index.search(0, real, 11, np.zeros(len(real))).item
+    found = real
+    while len(found) < n:  # what comes out twice counts once
+        one = rng.integers(len(real), size=n)
+        near = neighbours[one, rng.integers(1, 11, n)]
+        share = rng.random((n, 1), np.float32)
+        between = real[one] * share + real[near] * (1 - share)
+        between /= np.linalg.norm(between, axis=1, keepdims=True)
+        found = np.concatenate([found, between])
+        found = found[np.sort(distinct(found))]
+    return rng.permutation(found[:n])
+
+
+def training_step(module: MaiccModule, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    module.train().requires_grad_(True)
+    adam = torch.optim.AdamW(module.parameters(), 1e-4)
+
+    def step() -> None:
+        adam.zero_grad()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        adam.step()
+
+    return step
+
+
+def median_time(work: Callable[[], object], device: str, precision: str) -> tuple[float, float]:
+    """Median seconds of one call, and its floating-point operations in matrix products."""
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        with FlopCounterMode(display=False) as counter:
+            work()
+        taken: list[float] = []
+        while len(taken) < 3 or sum(taken) < _SECONDS:
+            start = time.perf_counter()
+            work()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - start)
+    return float(np.median(taken)), float(counter.get_total_flops())
+
+
+def _peak(device: str, precision: str) -> float:
+    """Operations per second of a square matrix product."""
+    n = 8192 if device == "cuda" else 2048
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
+    seconds, _ = median_time(lambda: a @ b, device, "fp32")
+    return 2 * n**3 / seconds
+
+
+def _to(batch: Any, device: str) -> Any:
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device)
+    return type(batch)(*(_to(part, device) for part in batch))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as Markdown tables."""
+    m = result["machine"]
+    lines = [
+        f"{result['family']}; {m['processor']}, {m['cores']} cores, {m['device']}, torch "
+        f"{m['torch']}; peak of a matrix product {m['peak_gflops']} GFLOP/s; peak memory "
+        f"{result['peak_memory_gib']} GiB.",
+        "",
+        "| part | size | precision | seconds | share of peak | rates |",
+        "|---|---|---|---|---|---|",
+    ]
+    common = ("part", "size", "precision", "seconds", "share_of_peak")
+    for row in result["rows"]:
+        rates = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in row.items() if k not in common)
+        cells = [str(row.get(name, "")) for name in common]
+        lines.append(f"| {' | '.join(cells)} | {rates} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,147 @@
+"""What environments cost, and what a step of embedding training costs in each of its forms."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from maicc.config import EmbeddingConfig, OptimiserConfig
+from maicc.data.team_batch import TeamBatch
+from maicc.envs import BatchStep, TaskFamily, batch_env, get_family
+from maicc.envs.spaces import random_actions, random_legal
+from maicc.evaluation.speed import median_time, training_step
+from maicc.models.embedding import EmbeddingModule
+from maicc.training.fit import seeded
+from maicc.types import Spec
+
+_SECONDS = 3.0
+_BATCHES = (1, 16, 64)
+
+
+def bench_environments(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Steps per second under random legal actions: as PettingZoo environments, and in lock step."""
+    rows = []
+    with tqdm(desc="bench", unit="part", total=len(names) * (1 + len(_BATCHES))) as bar:
+        for name in names:
+            family = get_family(name)
+            rows.append({"family": name, **_pettingzoo(family)})
+            bar.update()
+            for count in _BATCHES:
+                rows.append({"family": name, **_lock_step(family, count)})
+                bar.update()
+    return rows
+
+
+def _pettingzoo(family: TaskFamily) -> dict[str, Any]:
+    env, rng = family.make_env(family.training_tasks[0]), np.random.default_rng(0)
+    seen: dict[str, Any] = {}
+    infos: dict[str, Any] = {}
+
+    def step() -> int:
+        nonlocal seen, infos
+        if not seen:
+            seen, infos = env.reset(seed=int(rng.integers(2**31)))
+        seen, *_, infos = env.step(random_actions(env, seen, infos, rng))
+        if not env.agents:
+            seen = {}
+        return 1
+
+    return {"form": "PettingZoo", **_rate(step, env.close)}
+
+
+def _lock_step(family: TaskFamily, count: int) -> dict[str, Any]:
+    tasks = [family.training_tasks[i % len(family.training)] for i in range(count)]
+    env, rng = batch_env(family, tasks), np.random.default_rng(0)
+    now: BatchStep | None = None
+
+    def step() -> int:
+        nonlocal now
+        if now is None or now.done.all():
+            now = env.reset(rng.integers(2**31, size=count))
+        running = int((~now.done).sum())
+        now = env.step(random_legal(now.action_mask, rng))
+        return running
+
+    return {"form": f"{count} in lock step", **_rate(step, env.close)}
+
+
+def _rate(step: Callable[[], int], close: Callable[[], object]) -> dict[str, float]:
+    """Steps per second after the first one, which compiles where anything does."""
+    start = time.perf_counter()
+    step()
+    first = time.perf_counter() - start
+    start, steps = time.perf_counter(), 0
+    while time.perf_counter() - start < _SECONDS:
+        steps += step()
+    rate = steps / (time.perf_counter() - start)
+    close()
+    return {"steps_per_second": round(rate), "first_step_seconds": round(first, 2)}
+
+
+def bench_teachers(name: str, episodes: int = 4) -> list[dict[str, Any]]:
+    """A training step of the embedding on the family's largest training team, whole episodes.
+
+    Random numbers stand in for the data; they cost the same.
+    """
+    family = get_family(name)
+    spec = replace(family.spec, return_min=0.0, return_max=1.0)  # those of random data
+    team = max(int(batch_env(family, [t]).agent_mask.sum()) for t in family.training_tasks)
+    forms: list[tuple[str, EmbeddingConfig, int]] = []
+    for encoder in ("flat", "entities") if spec.layout else ("flat",):
+        for attention in ("joint", "factored"):
+            config = replace(EmbeddingConfig(), encoder=encoder, attention=attention)
+            for window in (0, spec.max_steps // 4):
+                forms.append((f"{attention}, {encoder}", config, window))
+    rows = []
+    for label, config, window in tqdm(forms, desc="bench", unit="part"):
+        with seeded(0):
+            module = EmbeddingModule(spec, config, OptimiserConfig())
+        batch = _random_batch(spec, episodes, team, window or spec.max_steps)
+        step = training_step(module, lambda m=module, b=batch: m.net.total(m.net.losses(b)))
+        seconds, flops = median_time(step, "cpu", "fp32")
+        rows.append(
+            {
+                "teacher": label,
+                "steps": window or spec.max_steps,
+                "agents": team,
+                "episodes": episodes,
+                "seconds": round(seconds, 3),
+                "gflop": round(flops / 1e9, 1),
+            }
+        )
+    return rows
+
+
+def _random_batch(spec: Spec, episodes: int, team: int, steps: int) -> TeamBatch:
+    generator = torch.Generator().manual_seed(0)
+    shape = (episodes, steps)
+    observations = torch.randn(*shape, team, spec.observation_size, generator=generator)
+    return TeamBatch(
+        observations=torch.cat([observations, observations[:, -1:]], 1),
+        actions=torch.randint(spec.n_actions, (*shape, team), generator=generator),
+        rewards=torch.rand(shape, generator=generator),
+        done=torch.zeros(shape),
+        completed=torch.zeros(shape),
+        return_to_go=torch.rand(shape, generator=generator),
+        step_mask=torch.ones(shape, dtype=torch.bool),
+        alive=torch.ones(*shape, team, dtype=torch.bool),
+        agent_mask=torch.ones(episodes, team, dtype=torch.bool),
+        first=torch.zeros(episodes, dtype=torch.long),
+    )
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of equal keys as a Markdown table."""
+    names = list(rows[0])
+    lines = [
+        f"| {' | '.join(name.replace('_', ' ') for name in names)} |",
+        f"|{'---|' * len(names)}",
+        *(f"| {' | '.join(str(row[name]) for name in names)} |" for row in rows),
+    ]
+    return "\n".join(lines) + "\n"

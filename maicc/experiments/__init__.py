@@ -1,0 +1,1 @@
+"""Whole pipelines: one run, benchmarks of many, comparisons of methods."""

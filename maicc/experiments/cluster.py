@@ -1,0 +1,91 @@
+"""Benchmark units on a Ray cluster: cores of this machine, or machines that share a folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from tqdm import tqdm
+
+from maicc.experiments.units import Unit, run_stage
+from maicc.types import UserError
+
+_RETRIES = 5  # of a stage whose worker died
+
+
+def require_ray() -> None:
+    """Raises UserError where the extra is missing."""
+    if find_spec("ray") is None:
+        raise UserError('--cluster needs Ray: pip install "maicc[cluster]"')
+
+
+def run_units(
+    units: Sequence[Unit], address: str, threads: int, on_result: Callable[[], object]
+) -> None:
+    """Runs the units' stages as soon as what they build on is there; shared stages run once.
+
+    A stage whose worker dies is run again and goes on from what the worker had kept.
+
+    Args:
+        units: Units without a result.
+        address: `local`, for the cores of this machine, or the address of a Ray cluster. Its
+            machines must see the benchmark's folder under the same path, and have this package and
+            the task family installed.
+        threads: Cores a stage takes. On `cuda`, which `auto` is where this machine has it, training
+            and adaptation take one GPU as well.
+        on_result: Called after each finished unit.
+
+    Raises:
+        UserError: Ray is missing, or there is no cluster at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    require_ray()
+    import ray
+
+    try:
+        where = {} if address == "local" else {"address": address}
+        host, _, port = address.rpartition(":")
+        if port.isdigit() and not host.startswith("ray:"):  # Ray itself waits for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(log_to_driver=False, logging_level="error", include_dashboard=False, **where)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"no Ray cluster at {address}: {error}") from None
+    try:
+        _run(ray, units, threads, on_result)
+    finally:
+        ray.shutdown()
+
+
+def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], object]) -> None:
+    from maicc.training.fit import resolve_device
+
+    def maicc_stage(unit: Unit, stage: str, after: object) -> None:
+        del after  # Ray starts a stage when what it waits for is done
+        run_stage(unit, stage, threads)
+
+    started: dict[Any, Any] = {}
+    for unit in units:
+        after = None
+        gpu = resolve_device(unit.config.device) == "cuda"
+        task = ray.remote(num_cpus=threads, max_retries=_RETRIES)(maicc_stage)
+        for stage in unit.stages:
+            path = unit.target(stage)
+            if path not in started:
+                gpus = int(gpu and stage != "collect")
+                started[path] = task.options(num_gpus=gpus).remote(unit, stage, after)
+            after = started[path]
+    results = {started[unit.result] for unit in units}
+    waiting = list(started.values())
+    with tqdm(desc="benchmark", unit="stage", total=len(waiting)) as bar:
+        while waiting:
+            (done,), waiting = ray.wait(waiting)
+            try:
+                ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            bar.update()
+            if done in results:
+                on_result()

@@ -1,0 +1,1 @@
+"""Networks alone: no file is read here, and Lightning is not needed."""

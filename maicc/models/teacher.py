@@ -1,0 +1,65 @@
+"""A teacher for long episodes and large teams: attention over the team, then over time, in turns.
+
+Joint attention over all tokens of an episode costs the square of steps times agents; in turns it
+costs the square of the agents within each step, and the square of the steps for each agent.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maicc.models.tokens import OBSERVATION, see
+from maicc.models.transformer import Block, initialise
+
+
+class FactoredTransformer(nn.Module):
+    """Even layers attend within a step, odd ones over time.
+
+    Within a step a token sees what METHOD.md, section 3 lets it see there, and the outcome of the
+    step before. Over time an agent's observations and actions see that agent's earlier ones, an
+    outcome earlier outcomes, and so on.
+    """
+
+    def __init__(self, width: int, layers: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if layers < 2:
+            raise ValueError(
+                "a factored teacher needs 2 layers at least, over the team and over time"
+            )
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.drop = nn.Dropout(dropout)
+        initialise(self, layers)
+
+    def forward(self, x: Tensor, kinds: tuple[int, ...], agent_mask: Tensor) -> Tensor:
+        """x (B, T, m, D) tokens of each step and their kinds, agent_mask (B, N) -> (B, T, m, D)."""
+        # the outcome of the step before comes first: it sees itself, and all see it
+        within = see(kinds, 1, agent_mask).expand(len(x), 1, -1, -1)
+        within = F.pad(F.pad(within, (1, 0), value=True), (0, 0, 1, 0), value=False)
+        within[:, :, 0, 0] = True
+        first = kinds.index(OBSERVATION)
+        x = self.drop(x)
+        for i, block in enumerate(self.blocks):
+            x = self._over_time(block, x, first) if i % 2 else self._over_team(block, x, within)
+        return self.norm(x)
+
+    def _over_team(self, block: Block, x: Tensor, within: Tensor) -> Tensor:
+        T = x.shape[1]
+        before = F.pad(x[:, :-1, -1:], (0, 0, 0, 0, 1, 0))  # outcomes, (B, T, 1, D)
+        tokens = rearrange(torch.cat([before, x], 2), "b t m d -> (b t) m d")
+        y, _ = block(tokens, within.repeat_interleave(T, 0), None)
+        return rearrange(y[:, 1:], "(b t) m d -> b t m d", t=T)
+
+    def _over_time(self, block: Block, x: Tensor, first: int) -> Tensor:
+        """Agents' tokens begin at `first`; before and after them stand those all share."""
+        B, T = x.shape[:2]
+        agents = rearrange(x[:, :, first:-1], "b t (n two) d -> (b n) (t two) d", two=2)
+        shared = torch.cat([x[:, :, :first], x[:, :, -1:]], 2)
+        agents, _ = block(agents, None, None)
+        shared, _ = block(rearrange(shared, "b t s d -> (b s) t d"), None, None)
+        agents = rearrange(agents, "(b n) (t two) d -> b t (n two) d", b=B, t=T)
+        shared = rearrange(shared, "(b s) t d -> b t s d", b=B)
+        return torch.cat([shared[:, :, :first], agents, shared[:, :, first:]], 2)

@@ -1,0 +1,100 @@
+"""Kinds of tokens, their order inside a step, and who may look at whom."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maicc.models.observations import HIDDEN, Seen, observation_encoder
+from maicc.types import Spec
+
+RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME = range(4)  # the order inside a step
+
+
+class TokenEncoders(nn.Module):
+    """One encoder per kind of token, and the embedding of the step number.
+
+    METHOD.md, section 2: actions by a table, outcome and return-to-go by a linear layer. Rewards
+    and returns are read on a scale on which the family's returns span 2.
+    """
+
+    def __init__(
+        self, spec: Spec, width: int, encoder: str = "flat", *, return_to_go: bool = True
+    ) -> None:
+        super().__init__()
+        self.scale = 2.0 / (spec.return_max - spec.return_min)
+        self.observation = observation_encoder(spec, width, encoder)
+        self.target = None
+        if encoder == "entities":
+            self.action = table(spec.layout.attack + 1, width)  # one entry for all attacks
+            self.target = nn.Linear(HIDDEN, width, bias=False)
+        else:
+            self.action = table(spec.n_actions, width)
+        self.outcome = nn.Linear(3, width)
+        self.return_to_go = nn.Linear(1, width) if return_to_go else None
+        self.step = table(spec.max_steps, width)
+
+    def encode_action(self, actions: Tensor, seen: Seen) -> Tensor:
+        """Actions (...,) of agents that have `seen` what they see -> (..., D)."""
+        if self.target is None:
+            return self.action(actions)
+        attack = self.action.num_embeddings - 1  # on the first target
+        kind = self.action(actions.clamp(max=attack))
+        return kind + self.target(seen.target(actions - attack))
+
+    def encode_step(self, first: Tensor, steps: int) -> Tensor:
+        """The numbers of so many steps from `first` (B,) on -> (B, T, D)."""
+        return self.step(first[:, None] + torch.arange(steps, device=first.device))
+
+    def encode_outcome(self, rewards: Tensor, done: Tensor, completed: Tensor) -> Tensor:
+        """(...,) each -> (..., D)."""
+        return self.outcome(torch.stack([rewards * self.scale, done, completed], -1))
+
+    def encode_return_to_go(self, return_to_go: Tensor) -> Tensor:
+        """(...,) -> (..., D)."""
+        assert self.return_to_go is not None
+        return self.return_to_go((return_to_go * self.scale).unsqueeze(-1))
+
+
+def table(entries: int, width: int) -> nn.Embedding:
+    """An embedding table on the scale of the other encoders' outputs.
+
+    Much smaller, and attention takes thousands of steps to find out which step a token belongs to.
+    """
+    embedding = nn.Embedding(entries, width)
+    nn.init.normal_(embedding.weight, std=0.5)
+    return embedding
+
+
+def team_kinds(n_agents: int, with_return_to_go: bool) -> tuple[int, ...]:
+    """Kinds of one step's tokens in the teacher's order: [g] o_1 a_1 ... o_n a_n p."""
+    head = (RETURN_TO_GO,) if with_return_to_go else ()
+    return (*head, *(OBSERVATION, ACTION) * n_agents, OUTCOME)
+
+
+def see(kinds: tuple[int, ...], steps: int, agent_mask: Tensor) -> Tensor:
+    """`rank_mask` where nobody looks at agents that are not there: agent_mask (B, N) bool.
+
+    (L, L), or (B, 1, L, L) where somebody is missing.
+    """
+    mask = rank_mask(kinds, steps, agent_mask.device)
+    if agent_mask.all():
+        return mask
+    there = agent_mask.repeat_interleave(2, 1)
+    there = F.pad(there, (kinds.index(OBSERVATION), 1), value=True)
+    return mask & there.repeat(1, steps)[:, None, None]
+
+
+@lru_cache(maxsize=64)
+def rank_mask(kinds: tuple[int, ...], steps: int, device: torch.device | None = None) -> Tensor:
+    """(L, L) boolean, L = steps * len(kinds): token q may look at token k when rank(k) <= rank(q).
+
+    rank = 4 * step + kind (METHOD.md, section 3): causal over steps, and inside a step an
+    observation sees all observations but no action, an action sees all of both.
+    """
+    step = torch.arange(steps, device=device).repeat_interleave(len(kinds))
+    rank = 4 * step + torch.tensor(kinds, device=device).repeat(steps)
+    return rank[None, :] <= rank[:, None]

@@ -1,0 +1,1 @@
+"""Agents that act side by side on what they have observed themselves."""

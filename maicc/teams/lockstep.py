@@ -1,0 +1,276 @@
+"""Decentralised agents that act side by side: what every method's team has in common.
+
+Many runs act in lock step for speed only. A row is one agent of one run. Nothing passes from row
+to row: a row's actions depend on its own observations, actions, team rewards and end of episode,
+on its own memory, and on its own random numbers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maicc.data.alive import alive, until_death
+from maicc.data.returns import completed, return_to_go
+from maicc.memory import OnlineMemory
+from maicc.teams.lookups import Retrieved
+from maicc.types import Spec, Trajectories, UserError
+
+
+class Lived(NamedTuple):
+    """What a method keeps of an episode besides the trajectories themselves, for each row."""
+
+    keys: np.ndarray  # (rows, T, D)
+    individual_return: np.ndarray  # (rows,) in [0, 1] on the family's scale
+
+
+class LockStepTeam(ABC):
+    """N agents in each of R runs, with parameters frozen.
+
+    Args:
+        spec: Sizes of the task family.
+        seeds: One per run.
+        agents: Which agents of the team these are; all by default.
+        agent_mask: (R, agents of the largest team) bool, False where a team is smaller; all True by
+            default.
+        device: Where the networks run.
+        key_width: Numbers of a key that a method keeps for each step.
+        most: Episodes an agent keeps; 0 is all.
+        draws: Random numbers a method needs in each step, besides those for sampling an action.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        seeds: Sequence[int],
+        *,
+        agents: Sequence[int] | None = None,
+        agent_mask: np.ndarray | None = None,
+        device: str | torch.device = "cpu",
+        key_width: int = 0,
+        most: int = 0,
+        draws: int = 0,
+    ) -> None:
+        self.spec, self.device = spec, torch.device(device)
+        self.seeds = list(seeds)
+        self.agents = list(range(spec.n_agents)) if agents is None else list(agents)
+        self.R, self.N = len(self.seeds), len(self.agents)
+        shape = (self.R, spec.n_agents)
+        there = np.ones(shape, bool) if agent_mask is None else np.asarray(agent_mask, bool)
+        if there.shape != shape or not there[:, self.agents].any(1).all():
+            raise UserError(f"agent_mask must be {shape}, with an agent in every run")
+        self._team_size = there.sum(1)
+        self._run, self._column = np.nonzero(there[:, self.agents])  # of each row
+        self._first = np.unique(self._run, return_index=True)[1]  # a row of each run
+        self.online = OnlineMemory(
+            len(self._run), spec.max_steps, key_width, spec.observation_size, most
+        )
+        self.retrieved: Retrieved | None = None  # in the last episode, where a method retrieves
+        self._n_draws = draws
+        self._running = False  # an episode
+        self._awaits_observe = False
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """An episode begins: `_now`, `_draws` and `episode` are set."""
+
+    @abstractmethod
+    def _logits(self, active: np.ndarray) -> np.ndarray:
+        """Logits (Q, A) of the `active` rows at the running step."""
+
+    @abstractmethod
+    def _sampling(self) -> np.ndarray | float:
+        """Probability of sampling the action, of each row; else the best one is taken."""
+
+    def _played(self, step: Trajectories) -> None:  # noqa: B027 - most methods need nothing
+        """A step is over: its action, rewards, done, completed, (rows,) each."""
+
+    def _lived(self, now: Trajectories) -> Lived:
+        """What to keep of the episode that is over."""
+        rows = len(self._run)
+        return Lived(np.zeros((rows, self.spec.max_steps, 0), np.float32), np.zeros(rows))
+
+    def _stored(self, places: np.ndarray) -> None:  # noqa: B027
+        """The episode was stored: the place of each row's trajectory."""
+
+    @property
+    def episode(self) -> int:
+        """Adaptation episodes that are over."""
+        return self.online.history.shape[1]
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Team returns so far: (R, episodes)."""
+        low, high = self.spec.bounds
+        return low + self.online.history[self._first] * (high - low)
+
+    def act(self, observations: np.ndarray, action_mask: np.ndarray) -> np.ndarray:
+        """Every agent's action.
+
+        Args:
+            observations: (R, N, O), or (N, O) for a single run.
+            action_mask: (R, N, A) or (N, A), True where legal.
+
+        Returns:
+            (R, N) or (N,) int64. Agents that are not there, and runs whose episode has ended, get
+            action 0, which is not meant to be played, until all runs have ended and the next
+            episode starts.
+
+        Raises:
+            UserError: the arrays are not of the trained sizes.
+        """
+        lead = (self.R, self.N) if np.ndim(observations) == 3 else (self.N,)
+        if np.ndim(observations) == 2 and self.R != 1:
+            raise UserError(f"{self.R} runs act together: observations must be (R, N, O)")
+        for name, array, size in (
+            ("observations", observations, self.spec.observation_size),
+            ("action_mask", action_mask, self.spec.n_actions),
+        ):
+            if np.shape(array) != (*lead, size):
+                raise UserError(f"{name} has shape {np.shape(array)}, expected {(*lead, size)}")
+        if self._awaits_observe:
+            raise UserError("act was called twice: report what followed with observe in between")
+        if not np.isfinite(observations).all():
+            raise UserError("observations must be finite; one is NaN or infinite")
+        if not self._running:
+            self._begin_episode()
+        t = self._step
+        if t >= self.spec.max_steps:
+            raise UserError(f"step {t}: episodes of {self.spec.family} have {t} steps; pass done")
+        now = self._now
+        now.observations[:, t] = self._rows(np.reshape(observations, (self.R, self.N, -1)))
+        now.return_to_go[:, t] = self._each_agent(self.spec.return_max - self._so_far)
+        active = np.flatnonzero(self._each_agent(~self._ended))
+        legal = np.reshape(np.asarray(action_mask, bool), (self.R, self.N, -1))
+        legal = self._rows(legal)[active]
+        if not legal.any(1).all():
+            raise UserError("action_mask allows an agent no action; leave at least one legal")
+        chosen = legal.argmax(1)
+        free = legal.sum(1) > 1  # who has one legal action, as the dead have, takes it
+        self._free[active, t] = free
+        free |= ~free.any()  # what a method keeps of the running episode follows every step
+        with torch.no_grad():
+            logits = self._logits(active[free])
+        chosen[free] = self._choose(logits, legal[free], active[free])
+        actions = np.zeros((self.R, self.N), np.int64)
+        actions[self._run[active], self._column[active]] = chosen
+        self._awaits_observe = True
+        return actions.reshape(lead)
+
+    def observe(
+        self, actions: np.ndarray, rewards: np.ndarray | float, done: np.ndarray | bool
+    ) -> None:
+        """What followed: actions (R, N) played, team rewards (R,), end of episode (R,).
+
+        A single run may pass (N,), a number and a truth value. When every run has ended, all agents
+        store what they lived through, and the next `act` starts a new episode.
+        """
+        if not self._awaits_observe:
+            raise UserError("observe was called before act: every step starts with act")
+        t, now = self._step, self._now
+        was_active = ~self._ended
+        rewards = np.reshape(np.asarray(rewards, np.float32), self.R)
+        if not np.isfinite(rewards[was_active]).all():
+            raise UserError(f"team reward is {rewards} at step {t}: rewards must be finite")
+        rewards = np.where(was_active, rewards, 0.0).astype(np.float32)
+        self._so_far += rewards
+        self._ended |= np.reshape(np.asarray(done, bool), self.R)
+        full = completed(self._so_far, self._ended, self.spec.bounds)
+        now.actions[:, t] = self._rows(np.reshape(actions, (self.R, self.N)))
+        now.rewards[:, t] = self._each_agent(rewards)
+        now.done[:, t] = self._each_agent(self._ended)
+        now.completed[:, t] = self._each_agent(full)
+        now.step_mask[:, t] = self._each_agent(was_active)
+        self._played(Trajectories(*(part[:, t] for part in now)))
+        self._step += 1
+        self._awaits_observe = False
+        if self._ended.all():
+            self._store_episode()
+
+    def abandon(self) -> None:
+        """Drops the running episode and remembers nothing of it; the next `act` starts anew."""
+        self._running = self._awaits_observe = False
+
+    def _begin_episode(self) -> None:
+        spec, rows, T = self.spec, len(self._run), self.spec.max_steps
+        self._running, self._step = True, 0
+        self._so_far = np.zeros(self.R)
+        self._ended = np.zeros(self.R, bool)
+        self._now = Trajectories(
+            observations=np.zeros((rows, T, spec.observation_size), np.float32),
+            actions=np.zeros((rows, T), np.int64),
+            rewards=np.zeros((rows, T), np.float32),
+            done=np.zeros((rows, T), np.float32),
+            completed=np.zeros((rows, T), np.float32),
+            return_to_go=np.zeros((rows, T), np.float32),
+            step_mask=np.zeros((rows, T), bool),
+        )
+        self._free = np.zeros((rows, T), bool)
+        # each agent's own random numbers: the method's first two, sampling or not, action, the
+        # order of trajectories in memory, and what else the method needs
+        self._draws = np.stack(
+            [
+                np.random.default_rng([self.seeds[run], self.agents[column], self.episode]).random(
+                    (T, 5 + self._n_draws)
+                )
+                for run, column in zip(self._run, self._column, strict=True)
+            ]
+        )
+        self._begin()
+
+    def _choose(self, logits: np.ndarray, legal: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """Samples or takes the best legal action."""
+        draws = self._draws[active, self._step]
+        logits = np.where(legal, logits, -np.inf)
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        total = p.cumsum(1)
+        sampled = (total <= draws[:, 3:4] * total[:, -1:]).sum(1)
+        explore = draws[:, 2] < np.broadcast_to(self._sampling(), len(self._run))[active]
+        return np.where(explore, sampled, logits.argmax(1))
+
+    def _store_episode(self) -> None:
+        now = self._now._replace(return_to_go=return_to_go(self._now.rewards))
+        now = until_death(now, alive(now.observations, self._free, now.step_mask))
+        lived, (low, high) = self._lived(now), self.spec.bounds
+        places = self.online.store(
+            lived.keys,
+            now,
+            (now.return_to_go[:, 0] - low) / (high - low),  # not clipped: it may beat all data
+            lived.individual_return,
+            self._draws[:, 0, 4],
+        )
+        self._stored(places)
+        self._running = False
+
+    def _each_agent(self, per_run: np.ndarray) -> np.ndarray:
+        """(R,) -> (rows,)"""
+        return per_run[self._run]
+
+    def _rows(self, per_agent: np.ndarray) -> np.ndarray:
+        """(R, N, ...) -> (rows, ...)"""
+        return per_agent[self._run, self._column]
+
+    def _tensors(self, arrays: Trajectories) -> Trajectories:
+        return Trajectories(*(self._tensor(part) for part in arrays))
+
+    def _current(self, active: np.ndarray) -> Trajectories:
+        """The running trajectories of these rows, up to the running step, as tensors."""
+        now = self._now.take(active)
+        return self._tensors(Trajectories(*(part[:, : self._step + 1] for part in now)))
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def state(self, episodes: int) -> dict[str, np.ndarray]:
+        """What a team needs to go on after that many episodes, as plain arrays."""
+        return self.online.state(episodes)
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        self.online.load_state(state)

@@ -1,0 +1,1 @@
+"""Batches from the dataset, and the fits that train networks on them."""

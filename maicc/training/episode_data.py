@@ -1,0 +1,72 @@
+"""Batches of whole episodes, for the embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from maicc.data.dataset import EpisodeFile
+from maicc.data.team_batch import TeamBatch, team_batch
+from maicc.training.family_data import FamilyData
+
+
+class EpisodeData(FamilyData):
+    """Batches of episodes, each batch of one task drawn at random.
+
+    Args:
+        family: Task family; `maicc tasks` lists them.
+        path: The dataset; collected first, with default settings, if it does not exist.
+        batch_size: Episodes per batch.
+        seed: Seed of the batches.
+        window: Steps of each episode that are shown, from a random one on; 0 shows all.
+        tokens: Most tokens in a batch, 2 for each agent and one more in every step, but at least
+            one episode: larger teams get smaller batches; 0 is any.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        path: str = "runs/episodes.h5",
+        batch_size: int = 32,
+        seed: int = 0,
+        window: int = 0,
+        tokens: int = 0,
+    ) -> None:
+        super().__init__(family, path, seed)
+        self.batch_size, self.window, self.tokens = batch_size, window, tokens
+
+    def setup(self, stage: str) -> None:
+        episodes = EpisodeFile(self.path).read()
+        self.task = episodes.task
+        self.by_task = [np.flatnonzero(self.task == t) for t in np.unique(self.task)]
+        self.episodes = team_batch(episodes, self.spec.bounds)
+
+    def batches(self, step: int) -> Iterator[TeamBatch]:
+        while True:
+            rng = np.random.default_rng([self.seed, 30, self.trainer.global_rank, step])
+            mine = self.by_task[rng.integers(len(self.by_task))]
+            yield self._batch(rng.choice(mine, self._episodes_per_batch(mine)), rng)
+            step += 1
+
+    def _batch(self, index: np.ndarray, rng: np.random.Generator) -> TeamBatch:
+        at = torch.from_numpy(index)
+        batch = TeamBatch(*(part[at] for part in self.episodes))
+        if 0 < self.window < self.spec.max_steps:
+            batch = batch.window(self._starts(batch, rng), self.window)
+        return batch.trimmed()
+
+    def _episodes_per_batch(self, mine: np.ndarray) -> int:
+        if not self.tokens:
+            return self.batch_size
+        team = int(self.episodes.agent_mask[mine[0]].sum())
+        steps = min(self.window or self.spec.max_steps, self.spec.max_steps)
+        return max(min(self.batch_size, self.tokens // ((2 * team + 1) * steps)), 1)
+
+    def _starts(self, batch: TeamBatch, rng: np.random.Generator) -> torch.Tensor:
+        """Drawn from -(window - 1) on and moved up to 0: the start, which every prefix holds, is
+        shown most, with probability window / (last + window)."""
+        last = (batch.step_mask.sum(1) - self.window).clamp(min=0).numpy()
+        drawn = np.floor(rng.random(len(last)) * (last + self.window)) - self.window + 1
+        return torch.from_numpy(drawn.clip(0, last).astype(np.int64))

@@ -1,0 +1,100 @@
+"""The offline memory's keys: made once per checkpoint and dataset, kept in a file named by both."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from maicc.data.dataset import EpisodeFile, Slices, slices
+from maicc.data.returns import normalised
+from maicc.files import alone, whole_file
+from maicc.memory import KeyIndex, OfflineMemory
+from maicc.models.batching import trimmed
+from maicc.models.embedding import Embedding
+from maicc.training.fit import weights_hash
+from maicc.types import Spec, Trajectories, UserError
+
+_SCHEMA = 2
+_BATCH = 64  # trajectories per forward pass
+
+
+class OfflineKeys(NamedTuple):
+    """Of the trajectories of a dataset, in their order."""
+
+    vectors: np.ndarray  # (M, T, D) float32, unit norm
+    individual_return: np.ndarray  # (M,) predicted
+    index: KeyIndex
+
+
+def content_hash(embedding: Embedding, dataset: EpisodeFile, factory: str) -> str:
+    """What the keys follow from."""
+    text = f"{_SCHEMA} {weights_hash(embedding)} {dataset.fingerprint} {factory}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def offline_keys(
+    embedding: Embedding,
+    dataset: EpisodeFile,
+    folder: str | Path,
+    factory: str = "Flat",
+    device: str = "cpu",
+) -> OfflineKeys:
+    """Reads the keys of a dataset from `folder`, or makes them and leaves them there."""
+    content = content_hash(embedding, dataset, factory)
+    path = Path(folder) / f"keys-{content[:16]}.h5"
+    with alone(path):
+        if path.exists():
+            return _read(path, content)
+        made = _make(embedding.to(device), dataset, factory, device)
+        with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+            file.attrs["content"] = content
+            file["vectors"] = made.vectors
+            file["individual_return"] = made.individual_return
+            made.index.save(file.create_group("index"))
+        return made
+
+
+def _make(embedding: Embedding, dataset: EpisodeFile, factory: str, device: str) -> OfflineKeys:
+    flat = slices(dataset.read(), dataset.spec.bounds).trajectories
+    vectors = np.zeros((*flat.actions.shape, embedding.config.width), np.float32)
+    individual_return = np.zeros(len(flat.actions), np.float32)
+    order = flat.step_mask.sum(1).argsort(kind="stable")
+    with tqdm(desc="keys", unit="trajectory", total=len(order)) as bar:
+        for start in range(0, len(order), _BATCH):
+            items = order[start : start + _BATCH]
+            batch = trimmed(Trajectories(*(torch.from_numpy(x) for x in flat.take(items))))
+            keys = embedding.keys(Trajectories(*(part.to(device) for part in batch)))
+            vectors[items, : batch.actions.shape[1]] = keys.vectors.cpu().numpy()
+            individual_return[items] = keys.individual_reward.sum(1).cpu().numpy()
+            bar.update(len(items))
+    index = KeyIndex.build(vectors, flat.step_mask, factory)
+    return OfflineKeys(vectors, individual_return, index)
+
+
+def _read(path: Path, content: str) -> OfflineKeys:
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs["content"] != content:
+                raise UserError(f"{path}: holds the keys of another model or dataset; remove it")
+            index = KeyIndex.load(file["index"])
+            return OfflineKeys(file["vectors"][:], file["individual_return"][:], index)
+    except (OSError, KeyError, RuntimeError) as error:
+        raise UserError(f"{path}: damaged ({error}); remove it and it is made again") from None
+
+
+def offline_memory(keys: OfflineKeys, stored: Slices, spec: Spec) -> OfflineMemory:
+    """The dataset as the team's offline memory."""
+    scale = (spec.return_min, spec.return_max)
+    return OfflineMemory(
+        keys.index,
+        stored.trajectories,
+        normalised(stored.trajectories.return_to_go[:, 0], *scale),
+        normalised(keys.individual_return * stored.team_size, *scale),
+        stored.task,
+    )
