@@ -1,5 +1,9 @@
 """Task families, and PettingZoo environments stepped in lock step."""
 
+if __name__ == "envs":  # the folder's own name: a second copy of every module, unlike the first
+    raise ImportError("import maicc.envs: the folder envs/ is a part of the package maicc")
+
+
 from maicc.envs.adapters import map_observations
 from maicc.envs.batch import BatchEnv, BatchStep, batch_env
 from maicc.envs.tasks import (

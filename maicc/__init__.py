@@ -1,10 +1,20 @@
-"""MAICC: multi-agent in-context reinforcement learning by decentralised memory retrieval."""
+"""MAICC: multi-agent in-context reinforcement learning by decentralised memory retrieval.
+
+The way of the data through the package is the order of its folders; each imports only from those
+before it and from `types.py`, `config.py` and `files.py`, which all share:
+
+    envs, memory -> data -> models -> training, teams -> baselines -> evaluation -> report
+        -> experiments -> cli
+
+`maicc/envs`, `maicc/memory` and `maicc/configs` are links to the folders at the top of the
+repository: import them as `maicc.envs`, `maicc.memory` and `maicc.configs`.
+"""
 
 __version__ = "0.1.0"
 
 
 def load_team(*args, **kwargs):
-    """A trained team, ready to act: see `maicc.evaluation.trained.load_team`."""
+    """Loads a trained team, ready to act: see `maicc.evaluation.trained.load_team`."""
     from maicc.evaluation.trained import load_team
 
     return load_team(*args, **kwargs)

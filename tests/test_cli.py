@@ -17,7 +17,7 @@ import yaml
 
 from maicc.baselines.at import ATModule
 from maicc.cli import main
-from maicc.training.fit import load_module
+from maicc.training.modules import load_module
 from tests.conftest import tiny_config
 
 TINY = [

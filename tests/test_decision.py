@@ -13,7 +13,8 @@ from maicc.data.behaviour import play
 from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
 from maicc.experiments.run import check
-from maicc.models.decision import DecisionBatch, DecisionModule, DecisionTransformer
+from maicc.models.decision import DecisionBatch, DecisionTransformer
+from maicc.training.modules import DecisionModule
 from maicc.types import ObsLayout, Trajectories, UserError
 from tests.conftest import tiny_config
 

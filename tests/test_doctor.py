@@ -19,11 +19,11 @@ def found(monkeypatch, packages, **environment):
 def test_order_and_what_is_missing(monkeypatch, tmp_path):
     findings = found(monkeypatch, HERE, SC2PATH=str(tmp_path / "nowhere"))
     assert list(findings) == [
-        "faiss", "lightning", "torch", "device", "ray", "jaxmarl", "smacv2", "pysc2",
+        "folders", "faiss", "lightning", "torch", "device", "ray", "jaxmarl", "smacv2", "pysc2",
         "protobuf mode", "SC2PATH", "StarCraft II", "SMAC maps",
     ]  # fmt: skip
     missing = [name for name, f in findings.items() if not f.fine]
-    assert missing == list(findings)[4:]
+    assert missing == list(findings)[5:]
     assert all(findings[name].fix for name in missing)
     lines: list[str] = []
     assert report(list(findings.values()), lines.append)  # none of it is needed by every run
@@ -64,3 +64,14 @@ def test_an_installed_game_is_found(monkeypatch, tmp_path):
 def test_the_command(capsys):
     main(["doctor"])
     assert "faiss" in capsys.readouterr().out
+
+
+def test_links_that_were_checked_out_as_text_files(tmp_path):
+    assert module._links().fine
+    (tmp_path / "envs").write_text("../envs")
+    (tmp_path / "memory").mkdir()
+    finding = module._links(tmp_path)
+    assert not finding.fine
+    assert finding.needed
+    assert finding.found == "maicc/envs: text files in place of links"
+    assert "git checkout -- maicc/envs" in finding.fix

@@ -11,7 +11,8 @@ from maicc.config import EmbeddingConfig
 from maicc.data.behaviour import play
 from maicc.data.team_batch import TeamBatch, masked_mean, team_batch
 from maicc.envs import get_family
-from maicc.models.embedding import Embedding, RunningPrefix
+from maicc.models.embedding import Embedding
+from maicc.teams.running import RunningPrefix
 from maicc.types import ObsLayout, Trajectories
 
 FAMILY = get_family("lbf_7x7")

@@ -8,10 +8,9 @@ import torch
 from maicc.envs import get_family
 from maicc.experiments.run import fit_embedding
 from maicc.files import ModelFiles
-from maicc.models.decision import DecisionModule
-from maicc.models.embedding import EmbeddingModule
 from maicc.training.episode_data import EpisodeData
-from maicc.training.fit import Resumable, fit, load_module, seeded, weights_hash
+from maicc.training.fit import Resumable, fit, seeded
+from maicc.training.modules import DecisionModule, EmbeddingModule, load_module, weights_hash
 from maicc.training.retrieval_data import RetrievalData
 from maicc.types import UserError
 from tests.conftest import tiny_config

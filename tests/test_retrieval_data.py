@@ -90,8 +90,7 @@ def test_k_larger_than_the_memory(tiny_run):
 
 def test_keys_are_kept_by_content(tiny_run, tmp_path):
     """Another checkpoint or dataset never reads keys that are not its own."""
-    from maicc.models.embedding import EmbeddingModule
-    from maicc.training.fit import load_module
+    from maicc.training.modules import EmbeddingModule, load_module
     from maicc.training.offline_keys import content_hash, offline_keys
 
     dataset = EpisodeFile(tiny_run / "episodes.h5")

@@ -14,9 +14,9 @@ from maicc.envs import BatchEnv, get_family
 from maicc.evaluation.adapt import play_episode
 from maicc.evaluation.trained import TrainedModels
 from maicc.files import ModelFiles
-from maicc.models.decision import DecisionModule
 from maicc.teams.team import Team
 from maicc.training.fit import seeded
+from maicc.training.modules import DecisionModule
 from maicc.types import Trajectories, UserError
 
 FAMILY = get_family("lbf_7x7")

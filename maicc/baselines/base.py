@@ -16,7 +16,7 @@ from maicc.config import BaselineConfig, DecisionConfig, OptimiserConfig, RunCon
 from maicc.files import ModelFiles
 from maicc.teams.lockstep import LockStepTeam
 from maicc.training.chain_data import ChainData
-from maicc.training.fit import MaiccModule
+from maicc.training.modules import MaiccModule
 from maicc.types import Spec, UserError
 
 GREEDY = 0.1  # of the episodes, at the end, in which no method samples

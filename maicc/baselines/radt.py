@@ -36,12 +36,13 @@ from maicc.baselines.sequence import SequenceTransformer
 from maicc.config import DecisionConfig, RunConfig
 from maicc.files import ModelFiles
 from maicc.models.batching import in_groups, trimmed
-from maicc.models.observations import RunningSeen, Seen
+from maicc.models.observations import Seen
 from maicc.models.tokens import OBSERVATION
 from maicc.models.transformer import attend, initialise
 from maicc.teams.lockstep import Lived
 from maicc.teams.lookups import Retrieved
-from maicc.training.fit import load_module
+from maicc.teams.running import RunningSeen
+from maicc.training.modules import load_module
 from maicc.types import Spec, Trajectories
 
 

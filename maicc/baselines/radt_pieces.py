@@ -22,7 +22,7 @@ from maicc.memory.index import empty_index
 from maicc.models.observations import Seen
 from maicc.models.tokens import OBSERVATION
 from maicc.training.family_data import FamilyData
-from maicc.training.fit import load_module
+from maicc.training.modules import load_module
 from maicc.types import Trajectories
 
 CANDIDATES = 50

@@ -118,7 +118,8 @@ def _collect(argv: list[str]) -> None:
     options = parser.parse_args(argv)
 
     from maicc.data.arrays import convert_arrays
-    from maicc.data.collect import check_family, collect
+    from maicc.data.collect import collect
+    from maicc.data.contract import check_family
     from maicc.data.reference import convert_reference
     from maicc.envs import get_family
 

@@ -26,6 +26,7 @@ class Finding(NamedTuple):
 def doctor() -> list[Finding]:
     """Looks at everything, in the order in which it is needed."""
     return [
+        _links(),
         _faiss(),
         _package("lightning", 'pip install "maicc[cpu]"', needed=True),
         _package("torch", "pip install -c constraints.txt torch", needed=True),
@@ -37,6 +38,16 @@ def doctor() -> list[Finding]:
         _protobuf(),
         *_starcraft(),
     ]
+
+
+def _links(package: Path = Path(__file__).parent.parent) -> Finding:
+    """Looks for links that were checked out as text files, as on Windows by default."""
+    text = [name for name in ("envs", "memory", "configs") if (package / name).is_file()]
+    if not text:
+        return Finding("folders", True, "envs, memory and configs are there", "", True)
+    links = " ".join(f"maicc/{name}" for name in text)
+    fix = f"git config core.symlinks true, then git checkout -- {links} (Windows: developer mode)"
+    return Finding("folders", False, f"{links}: text files in place of links", fix, True)
 
 
 def _installed(name: str) -> str | None:

@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
 from dataclasses import asdict, fields, replace
 from functools import partial
 from multiprocessing import get_context
@@ -21,28 +20,9 @@ from maicc.config import CollectConfig
 from maicc.data.behaviour import plan_behaviours, play, trial_episodes, who_plays, with_bounds
 from maicc.data.dataset import FIELDS, write_episodes
 from maicc.data.returns import share_of_maximum
-from maicc.envs import TaskFamily, batch_env, get_family, importable
-from maicc.envs.spaces import random_legal
+from maicc.envs import TaskFamily, get_family, importable
 from maicc.files import read_json, whole_file, write_json
 from maicc.types import Behaviour, EpisodeBatch, UserError
-
-
-def check_family(family: TaskFamily) -> None:
-    """Plays an episode of random legal actions on the tasks, to refuse a broken contract early.
-
-    Raises:
-        UserError: agents, spaces, masks or rewards break the contract, or there are no tasks.
-    """
-    if not family.training or not family.held_out:
-        raise UserError(f"family {family.name} needs at least one training and one held-out task")
-    tasks = [*family.training_tasks, *family.held_out_tasks]
-    rng = np.random.default_rng(0)
-    # where environments are costly, one of each kind must do
-    for some in [[tasks[0]], [tasks[-1]]] if family.at_once else [tasks]:
-        with closing(batch_env(family, some)) as env:
-            now = env.reset(range(len(some)))
-            while not now.done.all():
-                now = env.step(random_legal(now.action_mask, rng))
 
 
 def check_settings(family: TaskFamily, config: CollectConfig) -> None:

@@ -8,7 +8,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -287,3 +287,21 @@ def report(verdicts: Iterator[Verdict], write: Callable[[str], object] = print) 
         if v.fix and not v.fine:
             write(f"{'':20}{v.fix}")
     return fine
+
+
+def check_family(family: TaskFamily) -> None:
+    """Plays an episode of random legal actions on the tasks, to refuse a broken contract early.
+
+    Raises:
+        UserError: agents, spaces, masks or rewards break the contract, or there are no tasks.
+    """
+    if not family.training or not family.held_out:
+        raise UserError(f"family {family.name} needs at least one training and one held-out task")
+    tasks = [*family.training_tasks, *family.held_out_tasks]
+    rng = np.random.default_rng(0)
+    # where environments are costly, one of each kind must do
+    for some in [[tasks[0]], [tasks[-1]]] if family.at_once else [tasks]:
+        with closing(batch_env(family, some)) as env:
+            now = env.reset(range(len(some)))
+            while not now.done.all():
+                now = env.step(random_legal(now.action_mask, rng))

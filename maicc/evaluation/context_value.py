@@ -10,8 +10,7 @@ import torch
 
 from maicc.config import RetrievalConfig
 from maicc.files import ModelFiles
-from maicc.models.decision import DecisionModule
-from maicc.training.fit import load_module
+from maicc.training.modules import DecisionModule, load_module
 from maicc.training.retrieval_data import RetrievalData
 from maicc.types import Trajectories, UserError
 

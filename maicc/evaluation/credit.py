@@ -12,8 +12,7 @@ from maicc.data.dataset import EpisodeFile, concatenate
 from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
 from maicc.files import ModelFiles
-from maicc.models.embedding import EmbeddingModule
-from maicc.training.fit import load_module
+from maicc.training.modules import EmbeddingModule, load_module
 from maicc.types import UserError
 
 _SEED = 80

@@ -34,11 +34,10 @@ from maicc.envs import TaskFamily, batch_env, get_family
 from maicc.evaluation.adapt import play_episode
 from maicc.memory import KeyIndex
 from maicc.memory.index import distinct
-from maicc.models.decision import DecisionModule
-from maicc.models.embedding import EmbeddingModule
 from maicc.teams.team import Team
 from maicc.training.episode_data import EpisodeData
-from maicc.training.fit import MaiccModule, resolve_device, seeded
+from maicc.training.fit import resolve_device, seeded
+from maicc.training.modules import DecisionModule, EmbeddingModule, MaiccModule
 from maicc.training.offline_keys import offline_keys, offline_memory
 from maicc.training.retrieval_data import RetrievalData
 from maicc.types import Trajectories

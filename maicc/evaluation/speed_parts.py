@@ -16,8 +16,8 @@ from maicc.data.team_batch import TeamBatch
 from maicc.envs import BatchStep, TaskFamily, batch_env, get_family
 from maicc.envs.spaces import random_actions, random_legal
 from maicc.evaluation.speed import median_time, training_step
-from maicc.models.embedding import EmbeddingModule
 from maicc.training.fit import seeded
+from maicc.training.modules import EmbeddingModule
 from maicc.types import Spec
 
 _SECONDS = 3.0

@@ -11,11 +11,10 @@ import torch
 from maicc.config import MemoryConfig, RunConfig, from_json
 from maicc.data.dataset import EpisodeFile, slices
 from maicc.files import ModelFiles, read_json
-from maicc.models.decision import DecisionModule
-from maicc.models.embedding import EmbeddingModule
 from maicc.teams.lockstep import LockStepTeam
 from maicc.teams.team import Team
-from maicc.training.fit import load_module, resolve_device, weights_hash
+from maicc.training.fit import resolve_device
+from maicc.training.modules import DecisionModule, EmbeddingModule, load_module, weights_hash
 from maicc.training.offline_keys import offline_keys, offline_memory
 from maicc.types import Spec, UserError
 

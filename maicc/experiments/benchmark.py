@@ -16,7 +16,7 @@ from tqdm import tqdm
 from maicc.baselines import FLAT
 from maicc.config import RunConfig
 from maicc.data.behaviour import play
-from maicc.data.collect import check_family
+from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile, known_spec
 from maicc.envs import TaskFamily, batch_env, get_family
 from maicc.experiments.cluster import require_ray, run_units

@@ -21,7 +21,8 @@ from maicc.config import (
     from_json,
 )
 from maicc.data.behaviour import behaviour_count, best_policy
-from maicc.data.collect import check_family, check_settings, collect
+from maicc.data.collect import check_settings, collect
+from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile, require_expert
 from maicc.envs import TaskFamily, get_family
 from maicc.files import ModelFiles, alone, read_json, write_json
@@ -245,9 +246,9 @@ class Stages:
 
 def fit_embedding(config: RunConfig, files: ModelFiles) -> None:
     """The embedding; of RADT, the decision transformer that retrieves."""
-    from maicc.models.embedding import EmbeddingModule
     from maicc.training.episode_data import EpisodeData
     from maicc.training.fit import fit, seeded
+    from maicc.training.modules import EmbeddingModule
 
     c = config.embedding
     if config.method == "radt":
@@ -274,8 +275,8 @@ def _fit_rival(method: str, config: RunConfig, files: ModelFiles, out: Path, ste
 
 def fit_decision(config: RunConfig, files: ModelFiles) -> None:
     """The decision model, or a rival."""
-    from maicc.models.decision import DecisionModule
     from maicc.training.fit import fit, seeded
+    from maicc.training.modules import DecisionModule
     from maicc.training.retrieval_data import RetrievalData
 
     c: DecisionFit = config.decision

@@ -13,15 +13,13 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.config import DecisionConfig, OptimiserConfig
-from maicc.data.dataset import require_expert
+from maicc.config import DecisionConfig
 from maicc.models.batching import in_groups, trimmed
 from maicc.models.heads import ActionHead
 from maicc.models.observations import Seen
 from maicc.models.tokens import TokenEncoders, table
 from maicc.models.transformer import KeyValues, Transformer, causal_mask, take_tokens
-from maicc.training.fit import MaiccModule
-from maicc.types import Spec, Trajectories, UserError
+from maicc.types import Spec, Trajectories
 
 
 class DecisionBatch(NamedTuple):
@@ -182,41 +180,3 @@ class DecisionTransformer(nn.Module):
             actions = batch.expert
             mask = mask & (actions >= 0)
         return logits[mask], actions[mask]
-
-
-class DecisionModule(MaiccModule):
-    """Trains the decision transformer on retrieved contexts.
-
-    Args:
-        spec: Sizes of the task family; the data module fills it in.
-        network: The decision transformer; `network.k` must be the data module's `k`.
-        optimiser: AdamW and its schedule.
-    """
-
-    kind = "decision"
-    config_type = DecisionConfig
-
-    def __init__(
-        self,
-        spec: Spec | None = None,
-        network: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
-        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
-    ) -> None:
-        super().__init__(spec, network, optimiser)
-        self.net = DecisionTransformer(self.spec, network)
-
-    def on_fit_start(self) -> None:
-        data = self.trainer.datamodule
-        if self.network.labels == "expert":
-            require_expert(data.expert.numpy())
-        k = getattr(data, "k", self.network.k)
-        if k != self.network.k:
-            raise UserError(
-                f"the data module retrieves k={k} trajectories, the model takes {self.network.k}; "
-                "set data.init_args.k and model.init_args.network.k alike"
-            )
-
-    def training_step(self, batch: DecisionBatch, batch_index: int) -> Tensor:
-        loss, accuracy = self.net.loss(batch)
-        self.log_dict({"loss": loss, "accuracy": accuracy}, prog_bar=True)
-        return loss

@@ -14,24 +14,14 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.config import EmbeddingConfig, OptimiserConfig
+from maicc.config import EmbeddingConfig
 from maicc.data.team_batch import TeamBatch, agents_steps, masked_mean
-from maicc.models.batching import each_in_order
 from maicc.models.heads import ActionHead, DynamicsHead
 from maicc.models.observations import Seen
-from maicc.models.teacher import FactoredTransformer
-from maicc.models.tokens import TokenEncoders, see, table, team_kinds
-from maicc.models.transformer import KeyValues, Transformer, append, causal_mask
-from maicc.training.fit import MaiccModule
+from maicc.models.student import Student
+from maicc.models.teacher import Teacher
+from maicc.models.tokens import Embeddings, TokenEncoders
 from maicc.types import Spec, Trajectories, UserError
-
-
-class Embeddings(NamedTuple):
-    """Outputs at the observation, action and outcome tokens."""
-
-    observation: Tensor  # teacher (B, T, N, D); student (B, T, D)
-    action: Tensor  # like observation
-    outcome: Tensor  # (B, T, D)
 
 
 class Keys(NamedTuple):
@@ -49,88 +39,6 @@ class EmbeddingLosses(NamedTuple):
     dynamics: Tensor
     distillation: Tensor | None
     credit: Tensor | None
-
-
-class Teacher(nn.Module):
-    """Centralised: sees observations and actions of all agents (METHOD.md, section 3)."""
-
-    def __init__(self, spec: Spec, config: EmbeddingConfig) -> None:
-        super().__init__()
-        self.return_to_go = config.return_to_go
-        sizes = (config.width, config.layers, config.heads, config.dropout)
-        # which observation and which action are one agent's
-        self.agent = table(spec.n_agents, config.width)
-        self.factored = config.attention == "factored"
-        if self.factored:
-            self.transformer = FactoredTransformer(*sizes)
-        else:
-            self.transformer = Transformer(*sizes)
-
-    def forward(self, encoders: TokenEncoders, batch: TeamBatch, seen: Seen) -> Embeddings:
-        """What the team has `seen`: (B, T, N, ...)."""
-        T, N = batch.actions.shape[1:]
-        kinds = team_kinds(N, self.return_to_go)
-        o = seen.here + self.agent.weight[:N]
-        a = encoders.encode_action(batch.actions, seen) + self.agent.weight[:N]
-        p = encoders.encode_outcome(batch.rewards, batch.done, batch.completed).unsqueeze(2)
-        tokens = [rearrange([o, a], "two b t n d -> b t (n two) d"), p]
-        if self.return_to_go:
-            tokens.insert(0, encoders.encode_return_to_go(batch.return_to_go).unsqueeze(2))
-        x = torch.cat(tokens, 2) + encoders.encode_step(batch.first, T).unsqueeze(2)
-        if self.factored:
-            z = self.transformer(x, kinds, batch.agent_mask)
-        else:
-            visible = see(kinds, T, batch.agent_mask)
-            z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"), visible)
-            z = rearrange(z, "b (t m) d -> b t m d", t=T)
-        z = z[:, :, -(2 * N + 1) :]
-        return Embeddings(z[:, :, 0:-1:2], z[:, :, 1:-1:2], z[:, :, -1])
-
-
-class Student(nn.Module):
-    """Decentralised: sees one agent's own tokens, causally (METHOD.md, section 4)."""
-
-    def __init__(self, config: EmbeddingConfig) -> None:
-        super().__init__()
-        self.return_to_go = config.return_to_go
-        self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
-
-    def forward(
-        self,
-        encoders: TokenEncoders,
-        slices: Trajectories,
-        seen: Seen,
-        first: Tensor | None = None,
-    ) -> Embeddings:
-        """Slices (B, T, ...) and what they have `seen`, (B, T, ...), from their step `first` (B,)
-        on; from the start by default. Outputs behind a slice's last step mean nothing."""
-        x = self.tokens(encoders, slices, seen, first)
-        T, m = x.shape[1:3]
-        x, length = rearrange(x, "b t m d -> b (t m) d"), slices.step_mask.sum(1).clamp(min=1)
-
-        def read(rows: Tensor) -> Tensor:
-            tokens = m * int(length[rows].max())
-            z, _ = self.transformer(x[rows, :tokens])
-            return F.pad(z, (0, 0, 0, m * T - tokens))
-
-        z = rearrange(each_in_order(length, read), "b (t m) d -> b t m d", t=T)
-        return Embeddings(z[:, :, -3], z[:, :, -2], z[:, :, -1])
-
-    def tokens(
-        self, encoders: TokenEncoders, slices: Trajectories, seen: Seen, first: Tensor | None
-    ) -> Tensor:
-        """(B, T, m, D): [g] o a p of each step."""
-        kinds = [
-            seen.here,
-            encoders.encode_action(slices.actions, seen),
-            encoders.encode_outcome(slices.rewards, slices.done, slices.completed),
-        ]
-        if self.return_to_go:
-            kinds.insert(0, encoders.encode_return_to_go(slices.return_to_go))
-        B, T = slices.actions.shape
-        if first is None:
-            first = torch.zeros(B, dtype=torch.long, device=slices.actions.device)
-        return torch.stack(kinds, 2) + encoders.encode_step(first, T).unsqueeze(2)
 
 
 class Embedding(nn.Module):
@@ -253,80 +161,3 @@ class Embedding(nn.Module):
             F.normalize(z.observation + before, dim=-1),
             self.individual_reward(z.action, slices, seen.here) * real,
         )
-
-
-class RunningPrefix:
-    """The student's view of trajectories under way, extended step by step.
-
-    Gives the same vectors as `Embedding.keys` on the finished trajectories (of which, if
-    return-to-go is fed, the true one is known only then).
-    """
-
-    def __init__(self, embedding: Embedding) -> None:
-        self.embedding = embedding
-        self.past: KeyValues | None = None
-        self.step = 0
-        self._seen: Seen | None = None  # at the running step
-        self._waiting: Tensor | None = None  # tokens of the last action and its outcome
-
-    @torch.no_grad()
-    def query(self, observations: Tensor, return_to_go: Tensor) -> Tensor:
-        """The prefix that ends with `observations` (B, O), return-to-go (B,): (B, D) unit norm."""
-        e = self.embedding.encoders
-        self._seen = e.observation(observations)
-        tokens = [self._seen.here]
-        if self.embedding.student.return_to_go:
-            tokens.insert(0, e.encode_return_to_go(return_to_go))
-        new = torch.stack(tokens, 1) + e.step.weight[self.step]
-        if self._waiting is None:
-            return F.normalize(self._extend(new)[:, -1], dim=-1)
-        z = self._extend(torch.cat([self._waiting, new], 1))
-        return F.normalize(z[:, -1] + z[:, 0] + z[:, 1], dim=-1)
-
-    @torch.no_grad()
-    def advance(self, actions: Tensor, rewards: Tensor, done: Tensor, completed: Tensor) -> None:
-        """The step's action and outcome, (B,) each; they are read with the next observation."""
-        e = self.embedding.encoders
-        tokens = [
-            e.encode_action(actions, self._seen),
-            e.encode_outcome(rewards, done, completed),
-        ]
-        self._waiting = torch.stack(tokens, 1) + e.step.weight[self.step]
-        self.step += 1
-
-    def _extend(self, tokens: Tensor) -> Tensor:
-        past = self.past[0][0].shape[2] if self.past else 0
-        mask = causal_mask(tokens.shape[1], past, tokens.device)
-        z, own = self.embedding.student.transformer(tokens, mask, self.past)
-        self.past = append(self.past, own)
-        return z
-
-
-class EmbeddingModule(MaiccModule):
-    """Trains teacher and student together.
-
-    Args:
-        spec: Sizes of the task family; the data module fills it in.
-        network: Teacher and student.
-        optimiser: AdamW and its schedule.
-    """
-
-    kind = "embedding"
-    config_type = EmbeddingConfig
-
-    def __init__(
-        self,
-        spec: Spec | None = None,
-        network: EmbeddingConfig = EmbeddingConfig(),  # noqa: B008 - never changed
-        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
-    ) -> None:
-        super().__init__(spec, network, optimiser)
-        self.net = Embedding(self.spec, network)
-
-    def training_step(self, batch: TeamBatch, batch_index: int) -> Tensor:
-        losses = self.net.losses(batch)
-        shown = {name: loss for name, loss in losses._asdict().items() if loss is not None}
-        self.log_dict(shown, prog_bar=True)
-        total = self.net.total(losses)
-        self.log("loss", total)
-        return total

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,36 +37,6 @@ class Seen(NamedTuple):
             return self.targets.new_zeros(*which.shape, HIDDEN)
         at = which.clamp(min=0)[..., None, None].expand(*which.shape, 1, HIDDEN)
         return self.targets.gather(-2, at).squeeze(-2) * (which >= 0).unsqueeze(-1)
-
-
-class RunningSeen:
-    """What rows have seen in their running episode: each observation is read once.
-
-    Args:
-        reader: An observation encoder.
-        rows, steps: Their number, and the most steps of an episode.
-    """
-
-    def __init__(self, reader: nn.Module, rows: int, steps: int) -> None:
-        self.reader, self.rows, self.steps, self.step = reader, rows, steps, 0
-        self._seen: Seen | None = None
-
-    @torch.no_grad()
-    def add(self, observations: Tensor) -> None:
-        """(rows, O) of the next step."""
-        now = self.reader(observations)
-        if self._seen is None:
-            self._seen = Seen(
-                *(part.new_zeros(self.rows, self.steps, *part.shape[1:]) for part in now)
-            )
-        for kept, part in zip(self._seen, now, strict=True):
-            kept[:, self.step] = part
-        self.step += 1
-
-    def take(self, rows: np.ndarray) -> Seen:
-        """Of these rows (Q,), all steps so far: (Q, T, ...)."""
-        at = torch.from_numpy(rows).to(self._seen.here.device)
-        return Seen(*(part[at, : self.step] for part in self._seen))
 
 
 class FlatObservation(nn.Module):

@@ -1,6 +1,7 @@
-"""A teacher for long episodes and large teams: attention over the team, then over time, in turns.
+"""The centralised teacher (CEM): it reads the tokens of the whole team. METHOD.md, section 3.
 
-Joint attention over all tokens of an episode costs the square of steps times agents; in turns it
+`FactoredTransformer` is for long episodes and large teams. Joint attention over all tokens of an
+episode costs the square of steps times agents; in turns it
 costs the square of the agents within each step, and the square of the steps for each agent.
 """
 
@@ -11,8 +12,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.models.tokens import OBSERVATION, see
-from maicc.models.transformer import Block, initialise
+from maicc.config import EmbeddingConfig
+from maicc.data.team_batch import TeamBatch
+from maicc.models.observations import Seen
+from maicc.models.tokens import OBSERVATION, Embeddings, TokenEncoders, see, table, team_kinds
+from maicc.models.transformer import Block, Transformer, initialise
+from maicc.types import Spec
 
 
 class FactoredTransformer(nn.Module):
@@ -63,3 +68,39 @@ class FactoredTransformer(nn.Module):
         agents = rearrange(agents, "(b n) (t two) d -> b t (n two) d", b=B, t=T)
         shared = rearrange(shared, "(b s) t d -> b t s d", b=B)
         return torch.cat([shared[:, :, :first], agents, shared[:, :, first:]], 2)
+
+
+class Teacher(nn.Module):
+    """Centralised: sees observations and actions of all agents (METHOD.md, section 3)."""
+
+    def __init__(self, spec: Spec, config: EmbeddingConfig) -> None:
+        super().__init__()
+        self.return_to_go = config.return_to_go
+        sizes = (config.width, config.layers, config.heads, config.dropout)
+        # which observation and which action are one agent's
+        self.agent = table(spec.n_agents, config.width)
+        self.factored = config.attention == "factored"
+        if self.factored:
+            self.transformer = FactoredTransformer(*sizes)
+        else:
+            self.transformer = Transformer(*sizes)
+
+    def forward(self, encoders: TokenEncoders, batch: TeamBatch, seen: Seen) -> Embeddings:
+        """What the team has `seen`: (B, T, N, ...)."""
+        T, N = batch.actions.shape[1:]
+        kinds = team_kinds(N, self.return_to_go)
+        o = seen.here + self.agent.weight[:N]
+        a = encoders.encode_action(batch.actions, seen) + self.agent.weight[:N]
+        p = encoders.encode_outcome(batch.rewards, batch.done, batch.completed).unsqueeze(2)
+        tokens = [rearrange([o, a], "two b t n d -> b t (n two) d"), p]
+        if self.return_to_go:
+            tokens.insert(0, encoders.encode_return_to_go(batch.return_to_go).unsqueeze(2))
+        x = torch.cat(tokens, 2) + encoders.encode_step(batch.first, T).unsqueeze(2)
+        if self.factored:
+            z = self.transformer(x, kinds, batch.agent_mask)
+        else:
+            visible = see(kinds, T, batch.agent_mask)
+            z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"), visible)
+            z = rearrange(z, "b (t m) d -> b t m d", t=T)
+        z = z[:, :, -(2 * N + 1) :]
+        return Embeddings(z[:, :, 0:-1:2], z[:, :, 1:-1:2], z[:, :, -1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -98,3 +99,11 @@ def rank_mask(kinds: tuple[int, ...], steps: int, device: torch.device | None = 
     step = torch.arange(steps, device=device).repeat_interleave(len(kinds))
     rank = 4 * step + torch.tensor(kinds, device=device).repeat(steps)
     return rank[None, :] <= rank[:, None]
+
+
+class Embeddings(NamedTuple):
+    """Outputs at the observation, action and outcome tokens."""
+
+    observation: Tensor  # teacher (B, T, N, D); student (B, T, D)
+    action: Tensor  # like observation
+    outcome: Tensor  # (B, T, D)

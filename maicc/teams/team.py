@@ -11,11 +11,11 @@ from maicc.config import MemoryConfig, check_choices
 from maicc.data.returns import normalised
 from maicc.memory import BlendedMemory, OfflineMemory, schedule
 from maicc.models.decision import DecisionTransformer
-from maicc.models.embedding import Embedding, RunningPrefix
-from maicc.models.observations import RunningSeen
+from maicc.models.embedding import Embedding
 from maicc.teams.context_cache import ContextCache
 from maicc.teams.lockstep import Lived, LockStepTeam
 from maicc.teams.lookups import Retrieved
+from maicc.teams.running import RunningPrefix, RunningSeen
 from maicc.types import Spec, Trajectories, UserError
 
 

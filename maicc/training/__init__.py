@@ -1,1 +1,10 @@
-"""Batches from the dataset, and the fits that train networks on them."""
+"""Batches from the dataset, and the fits that train networks on them.
+
+Lightning YAMLs name these classes: `class_path: maicc.training.EmbeddingModule`.
+"""
+
+from maicc.training.episode_data import EpisodeData
+from maicc.training.modules import DecisionModule, EmbeddingModule
+from maicc.training.retrieval_data import RetrievalData
+
+__all__ = ["DecisionModule", "EmbeddingModule", "EpisodeData", "RetrievalData"]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from torch.utils.data import DataLoader, IterableDataset
 
 from maicc.config import CollectConfig
 from maicc.data.collect import collect
 from maicc.data.dataset import EpisodeFile, known_spec
 from maicc.envs import get_family
-from maicc.training.fit import endless_loader
 
 
 class FamilyData(L.LightningDataModule):
@@ -41,3 +41,17 @@ class FamilyData(L.LightningDataModule):
 
     def train_dataloader(self):
         return endless_loader(self.batches, self)
+
+
+class _Batches(IterableDataset):
+    def __init__(self, make: Callable[[int], Iterator[Any]], data: L.LightningDataModule) -> None:
+        self.make, self.data = make, data
+
+    def __iter__(self) -> Iterator[Any]:
+        trainer = self.data.trainer
+        return self.make(trainer.global_step * trainer.accumulate_grad_batches)
+
+
+def endless_loader(make: Callable[[int], Iterator[Any]], data: L.LightningDataModule) -> DataLoader:
+    """Whole batches from `make(first_step)`; a resumed fit starts at its step."""
+    return DataLoader(_Batches(make, data), batch_size=None)

@@ -17,7 +17,7 @@ from maicc.files import alone, whole_file
 from maicc.memory import KeyIndex, OfflineMemory
 from maicc.models.batching import trimmed
 from maicc.models.embedding import Embedding
-from maicc.training.fit import weights_hash
+from maicc.training.modules import weights_hash
 from maicc.types import Spec, Trajectories, UserError
 
 _SCHEMA = 2

@@ -17,9 +17,8 @@ from maicc.data.dataset import EpisodeFile, Slices, slices
 from maicc.memory.utility import top_k, training_utility
 from maicc.models.batching import trimmed
 from maicc.models.decision import DecisionBatch
-from maicc.models.embedding import EmbeddingModule
 from maicc.training.family_data import FamilyData
-from maicc.training.fit import load_module
+from maicc.training.modules import EmbeddingModule, load_module
 from maicc.training.offline_keys import OfflineKeys, offline_keys
 from maicc.types import Trajectories, UserError
 

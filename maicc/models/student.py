@@ -1,0 +1,61 @@
+"""The decentralised student (DEM): one agent reads its own tokens. METHOD.md, section 4."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maicc.config import EmbeddingConfig
+from maicc.models.batching import each_in_order
+from maicc.models.observations import Seen
+from maicc.models.tokens import Embeddings, TokenEncoders
+from maicc.models.transformer import Transformer
+from maicc.types import Trajectories
+
+
+class Student(nn.Module):
+    """Decentralised: sees one agent's own tokens, causally (METHOD.md, section 4)."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        super().__init__()
+        self.return_to_go = config.return_to_go
+        self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
+
+    def forward(
+        self,
+        encoders: TokenEncoders,
+        slices: Trajectories,
+        seen: Seen,
+        first: Tensor | None = None,
+    ) -> Embeddings:
+        """Slices (B, T, ...) and what they have `seen`, (B, T, ...), from their step `first` (B,)
+        on; from the start by default. Outputs behind a slice's last step mean nothing."""
+        x = self.tokens(encoders, slices, seen, first)
+        T, m = x.shape[1:3]
+        x, length = rearrange(x, "b t m d -> b (t m) d"), slices.step_mask.sum(1).clamp(min=1)
+
+        def read(rows: Tensor) -> Tensor:
+            tokens = m * int(length[rows].max())
+            z, _ = self.transformer(x[rows, :tokens])
+            return F.pad(z, (0, 0, 0, m * T - tokens))
+
+        z = rearrange(each_in_order(length, read), "b (t m) d -> b t m d", t=T)
+        return Embeddings(z[:, :, -3], z[:, :, -2], z[:, :, -1])
+
+    def tokens(
+        self, encoders: TokenEncoders, slices: Trajectories, seen: Seen, first: Tensor | None
+    ) -> Tensor:
+        """(B, T, m, D): [g] o a p of each step."""
+        kinds = [
+            seen.here,
+            encoders.encode_action(slices.actions, seen),
+            encoders.encode_outcome(slices.rewards, slices.done, slices.completed),
+        ]
+        if self.return_to_go:
+            kinds.insert(0, encoders.encode_return_to_go(slices.return_to_go))
+        B, T = slices.actions.shape
+        if first is None:
+            first = torch.zeros(B, dtype=torch.long, device=slices.actions.device)
+        return torch.stack(kinds, 2) + encoders.encode_step(first, T).unsqueeze(2)

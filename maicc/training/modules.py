@@ -1,0 +1,185 @@
+"""Lightning modules: what a training step does, and checkpoints that tell what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from maicc.config import DecisionConfig, EmbeddingConfig, OptimiserConfig
+from maicc.data.dataset import require_expert
+from maicc.data.team_batch import TeamBatch
+from maicc.models.decision import DecisionBatch, DecisionTransformer
+from maicc.models.embedding import Embedding
+from maicc.types import Spec, UserError
+
+
+class MaiccModule(L.LightningModule):
+    """A network `net` built from a `Spec` and a configuration, both kept in its checkpoints."""
+
+    kind: ClassVar[str]
+    config_type: ClassVar[type]  # of `network`
+
+    def __init__(self, spec: Spec | None, network: Any, optimiser: OptimiserConfig) -> None:
+        super().__init__()
+        if spec is None:  # the Lightning CLI links it from the data module, after parsing
+            raise UserError("a model needs the spec of its task family: pass get_family(NAME).spec")
+        self.spec, self.network, self.optimiser = spec, network, optimiser
+        self.data_seed = 0
+
+    @classmethod
+    def from_header(cls, spec: Spec, header: Mapping[str, Any]) -> MaiccModule:
+        """The untrained module that a checkpoint's header tells of."""
+        return cls(spec, cls.config_type(**header["network"]))
+
+    def configure_optimizers(self) -> Any:
+        o = self.optimiser
+        adam = torch.optim.AdamW(self.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
+        if o.schedule == "constant":
+            return adam
+        steps = self.trainer.max_steps
+        if steps < 1:
+            raise UserError("schedule one_cycle needs the length of the fit: set trainer.max_steps")
+        cycle = torch.optim.lr_scheduler.OneCycleLR(adam, o.learning_rate, total_steps=steps + 1)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        self.data_seed = getattr(self.trainer.datamodule, "seed", 0)
+        schedule, steps = self.lr_schedulers(), self.trainer.max_steps
+        if self.optimiser.schedule == "one_cycle" and schedule.total_steps != steps + 1:
+            raise UserError(
+                f"the checkpoint's one_cycle schedule was laid out for {schedule.total_steps - 1} "
+                f"steps, not for {steps}; set trainer.max_steps to that, or train with "
+                "optimiser.schedule=constant, which can go on for as long as you like"
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        if self.network.dropout:
+            torch.manual_seed(self.step_seed())
+
+    def step_seed(self) -> int:
+        """What chance in a training step follows from: the data's seed and the step alone, so that
+        a resumed fit equals an unbroken one."""
+        return 1_000_000_007 * self.data_seed + 1_000_003 * self.global_rank + self.global_step
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["maicc"] = {
+            "kind": self.kind,
+            "spec": asdict(self.spec),
+            "network": asdict(self.network),
+        }
+
+
+def load_module(
+    path: str | Path, module: type[MaiccModule], spec: Spec | None = None
+) -> MaiccModule:
+    """The module kept in a checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: no such file, not one of ours, of another model, or (given `spec`) of another
+            family or size.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; train it with `maicc fit` or `maicc run`")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: not a readable checkpoint ({first}); train it again") from None
+    header = checkpoint.get("maicc", {}) if isinstance(checkpoint, dict) else {}
+    if header.get("kind") != module.kind:
+        raise UserError(
+            f"{path}: holds {header.get('kind', 'no model of maicc')}, expected {module.kind}"
+        )
+    found = Spec.from_json(header["spec"])
+    if spec is not None and found != spec:
+        raise UserError(f"{path}: trained for {found}, expected {spec}; train one for this family")
+    try:
+        loaded = module.from_header(found, header)
+        loaded.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, TypeError, KeyError):
+        raise UserError(f"{path}: made by another version of maicc; train it again") from None
+    return loaded.eval().requires_grad_(False)
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """SHA-256 of names and values of the parameters."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class EmbeddingModule(MaiccModule):
+    """Trains teacher and student together.
+
+    Args:
+        spec: Sizes of the task family; the data module fills it in.
+        network: Teacher and student.
+        optimiser: AdamW and its schedule.
+    """
+
+    kind = "embedding"
+    config_type = EmbeddingConfig
+
+    def __init__(
+        self,
+        spec: Spec | None = None,
+        network: EmbeddingConfig = EmbeddingConfig(),  # noqa: B008 - never changed
+        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(spec, network, optimiser)
+        self.net = Embedding(self.spec, network)
+
+    def training_step(self, batch: TeamBatch, batch_index: int) -> Tensor:
+        losses = self.net.losses(batch)
+        shown = {name: loss for name, loss in losses._asdict().items() if loss is not None}
+        self.log_dict(shown, prog_bar=True)
+        total = self.net.total(losses)
+        self.log("loss", total)
+        return total
+
+
+class DecisionModule(MaiccModule):
+    """Trains the decision transformer on retrieved contexts.
+
+    Args:
+        spec: Sizes of the task family; the data module fills it in.
+        network: The decision transformer; `network.k` must be the data module's `k`.
+        optimiser: AdamW and its schedule.
+    """
+
+    kind = "decision"
+    config_type = DecisionConfig
+
+    def __init__(
+        self,
+        spec: Spec | None = None,
+        network: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
+        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(spec, network, optimiser)
+        self.net = DecisionTransformer(self.spec, network)
+
+    def on_fit_start(self) -> None:
+        data = self.trainer.datamodule
+        if self.network.labels == "expert":
+            require_expert(data.expert.numpy())
+        k = getattr(data, "k", self.network.k)
+        if k != self.network.k:
+            raise UserError(
+                f"the data module retrieves k={k} trajectories, the model takes {self.network.k}; "
+                "set data.init_args.k and model.init_args.network.k alike"
+            )
+
+    def training_step(self, batch: DecisionBatch, batch_index: int) -> Tensor:
+        loss, accuracy = self.net.loss(batch)
+        self.log_dict({"loss": loss, "accuracy": accuracy}, prog_bar=True)
+        return loss
