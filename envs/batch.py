@@ -80,13 +80,14 @@ class BatchEnv:
         self._mask[~self.agent_mask, 0] = True
         self._terminated = np.ones(B, bool)
         self._truncated = np.zeros(B, bool)
-        self.died = np.zeros(B, bool)  # episodes that broke off, by `infos[agent]["game_died"]`
+        # episodes in which the game broke off, as `infos[agent]["game_crashed"]` tells
+        self.crashed = np.zeros(B, bool)
         self._steps = 0
 
     def reset(self, seeds: Sequence[int]) -> BatchStep:
         self._terminated[:] = False
         self._truncated[:] = False
-        self.died[:] = False
+        self.crashed[:] = False
         self._steps = 0
         for b, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
             observations, infos = env.reset(seed=int(seed))
@@ -124,7 +125,7 @@ class BatchEnv:
             self._terminated[b] = ended and all(terminations.get(a, True) for a in roster)
             limit = self._steps == self.max_steps
             self._truncated[b] = (ended or limit) and not self._terminated[b]
-            self.died[b] = any(info.get("game_died", False) for info in infos.values())
+            self.crashed[b] = any(info.get("game_crashed", False) for info in infos.values())
             gone = {a for a, out in zip(roster, over, strict=True) if out and not ended}
             self._read(b, observations, infos, gone, ended=ended)
         return self._result(rewards)

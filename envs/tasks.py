@@ -121,7 +121,7 @@ class TaskFamily:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
-    def policies(self) -> list[Policy]:
+    def behaviour_policies(self) -> list[Policy]:
         """The behaviours as a list."""
         if self.behaviours is None:
             return []

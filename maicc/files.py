@@ -42,7 +42,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(path: str | Path) -> Iterator[None]:
+def locked(path: str | Path) -> Iterator[None]:
     """Waits while another process makes `path`; whether it is there now is to be asked inside.
 
     The lock is a hidden file beside `path`, and ends with the process that holds it. In a folder

@@ -75,7 +75,7 @@ def test_an_episode_that_broke_off_is_played_again(models, monkeypatch):
         def broken(actions):
             now = step(actions)
             played.append(1)
-            env.died[1] = len(played) in (3, 20)
+            env.crashed[1] = len(played) in (3, 20)
             return now
 
         env.step = broken

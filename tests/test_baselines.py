@@ -89,7 +89,7 @@ def test_what_was_seen_is_kept_whoever_is_asked(dataset, method):
     those of the whole trajectory."""
     module = make(method, dataset)
     team, rng = module.team(range(4), 10), np.random.default_rng(0)
-    kept, asked = team._logits, []
+    kept, asked = team.logits, []
 
     def both(active):
         before = team._before
@@ -100,7 +100,7 @@ def test_what_was_seen_is_kept_whoever_is_asked(dataset, method):
         asked.append(len(active))
         return found
 
-    team._logits = both
+    team.logits = both
     for _ in range(3):
         for t in range(8):
             legal = np.ones((4, 3, 6), bool)
@@ -201,13 +201,13 @@ def test_at_sees_its_latest_episodes_ascending(dataset):
 
 def spied(team):
     """The team, with the logits of every step kept."""
-    team.seen, logits = [], team._logits
+    team.seen, logits = [], team.logits
 
     def keep(active):
         team.seen.append(logits(active))
         return team.seen[-1]
 
-    team._logits = keep
+    team.logits = keep
     return team
 
 
@@ -280,13 +280,13 @@ def test_methods_that_explore_are_greedy_at_the_end(dataset):
         shares = []
         for e in range(20):
             team.online.history = np.zeros((6, e), np.float32)
-            shares.append(team._sampling())
+            shares.append(team.sampling())
         sampled[method] = shares
     explores = [1.0] * 18 + [0.0] * 2
     assert sampled["madt"] == sampled["hissd"] == [0.0] * 20
     assert all(sampled[method] == explores for method in ("at", "ad", "radt", "dpt"))
-    assert make("at", dataset).team([0], 20, explore="greedy")._sampling() == 0.0
-    assert make("dpt", dataset).team([0], 3)._sampling() == 1.0
+    assert make("at", dataset).team([0], 20, explore="greedy").sampling() == 0.0
+    assert make("dpt", dataset).team([0], 3).sampling() == 1.0
 
 
 def test_a_model_refuses_batches_of_another_kind(dataset):

@@ -170,7 +170,7 @@ def test_losses_against_a_second_way_of_computing_them(batch):
             reward.append((batch.rewards[b, t].item() - total) ** 2)
             nll = []
             for j in range(3):
-                here = model.encoders.observation(batch.observations[b, t, j]).here
+                here = model.encoders.observation(batch.observations[b, t, j]).embedding
                 head = model.dynamics_head
                 out = head.own(head.shared(torch.cat([z.outcome[b, t], here])).relu())
                 mean, log_var = out[:8], out[8:].clamp(-2, 0)
@@ -212,7 +212,7 @@ def test_maicc_s_has_no_teacher_and_regresses_the_whole_reward(batch):
 def test_local_credit_is_the_students_and_sums_to_the_team_reward(batch):
     model = make(credit="local")
     slices = batch.slices()
-    here = model.encoders.observation(slices.observations).here
+    here = model.encoders.observation(slices.observations).embedding
     z = student(model, slices).action
     credit = model.individual_reward(z, slices, here).unflatten(0, (-1, 3)).sum(1)
     expected = masked_mean((batch.rewards - credit) ** 2, batch.step_mask)

@@ -10,7 +10,7 @@ from maicc.envs import get_family
 from maicc.models.decision import DecisionTransformer
 from maicc.models.embedding import Embedding
 from maicc.models.heads import ActionHead, DynamicsHead
-from maicc.models.observations import observation_encoder, take_apart
+from maicc.models.observations import observation_encoder, split_entities
 from maicc.types import ObsLayout, Spec, UserError
 
 LAYOUT = ObsLayout(own=(14, 3), allies=(0, 2, 4), enemies=(8, 3, 2), attack=2)
@@ -34,7 +34,7 @@ def swapped(x: torch.Tensor, first: int, second: int, size: int) -> torch.Tensor
 
 
 def test_an_observation_is_taken_apart_by_its_layout():
-    seen = take_apart(LAYOUT, torch.arange(17.0))
+    seen = split_entities(LAYOUT, torch.arange(17.0))
     assert seen.allies.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert seen.enemies.tolist() == [[8, 9], [10, 11], [12, 13]]
     assert seen.own.tolist() == [14, 15, 16]
@@ -43,11 +43,11 @@ def test_an_observation_is_taken_apart_by_its_layout():
 def test_order_does_not_matter_and_the_absent_change_nothing():
     read, x = encoder(), observations(5)
     here, enemies = read(x)
-    assert torch.allclose(here, read(swapped(x, 0, 4, 4)).here, atol=1e-6)
+    assert torch.allclose(here, read(swapped(x, 0, 4, 4)).embedding, atol=1e-6)
     moved = read(swapped(x, 8, 12, 2))
-    assert torch.allclose(here, moved.here, atol=1e-6)
-    assert torch.allclose(enemies, moved.targets[:, [2, 1, 0]], atol=1e-6)
-    assert not torch.allclose(here, read(swapped(x, 0, 8, 2)).here, atol=1e-3)
+    assert torch.allclose(here, moved.embedding, atol=1e-6)
+    assert torch.allclose(enemies, moved.attack_targets[:, [2, 1, 0]], atol=1e-6)
+    assert not torch.allclose(here, read(swapped(x, 0, 8, 2)).embedding, atol=1e-3)
     x[:, 4:8] = 0  # one ally is out of sight: as if the team had one fewer
     fewer = Spec("toy", 2, 13, 5, 6, 0.0, 1.0, ObsLayout((10, 3), (0, 1, 4), (4, 3, 2), 2))
     smaller = observation_encoder(fewer, 8, "entities")
@@ -60,36 +60,36 @@ def test_an_enemy_is_read_beside_the_others():
     read, x = encoder(), observations(5)
     nearer = x.clone()
     nearer[:, 8:10] += 1.0  # the first enemy alone
-    before, after = read(x).targets, read(nearer).targets
+    before, after = read(x).attack_targets, read(nearer).attack_targets
     assert not torch.allclose(before[:, 1], after[:, 1], atol=1e-4)
     x[:, 10:12] = 0
-    assert (read(x).targets[:, 1] == 0).all()
+    assert (read(x).attack_targets[:, 1] == 0).all()
 
 
 def test_rows_that_show_nothing_leave_the_others_in_their_places():
     read, x = encoder(), observations(3, 4)
     x[0, 1], x[2, 2:] = 0, 0
-    together = read(x).here
+    together = read(x).embedding
     together.sum().backward()
     bias = read.entities.tokens.each[0].bias
     gradient = bias.grad.clone()
     read.zero_grad()
-    alone = torch.stack([torch.stack([read(one[None]).here[0] for one in row]) for row in x])
+    alone = torch.stack([torch.stack([read(one[None]).embedding[0] for one in row]) for row in x])
     alone.sum().backward()
     assert torch.allclose(together, alone, atol=1e-6)
     assert torch.allclose(gradient, bias.grad, atol=1e-4)
     assert torch.equal(together[0, 1], together[2, 3])
-    assert torch.allclose(read(x[1, 0]).here, together[1, 0], atol=1e-6)
-    assert read(x[:0]).here.shape == (0, 4, 8)
+    assert torch.allclose(read(x[1, 0]).embedding, together[1, 0], atol=1e-6)
+    assert read(x[:0]).embedding.shape == (0, 4, 8)
     nothing = torch.zeros(2, 17)
-    assert torch.allclose(read(nothing).here, together[2, 2:], atol=1e-6)
+    assert torch.allclose(read(nothing).embedding, together[2, 2:], atol=1e-6)
 
 
 def test_an_attack_goes_with_the_enemy_it_is_aimed_at():
     read, x, z = encoder(), observations(5), torch.randn(5, 8)
     head = ActionHead(SPEC, 8, "entities")
     seen, other = read(x), read(swapped(x, 8, 10, 2))
-    logits, moved = head(z, seen.targets), head(z, other.targets)
+    logits, moved = head(z, seen.attack_targets), head(z, other.attack_targets)
     assert logits.shape == (5, 5)
     assert torch.allclose(moved, logits[:, [0, 1, 3, 2, 4]], atol=1e-6)
     assert not torch.allclose(moved, logits, atol=1e-3)
@@ -106,16 +106,16 @@ def test_those_who_heal_aim_at_allies():
     spec = replace(SPEC, layout=replace(LAYOUT, heals=0))
     torch.manual_seed(0)
     read, head = observation_encoder(spec, 8, "entities"), ActionHead(spec, 8, "entities")
-    logits = head(z, read(x).targets)
+    logits = head(z, read(x).attack_targets)
     allies, enemies = swapped(x, 0, 4, 4), swapped(x, 8, 10, 2)
-    by_ally, by_enemy = head(z, read(allies).targets), head(z, read(enemies).targets)
+    by_ally, by_enemy = head(z, read(allies).attack_targets), head(z, read(enemies).attack_targets)
     assert torch.allclose(by_ally[heals], logits[heals][:, [0, 1, 3, 2, 4]], atol=1e-6)
     assert torch.allclose(by_ally[~heals], logits[~heals], atol=1e-6)
     assert torch.allclose(by_enemy[heals], logits[heals], atol=1e-6)
     assert torch.allclose(by_enemy[~heals], logits[~heals][:, [0, 1, 3, 2, 4]], atol=1e-6)
     assert (logits[heals, 4] == 0).all()  # there is no third ally
     x[:, 8:14] = 0  # behind the lines: no enemy in sight
-    unseen = head(z, read(x).targets)
+    unseen = head(z, read(x).attack_targets)
     assert unseen[heals][:, 2:4].all()
     assert (unseen[~heals][:, 2:] == 0).all()
 
@@ -173,6 +173,6 @@ def test_a_family_without_enemies():
     spec = Spec("allies", 3, 7, 2, 6, 0.0, 1.0, ObsLayout((0, 3), (3, 2, 2), (7, 0, 1), 2))
     read, x = observation_encoder(spec, 8, "entities"), torch.randn(4, 7)
     seen = read(x)
-    assert seen.here.shape == (4, 8)
+    assert seen.embedding.shape == (4, 8)
     assert (seen.target(torch.zeros(4, dtype=torch.long)) == 0).all()
-    assert ActionHead(spec, 8, "entities")(torch.randn(4, 8), seen.targets).shape == (4, 2)
+    assert ActionHead(spec, 8, "entities")(torch.randn(4, 8), seen.attack_targets).shape == (4, 2)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from maicc.files import alone
+from maicc.files import locked
 
 MAKER = """
 import sys, time
 from pathlib import Path
-from maicc.files import alone, write_text
+from maicc.files import locked, write_text
 path = Path(sys.argv[1])
-with alone(path):
+with locked(path):
     print("begun", flush=True)
     time.sleep(0.5)
     write_text(path, "made")
@@ -34,7 +34,7 @@ def test_a_file_that_is_being_made_is_waited_for(tmp_path, capsys):
     path = tmp_path / "model.ckpt"
     maker = begin(path, "whole")
     assert not path.exists()
-    with alone(path):
+    with locked(path):
         assert path.read_text() == "made"
     assert "waiting" in capsys.readouterr().out
     maker.wait()
@@ -43,5 +43,5 @@ def test_a_file_that_is_being_made_is_waited_for(tmp_path, capsys):
 def test_a_killed_process_holds_nothing_up(tmp_path):
     path = tmp_path / "model.ckpt"
     begin(path, "killed").wait()
-    with alone(path):
+    with locked(path):
         assert path.read_text() == "made"

@@ -7,11 +7,11 @@ from maicc.config import AdaptConfig
 from maicc.envs import get_family
 from maicc.evaluation.adapt import adapt
 from maicc.evaluation.trained import load_folder
-from maicc.teams.lookups import DIAGNOSTICS, Retrieved, as_json, first_and_last, nearest_tasks
+from maicc.teams.lookups import DIAGNOSTICS, LookupStats, as_json, first_and_last, nearest_tasks
 
 
 def test_known_counts():
-    found = Retrieved(2, 3)
+    found = LookupStats(2, 3)
     nan = np.nan
     found.add(
         np.array([0, 0, 1]),
@@ -27,7 +27,7 @@ def test_known_counts():
     unknown = found.diagnostics(np.zeros((2, 3), bool), 2.0)
     assert np.isnan(unknown[1])
     assert unknown[0] == offline
-    assert np.isnan(Retrieved(2, 3).diagnostics(near, 2.0)).all()
+    assert np.isnan(LookupStats(2, 3).diagnostics(near, 2.0)).all()
 
 
 def test_nearest_tasks_of_a_board_and_of_a_battle():

@@ -204,7 +204,7 @@ def test_a_game_that_dies_costs_an_episode_and_then_is_an_error(game):
     game.dies.append(0)
     _, rewards, terminated, truncated, infos = env.step(idle)
     assert (sum(rewards.values()), truncated["ally_0"], terminated["ally_0"]) == (0, True, False)
-    assert infos["ally_0"]["game_died"]
+    assert infos["ally_0"]["game_crashed"]
     assert (game.Game.launched, game.Game.closed) == (1, 1)
     assert battle(env)[0] == pytest.approx(20.0, abs=1e-4)  # a fresh game
     env.reset(0)

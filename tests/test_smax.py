@@ -25,7 +25,7 @@ pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
 from maicc.envs import smax
 from maicc.envs.games.smax import LAYOUT, MAX_STEPS, MOST, RACES, STOP, Smax, SmaxBatch
 from maicc.envs.games.smax_policies import MAP, WALL, attack_nearest
-from maicc.models.observations import present, take_apart
+from maicc.models.observations import is_visible, split_entities
 
 PROTOSS, ALL = get_family("smax_protoss"), get_family("smax_all")
 FIXED = {"race": "terran", "allies": 3, "enemies": 3, "seed": 7, "vary": False}
@@ -88,17 +88,17 @@ def test_the_layout_says_who_is_where():
     games, rng = batch({"allies": 5, "enemies": 6}, {}, {"allies": 12}), np.random.default_rng(0)
     now, attacks, strongest = games.reset([0, 1, 2]), 0, defaultdict(set)
     while not now.done.all():
-        seen = take_apart(LAYOUT, torch.from_numpy(now.observations))
-        enemies = present(seen.enemies).numpy()
+        seen = split_entities(LAYOUT, torch.from_numpy(now.observations))
+        enemies = is_visible(seen.enemies).numpy()
         legal = now.action_mask[..., LAYOUT.attack :] & ~now.done[:, None, None]
         assert enemies[legal].all()  # whoever can be shot is seen
         attacks += int(legal.sum())
         for b, i, j in np.argwhere(enemies)[:20]:
             most = 1e-6 + games.known["health"][b, MOST + j] / seen.enemies[b, i, j, 0].item()
             strongest[games.known["kind"][b, MOST + j]].add(round(most))
-        mates = present(seen.allies).numpy()
+        mates = is_visible(seen.allies).numpy()
         assert not mates[0, :, 4:].any()  # a team of five has four others
-        assert present(seen.own.unsqueeze(-2))[now.action_mask[..., :STOP].any(-1)].all()
+        assert is_visible(seen.own.unsqueeze(-2))[now.action_mask[..., :STOP].any(-1)].all()
         now = games.step((rng.random(now.action_mask.shape) * now.action_mask).argmax(-1))
     assert attacks > 50
     assert all(len(full) == 1 for full in strongest.values())  # health is a share of one number

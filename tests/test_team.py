@@ -95,13 +95,13 @@ def test_only_legal_actions(models):
 
 def test_who_has_one_legal_action_takes_it_and_the_others_act_as_ever(models):
     free, forced, env = models.team(SEEDS), models.team(SEEDS), make_env()
-    asked, logits = [], forced._logits
+    asked, logits = [], forced.logits
 
     def counted(active):
         asked.append(len(active))
         return logits(active)
 
-    forced._logits = counted
+    forced.logits = counted
     now = env.reset([1, 2, 3])
     for step in range(6):
         mask = now.action_mask.copy()

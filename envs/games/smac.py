@@ -53,7 +53,7 @@ class Smac(Battle):
     is left to destroy, and until then no more than 20 less the bonus for winning, however often
     shields regenerate. Dead allies stay in the roster and may only do nothing. An illegal action
     becomes `STOP`, or `NO_OP` of the dead. `infos` hold `action_mask`, `battle_won`, and
-    `game_died` where StarCraft II broke off: the episode is then truncated, and the next reset
+    `game_crashed` where StarCraft II broke off: the episode is then truncated, and the next reset
     starts the game anew.
 
     Args:
@@ -70,7 +70,7 @@ class Smac(Battle):
     def __init__(self, **parameters: Any) -> None:
         super().__init__(parameters, RACES, LAYOUT, OBSERVATION_SIZE)
         self.game: Any = None
-        self._died = False  # the game broke off in the last episode
+        self._crashed = False  # the game broke off in the last episode
 
     def reset(self, seed: int | None = None, options: dict | None = None):
         seed = self.episode_seed(seed)
@@ -123,17 +123,17 @@ class Smac(Battle):
             self._seen = self._look()
         except _game_errors() as error:
             self.close()
-            if self._died:
+            if self._crashed:
                 raise UserError(
                     f"StarCraft II broke off in two episodes running ({error}); `maicc doctor` "
                     "says what may be missing, and the game's log why it stops"
                 ) from None
             print(f"smac: the game broke off ({error}); its episode is cut short")
-            reward, ended, info = 0.0, True, {"game_died": True}
-        died = "game_died" in info
-        truncated = died or bool(info.get("episode_limit", False))
+            reward, ended, info = 0.0, True, {"game_crashed": True}
+        crashed = "game_crashed" in info
+        truncated = crashed or bool(info.get("episode_limit", False))
         if ended:
-            self._died = died
+            self._crashed = crashed
         result = (
             self._seen,
             dict.fromkeys(self.possible_agents, float(reward) / len(self.possible_agents)),
@@ -212,7 +212,7 @@ class Smac(Battle):
             mask[:] = self._legal()
         told = {
             "battle_won": bool(info.get("battle_won", False)),
-            "game_died": bool(info.get("game_died", False)),
+            "game_crashed": bool(info.get("game_crashed", False)),
         }
         return {
             agent: {"action_mask": mask[i], **told} for i, agent in enumerate(self.possible_agents)

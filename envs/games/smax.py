@@ -31,7 +31,7 @@ LAYOUT = ObsLayout(
 )
 
 
-class Situation:
+class GameView:
     """What a scripted policy may know of one game: everything. Arrays are allies, then enemies."""
 
     def __init__(self, games: SmaxBatch, row: int) -> None:
@@ -68,10 +68,10 @@ class SmaxBatch:
         enemies = there < np.array([[p["enemies"]] for p in self.tasks])
         self._there = np.concatenate([self.agent_mask, enemies], 1)
         self.rosters = [[f"ally_{i}" for i in range(p["allies"])] for p in self.tasks]
-        self.envs = [Situation(self, b) for b in range(len(self.tasks))]
+        self.envs = [GameView(self, b) for b in range(len(self.tasks))]
         self.known: dict[str, np.ndarray] = {}
         self.won = np.zeros(len(self.tasks), bool)
-        self.died = np.zeros(len(self.tasks), bool)  # games never break off
+        self.crashed = np.zeros(len(self.tasks), bool)  # games never break off
 
     def reset(self, seeds: Sequence[int]) -> BatchStep:
         B = len(self.tasks)

@@ -46,10 +46,10 @@ class BaselineTeam(LockStepTeam):
         self.explores = module.explores and explore == "sample"
         self.net = module.net.to(self.device).eval()
 
-    def _begin(self) -> None:
+    def on_episode_start(self) -> None:
         pass
 
-    def _sampling(self) -> float:
+    def sampling(self) -> float:
         last = max(round(GREEDY * self.episodes), 1)
         return float(self.explores and self.episode < self.episodes - last)
 

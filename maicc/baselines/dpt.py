@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import BaselineConfig, DecisionConfig
 from maicc.data.dataset import require_expert
-from maicc.models.batching import in_groups, trimmed
+from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.heads import ActionHead
-from maicc.models.tokens import TokenEncoders, table
+from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import KeyValues, Transformer
 from maicc.training.chain_data import ChainBatch
 from maicc.types import Spec, Trajectories
@@ -71,7 +71,7 @@ class DPTransformer(nn.Module):
         super().__init__()
         self.encoders = TokenEncoders(spec, config.width, config.encoder, return_to_go=False)
         self.following = nn.Linear(config.width, config.width)
-        self.role = table(2, config.width)  # 0 transition, 1 query
+        self.role = scaled_embedding(2, config.width)  # 0 transition, 1 query
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
 
@@ -79,7 +79,7 @@ class DPTransformer(nn.Module):
         """Keys and values of the transitions, per layer."""
         e, c = self.encoders, context
         seen, following = e.observation(c.observations), e.observation(c.following)
-        x = seen.here + e.encode_action(c.actions, seen) + self.following(following.here)
+        x = seen.embedding + e.encode_action(c.actions, seen) + self.following(following.embedding)
         x = x + e.step(c.step) + self.role.weight[0]
         x = x + e.encode_outcome(c.rewards, c.done, c.completed)
         own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
@@ -94,18 +94,18 @@ class DPTransformer(nn.Module):
         """
         e = self.encoders
         seen = e.observation(observations)
-        x = seen.here + e.step(step) + self.role.weight[1]
+        x = seen.embedding + e.step(step) + self.role.weight[1]
         B, Q = step.shape
         own = torch.eye(Q, dtype=torch.bool, device=x.device).expand(B, Q, Q)
         mask = torch.cat([there.unsqueeze(1).expand(B, Q, -1), own], 2).unsqueeze(1)
         z, _ = self.transformer(x, mask, past)
-        return self.head(z, seen.targets)
+        return self.head(z, seen.attack_targets)
 
 
 class DPTTeam(BaselineTeam):
     """Agents that hold a set of their own transitions against what they observe."""
 
-    def _begin(self) -> None:
+    def on_episode_start(self) -> None:
         count, most = int(self.online.count[0]), self.module.baseline.set_episodes
         latest = slice(max(count - most, 0), count)
         lived = Trajectories(*(part[:, latest] for part in self.online.trajectories))
@@ -113,7 +113,7 @@ class DPTTeam(BaselineTeam):
         with torch.no_grad():
             self._past, self._there = self.net.encode(context), context.there
 
-    def _logits(self, active: np.ndarray) -> np.ndarray:
+    def logits(self, active: np.ndarray) -> np.ndarray:
         at = torch.from_numpy(active).to(self.device)
         past = [(keys[at], values[at]) for keys, values in self._past]
         seen = self._tensor(self._now.observations[active, self._step])[:, None]
@@ -162,4 +162,4 @@ class DPTModule(BaselineModule):
             learned = asked.step_mask & (expert >= 0)
             return logits[learned], expert[learned]
 
-        return self.learn(*in_groups(context.there.sum(1), supervised))
+        return self.learn(*concat_by_length(context.there.sum(1), supervised))

@@ -23,7 +23,7 @@ from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import DecisionConfig, RunConfig
 from maicc.data.team_batch import TeamBatch, agents_steps, masked_mean
 from maicc.files import ModelFiles
-from maicc.models.observations import EntityTransformer, aimed_at, shown
+from maicc.models.observations import EntityTransformer, attack_targets, deduplicate_blank
 from maicc.training.episode_data import EpisodeData
 from maicc.types import Spec
 
@@ -53,7 +53,7 @@ class Value(nn.Module):
 
     def forward(self, observations: Tensor, there: Tensor) -> Tensor:
         """(B, T, N, O) and agents (B, N) bool -> (B, T)."""
-        rows, which = shown(observations)
+        rows, which = deduplicate_blank(observations)
         front = self.front.expand(len(rows), -1, -1)
         z = self.encoder(rows, front, [0])[:, 0][which]
         share = self.share(z).squeeze(-1).masked_fill(~there[:, None], float("-inf")).softmax(-1)
@@ -112,7 +112,7 @@ class HiSSD(nn.Module):
         if self.aim is None:
             return logits
         sizes = (self.layout.allies[1], self.layout.enemies[1])
-        targets = aimed_at(self.layout, observations, *z[:, 3:].split(sizes, 1))
+        targets = attack_targets(self.layout, observations, *z[:, 3:].split(sizes, 1))
         return torch.cat([logits, self.aim(targets).squeeze(-1)], 1)
 
 
@@ -136,10 +136,10 @@ class HiSSDData(EpisodeData):
 class HiSSDTeam(BaselineTeam):
     """Agents that carry their common skill from step to step, and act greedily."""
 
-    def _begin(self) -> None:
+    def on_episode_start(self) -> None:
         self._skill: Tensor | None = None
 
-    def _logits(self, active: np.ndarray) -> np.ndarray:
+    def logits(self, active: np.ndarray) -> np.ndarray:
         seen = self._tensor(self._now.observations[:, self._step])
         self._skill = self.net.common(seen, self._skill)
         logits = self.net.decode(seen, self._skill, self.net.of_task(seen))
@@ -186,7 +186,7 @@ class HiSSDModule(BaselineModule):
         error = ((foreseen - team.observations[:, 1:]) ** 2).mean(-1)
         foresight = masked_mean(error * weight.unsqueeze(-1), each)
 
-        rows, which = shown(seen)
+        rows, which = deduplicate_blank(seen)
         own = net.of_task(rows)[which]
         contrast = self._contrast(own, team, batch.task)
 

@@ -35,13 +35,13 @@ from maicc.baselines.radt_pieces import (
 from maicc.baselines.sequence import SequenceTransformer
 from maicc.config import DecisionConfig, RunConfig
 from maicc.files import ModelFiles
-from maicc.models.batching import in_groups, trimmed
-from maicc.models.observations import Seen
+from maicc.models.batching import concat_by_length, trimmed
+from maicc.models.observations import EncodedObservations
 from maicc.models.tokens import OBSERVATION
 from maicc.models.transformer import attend, initialise
-from maicc.teams.lockstep import Lived
-from maicc.teams.lookups import Retrieved
-from maicc.teams.running import RunningSeen
+from maicc.teams.lockstep import EpisodeRecord
+from maicc.teams.lookups import LookupStats
+from maicc.teams.running import EpisodeEncoder
 from maicc.training.modules import load_module
 from maicc.types import Spec, Trajectories
 
@@ -86,12 +86,16 @@ class RADTransformer(nn.Module):
         return self
 
     @torch.no_grad()
-    def read(self, slices: Trajectories, seen: Seen | None = None) -> Tensor:
+    def read(self, slices: Trajectories, seen: EncodedObservations | None = None) -> Tensor:
         """The retriever's outputs (B, T, m, D)."""
         return outputs(self.retriever, slices, seen)
 
     def forward(
-        self, current: Trajectories, retrieved: Tensor, piece: Tensor, seen: Seen | None = None
+        self,
+        current: Trajectories,
+        retrieved: Tensor,
+        piece: Tensor,
+        seen: EncodedObservations | None = None,
     ) -> Tensor:
         """Logits (B, T, A), given what was `read` (B, T', m, D) and the steps to see (B, T').
 
@@ -104,7 +108,7 @@ class RADTransformer(nn.Module):
         for block, cross in zip(net.transformer.blocks, self.cross, strict=True):
             x = cross(block(x, None, None)[0], memory, shown)
         z = net.transformer.norm(x)[:, net.kinds.index(OBSERVATION) :: m]
-        return net.head(z, seen.targets)
+        return net.head(z, seen.attack_targets)
 
 
 class RADTTeam(BaselineTeam):
@@ -122,18 +126,18 @@ class RADTTeam(BaselineTeam):
         super().__init__(module, seeds, episodes, explore, key_width=width, **options)
         self._read: list[Tensor] = []  # of each past episode, (rows, T, m, D)
 
-    def _begin(self) -> None:
-        self.retrieved = Retrieved(self.R, 0)
+    def on_episode_start(self) -> None:
+        self.lookups = LookupStats(self.R, 0)
         rows, steps, net = len(self._run), self.spec.max_steps, self.net
         self._seen = [
-            RunningSeen(part.encoders.observation, rows, steps)
+            EpisodeEncoder(part.encoders.observation, rows, steps)
             for part in (net.retriever, net.decision)
         ]
         for episode in range(len(self._read), self.episode):
             past = Trajectories(*(part[:, episode] for part in self.online.trajectories))
             self._read.append(net.read(self._tensors(past)))
 
-    def _logits(self, active: np.ndarray) -> np.ndarray:
+    def logits(self, active: np.ndarray) -> np.ndarray:
         current, window = self._current(active), self.module.baseline.window
         observations = self._tensor(self._now.observations[:, self._step])
         for seen in self._seen:
@@ -160,7 +164,7 @@ class RADTTeam(BaselineTeam):
         run, returns = self._run[rows], np.full((len(rows), 1), np.nan)
         if self.episode:
             returns[:, 0] = self.online.team_return[rows, episode]
-        self.retrieved.add(run, np.zeros(len(rows)), returns, np.full(returns.shape, -1))
+        self.lookups.add(run, np.zeros(len(rows)), returns, np.full(returns.shape, -1))
 
     def look_up(self, rows: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Own episode (Q,) and end (Q,) of the piece for each query (Q, D); episode -1 if none."""
@@ -185,9 +189,9 @@ class RADTTeam(BaselineTeam):
         super().load_state(state)
         self._read.clear()
 
-    def _lived(self, now: Trajectories) -> Lived:
+    def record(self, now: Trajectories) -> EpisodeRecord:
         made = keys(states(self.net.read(self._tensors(now))), self.module.baseline.window)
-        return super()._lived(now)._replace(keys=made.cpu().numpy())
+        return super().record(now)._replace(keys=made.cpu().numpy())
 
 
 class RADTModule(BaselineModule):
@@ -217,7 +221,7 @@ class RADTModule(BaselineModule):
             logits, learned = self.net(current, self.net.read(retrieved), piece), current.step_mask
             return logits[learned], current.actions[learned]
 
-        return self.learn(*in_groups(length, supervised))
+        return self.learn(*concat_by_length(length, supervised))
 
     @classmethod
     def data(cls, config: RunConfig, files: ModelFiles) -> L.LightningDataModule:

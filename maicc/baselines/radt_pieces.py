@@ -19,7 +19,7 @@ from maicc.baselines.madt import MADTModule
 from maicc.baselines.sequence import SequenceTransformer, one_episode
 from maicc.data.dataset import EpisodeFile, slices
 from maicc.memory.index import empty_index
-from maicc.models.observations import Seen
+from maicc.models.observations import EncodedObservations
 from maicc.models.tokens import OBSERVATION
 from maicc.training.family_data import FamilyData
 from maicc.training.modules import load_module
@@ -41,17 +41,19 @@ class RADTBatch(NamedTuple):
 
 
 def tokens(
-    net: SequenceTransformer, slices: Trajectories, seen: Seen | None
-) -> tuple[Tensor, Seen]:
+    net: SequenceTransformer, slices: Trajectories, seen: EncodedObservations | None
+) -> tuple[Tensor, EncodedObservations]:
     """Of trajectories (B, T, ...), each on its own: (B, T * m, D); and what they have seen."""
     if seen is None:
         seen = net.encoders.observation(slices.observations)
     chain = one_episode(slices)
-    x, _ = net.tokens(chain, seen=Seen(*(part.unsqueeze(1) for part in seen)))
+    x, _ = net.tokens(chain, seen=EncodedObservations(*(part.unsqueeze(1) for part in seen)))
     return x.flatten(1, 3), seen
 
 
-def outputs(net: SequenceTransformer, slices: Trajectories, seen: Seen | None = None) -> Tensor:
+def outputs(
+    net: SequenceTransformer, slices: Trajectories, seen: EncodedObservations | None = None
+) -> Tensor:
     """Of a decision transformer on trajectories (B, T, ...): (B, T, m, D)."""
     x, _ = tokens(net, slices, seen)
     return net.transformer(x)[0].unflatten(1, (-1, len(net.kinds)))

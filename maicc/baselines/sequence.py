@@ -17,10 +17,17 @@ from torch import Tensor, nn
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import BaselineConfig, DecisionConfig
 from maicc.memory import OnlineMemory
-from maicc.models.batching import in_groups, trimmed
+from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.heads import ActionHead
-from maicc.models.observations import Seen
-from maicc.models.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO, TokenEncoders, table
+from maicc.models.observations import EncodedObservations
+from maicc.models.tokens import (
+    ACTION,
+    OBSERVATION,
+    OUTCOME,
+    RETURN_TO_GO,
+    TokenEncoders,
+    scaled_embedding,
+)
 from maicc.models.transformer import KeyValues, Transformer, append, causal_mask, take_tokens
 from maicc.training.chain_data import ChainBatch
 from maicc.types import Spec, Trajectories
@@ -42,13 +49,17 @@ class SequenceTransformer(nn.Module):
         self.encoders = TokenEncoders(
             spec, config.width, config.encoder, return_to_go=RETURN_TO_GO in kinds
         )
-        self.place = table(episodes, config.width)  # of an episode in its chain
+        self.place = scaled_embedding(episodes, config.width)  # of an episode in its chain
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
 
     def tokens(
-        self, chain: Trajectories, first: int = 0, step: int = 0, seen: Seen | None = None
-    ) -> tuple[Tensor, Seen]:
+        self,
+        chain: Trajectories,
+        first: int = 0,
+        step: int = 0,
+        seen: EncodedObservations | None = None,
+    ) -> tuple[Tensor, EncodedObservations]:
         """Episodes (B, E, T, ...), the first of them at place `first` -> (B, E, T, m, D), and what
         they have seen, (B, E, T, ...).
 
@@ -61,7 +72,7 @@ class SequenceTransformer(nn.Module):
             seen = e.observation(chain.observations)
         encode = {
             RETURN_TO_GO: lambda: e.encode_return_to_go(chain.return_to_go),
-            OBSERVATION: lambda: seen.here,
+            OBSERVATION: lambda: seen.embedding,
             ACTION: lambda: e.encode_action(chain.actions, seen),
             OUTCOME: lambda: e.encode_outcome(chain.rewards, chain.done, chain.completed),
         }
@@ -80,7 +91,7 @@ class SequenceTransformer(nn.Module):
         y, _ = self.transformer(take_tokens(x, order))
         at = (real.cumsum(1) - 1).clamp(min=0)[:, self.kinds.index(OBSERVATION) :: m]
         z = take_tokens(y, at).unflatten(1, shape[1:])
-        return self.head(z, seen.targets)
+        return self.head(z, seen.attack_targets)
 
     def encode(self, contexts: Trajectories) -> Past:
         """Past episodes (B, C, T, ...) -> what the running one may look back at."""
@@ -117,7 +128,7 @@ class SequenceTransformer(nn.Module):
             there = torch.cat([past.there, there], 1)
         where = torch.full((B, 1), L - 1, device=x.device)
         z, own = self.transformer(x, mask, past.kept if past else None, where)
-        logits = self.head(z[:, 0], seen.targets[:, 0, -1])
+        logits = self.head(z[:, 0], seen.attack_targets[:, 0, -1])
         return logits, Past(append(past.kept if past else None, own), there)
 
 
@@ -139,7 +150,7 @@ def one_episode(slices: Trajectories) -> Trajectories:
 class SequenceTeam(BaselineTeam):
     """Agents that see the running episode, and of those before what the method shows them."""
 
-    def _begin(self) -> None:
+    def on_episode_start(self) -> None:
         contexts = self.module.contexts(self.online) if self.episode else None
         self._place, self._before = 0, None
         if contexts is not None:
@@ -149,7 +160,7 @@ class SequenceTeam(BaselineTeam):
         self._past: Past | None = None  # of the rows `_asked`, in all steps before this one
         self._asked = np.zeros(0, np.int64)
 
-    def _logits(self, active: np.ndarray) -> np.ndarray:
+    def logits(self, active: np.ndarray) -> np.ndarray:
         if self._step and np.isin(active, self._asked).all():
             # the others are dead or done; what they saw is dropped with many of them at a time
             if len(active) < 0.8 * len(self._asked):
@@ -192,7 +203,7 @@ class SequenceModule(BaselineModule):
             mask = learned[rows, :, : part.actions.shape[2]]
             return self.net(part)[mask], part.actions[mask]
 
-        return self.learn(*in_groups(chain.step_mask.sum((1, 2)), supervised))
+        return self.learn(*concat_by_length(chain.step_mask.sum((1, 2)), supervised))
 
     def contexts(self, online: OnlineMemory) -> Trajectories | None:
         """The episodes before the running one, as the model sees them: (rows, C, T, ...) arrays."""

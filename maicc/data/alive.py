@@ -8,7 +8,7 @@ from maicc.data.returns import return_to_go
 from maicc.types import EpisodeBatch, Trajectories
 
 
-def alive(observations: np.ndarray, free: np.ndarray, played: np.ndarray) -> np.ndarray:
+def alive_steps(observations: np.ndarray, free: np.ndarray, played: np.ndarray) -> np.ndarray:
     """An agent's steps up to its last one with a choice to make or something to see: (..., T).
 
     The dead see nothing and have one legal action. The first step is always among them.
@@ -23,15 +23,15 @@ def alive(observations: np.ndarray, free: np.ndarray, played: np.ndarray) -> np.
     return np.logical_or.accumulate(busy[..., ::-1], -1)[..., ::-1].copy()
 
 
-def alive_in(episodes: EpisodeBatch) -> np.ndarray:
+def alive_steps_in(episodes: EpisodeBatch) -> np.ndarray:
     """`alive` of whole episodes: (E, N, T)."""
     seen = episodes.observations[:, :-1].swapaxes(1, 2)
     free = episodes.action_mask[:, :-1].sum(-1).swapaxes(1, 2) > 1
     played = np.arange(seen.shape[2]) < episodes.length[:, None]
-    return alive(seen, free, played[:, None])
+    return alive_steps(seen, free, played[:, None])
 
 
-def until_death(t: Trajectories, there: np.ndarray) -> Trajectories:
+def cut_at_death(t: Trajectories, there: np.ndarray) -> Trajectories:
     """The slices (M, T, ...), NumPy arrays, of the steps (M, T) bool in which an agent is alive.
 
     What followed, the team's rewards, the end and whether the return was reached, is the outcome of

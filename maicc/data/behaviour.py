@@ -47,7 +47,7 @@ def play(
             chunk = list(seeds[start : start + size])
             chunk += [chunk[-1]] * (size - len(chunk))  # the last one is filled up
             part = _play(family, env, rate, chunk, policy)
-            while env.died.any():  # twice running is an error of the environment's
+            while env.crashed.any():  # twice running is an error of the environment's
                 part = _play(family, env, rate, chunk, policy)
             parts.append(part)
     finally:
@@ -56,11 +56,11 @@ def play(
     return EpisodeBatch(**{f.name: getattr(played, f.name)[: len(seeds)] for f in fields(played)})
 
 
-def best_policy(family: TaskFamily) -> str | None:
+def labelling_policy(family: TaskFamily) -> str | None:
     """The best of the family's behaviour policies; None where agents act at random only."""
-    if family.expert is not None or len(family.policies) == 1:
+    if family.expert is not None or len(family.behaviour_policies) == 1:
         return "expert"
-    return f"policy{len(family.policies) - 1}" if family.policies else None
+    return f"policy{len(family.policies) - 1}" if family.behaviour_policies else None
 
 
 def _chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
@@ -77,7 +77,7 @@ def _chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
         return explore
     if policy == "expert" and family.expert is not None:
         return lambda b, now, rng: family.expert(env.envs[b], rng)
-    act = family.policies[0 if policy == "expert" else int(policy.removeprefix("policy"))]
+    act = family.behaviour_policies[0 if policy == "expert" else int(policy.removeprefix("policy"))]
 
     def behave(b: int, now: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
         seen = zip(roster, now.observations[b], now.action_mask[b], strict=False)
@@ -94,7 +94,7 @@ def _play(
     policy: str,
 ) -> EpisodeBatch:
     """One episode per environment of one task."""
-    choose, best_is = _chooser(family, policy, env), best_policy(family)
+    choose, best_is = _chooser(family, policy, env), labelling_policy(family)
     expert = _chooser(family, best_is, env) if best_is not in (None, policy) else None
     B, T, N = len(seeds), family.max_steps, family.spec.n_agents
     draws = np.stack([np.random.default_rng([*s, 0]).random((T, N, 2)) for s in seeds])
@@ -166,13 +166,13 @@ def with_bounds(family: TaskFamily, returns: np.ndarray) -> TaskFamily:
 def behaviour_count(family: TaskFamily, config: CollectConfig) -> int:
     """How many behaviours a dataset has."""
     each = {"expert": len(config.levels)}
-    return sum(each.get(name, 1) for name in who_plays(family, explorer=config.explorer))
+    return sum(each.get(name, 1) for name in behaviour_names(family, explorer=config.explorer))
 
 
-def who_plays(family: TaskFamily, *, explorer: bool) -> list[str]:
+def behaviour_names(family: TaskFamily, *, explorer: bool) -> list[str]:
     """Policies that make a dataset, as `play` names them; only the expert plays at levels."""
-    names = [f"policy{i}" for i in range(len(family.policies))]
-    if best_policy(family) == "expert":
+    names = [f"policy{i}" for i in range(len(family.behaviour_policies))]
+    if labelling_policy(family) == "expert":
         names = ["expert"] if family.expert is None else [*names, "expert"]
     return (names or ["random"]) + ["explorer"] * explorer
 
@@ -185,7 +185,7 @@ def plan_behaviours(
     An expert, or where there is none an only behaviour, plays at each of the levels by acting at
     random at some rate; other behaviours play as they are; without any, agents act at random.
     """
-    names, planned = who_plays(family, explorer=config.explorer), []
+    names, planned = behaviour_names(family, explorer=config.explorer), []
     if "expert" in names and family.return_bounds is None:
         tried = [_trial(family, rate, seed) for rate in (0.0, 1.0)]
         progress(2 * len(family.training) * _each_task(family))

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from maicc.config import CollectConfig
-from maicc.data.behaviour import plan_behaviours, play, trial_episodes, who_plays, with_bounds
+from maicc.data.behaviour import behaviour_names, plan_behaviours, play, trial_episodes, with_bounds
 from maicc.data.dataset import FIELDS, write_episodes
 from maicc.data.returns import share_of_maximum
 from maicc.envs import TaskFamily, get_family, importable
@@ -49,7 +49,7 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     """
     check_settings(family, config)
     path = Path(path)
-    players = who_plays(family, explorer=config.explorer)
+    players = behaviour_names(family, explorer=config.explorer)
     made_by = (family.name, family.fingerprint, config.episodes, config.levels, players)
     plan = json.dumps([*made_by, seed, list(FIELDS)])
     parts = path.with_name(f"{path.name}.{hashlib.sha256(plan.encode()).hexdigest()[:8]}.parts")

@@ -16,7 +16,7 @@ import numpy as np
 from pettingzoo.test import parallel_api_test
 from pettingzoo.utils import BaseParallelWrapper
 
-from maicc.data.behaviour import play, who_plays
+from maicc.data.behaviour import behaviour_names, play
 from maicc.envs import TaskFamily, batch_env
 from maicc.envs.spaces import observation_box, random_actions, random_legal
 from maicc.types import EpisodeBatch, Task, UserError
@@ -208,7 +208,7 @@ def _returns(family: TaskFamily, task: Task) -> Verdict | str:
 def _behaviours(family: TaskFamily, task: Task) -> Verdict | str:
     """Whoever makes the dataset plays two episodes of the first training task."""
     found = []
-    for name in who_plays(family, explorer=family.explorer is not None):
+    for name in behaviour_names(family, explorer=family.explorer is not None):
         if name == "random":
             continue
         played = play(family, task, 0.0, [(0, 0), (0, 1)], name)

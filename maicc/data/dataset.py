@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from maicc.data.alive import alive_in, until_death
+from maicc.data.alive import alive_steps_in, cut_at_death
 from maicc.data.returns import completed, return_to_go
 from maicc.files import whole_file
 from maicc.types import Behaviour, EpisodeBatch, Spec, Task, Trajectories, UserError
@@ -91,7 +91,7 @@ def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
         return_to_go=return_to_go(episodes.rewards)[episode],
         step_mask=(steps < episodes.length[:, None])[episode],
     )
-    trajectories = until_death(trajectories, alive_in(episodes)[episode, agent])
+    trajectories = cut_at_death(trajectories, alive_steps_in(episodes)[episode, agent])
     size = episodes.agent_mask.sum(1)
     expert = episodes.expert_actions[episode, :, agent].astype(np.int64)
     return Slices(trajectories, episode, agent, size[episode], episodes.task[episode], expert)
@@ -274,7 +274,7 @@ def check_episodes(
     refuse("rewards", padded & (arrays["rewards"] != 0), "a reward after the last step")
 
 
-def known_spec(spec: Spec, path: str | Path) -> Spec:
+def spec_with_bounds(spec: Spec, path: str | Path) -> Spec:
     """The spec with return bounds, from the dataset at `path` where the family gives none.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from maicc.data.alive import alive_in
+from maicc.data.alive import alive_steps_in
 from maicc.data.returns import completed, return_to_go
 from maicc.types import EpisodeBatch, Trajectories
 
@@ -82,7 +82,7 @@ def team_batch(episodes: EpisodeBatch, bounds: tuple[float, float]) -> TeamBatch
         completed=torch.from_numpy(full.astype(np.float32)),
         return_to_go=torch.from_numpy(return_to_go(episodes.rewards)),
         step_mask=torch.from_numpy(played),
-        alive=torch.from_numpy(alive_in(episodes).swapaxes(1, 2)),
+        alive=torch.from_numpy(alive_steps_in(episodes).swapaxes(1, 2)),
         agent_mask=torch.from_numpy(episodes.agent_mask),
         first=torch.zeros(len(last), dtype=torch.long),
     )

@@ -36,7 +36,7 @@ def play_episode(team: LockStepTeam, env: BatchEnv, seeds: Sequence[int]) -> np.
     while not now.done.all():
         actions = team.act(now.observations, now.action_mask)
         now = env.step(actions)
-        if env.died.any():
+        if env.crashed.any():
             team.abandon()
             return play_episode(team, env, seeds)
         team.observe(actions, now.rewards, now.done)
@@ -107,8 +107,8 @@ def adapt(
             for episode in range(team.episode, config.episodes):
                 resets = [np.random.default_rng([s, 50, episode]).integers(2**31) for s in seeds]
                 returns[:, episode] = play_episode(team, env, resets)
-                if team.retrieved is not None:
-                    retrieval[:, episode] = team.retrieved.diagnostics(near, high - low)
+                if team.lookups is not None:
+                    retrieval[:, episode] = team.lookups.diagnostics(near, high - low)
                 finished = episode + 1
                 bar.update()
                 bar.set_postfix({"return": f"{returns[:, episode].mean():.2f}"}, refresh=False)

@@ -17,7 +17,7 @@ from maicc.baselines import FLAT
 from maicc.config import RunConfig
 from maicc.data.behaviour import play
 from maicc.data.contract import check_family
-from maicc.data.dataset import EpisodeFile, known_spec
+from maicc.data.dataset import EpisodeFile, spec_with_bounds
 from maicc.envs import TaskFamily, batch_env, get_family
 from maicc.experiments.cluster import require_ray, run_units
 from maicc.experiments.run import check
@@ -203,7 +203,7 @@ def gather(
             results |= {name: [row] for name, row in found["rows"].items()}
     seeds = sorted({unit.config.seed for unit in work})
     datasets = {unit.files.episodes for unit in work if unit.files.episodes.exists()}
-    specs = [known_spec(family.spec, path) for path in datasets] or [family.spec]
+    specs = [spec_with_bounds(family.spec, path) for path in datasets] or [family.spec]
     # where the data tell the bounds, each seed has its own: the table is on the widest
     bounds = (min(s.return_min for s in specs), max(s.return_max for s in specs))
     table, curves = make_table(family.name, seeds, work[0].tasks, results, bounds)

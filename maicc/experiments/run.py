@@ -20,12 +20,12 @@ from maicc.config import (
     check_encoder,
     from_json,
 )
-from maicc.data.behaviour import behaviour_count, best_policy
+from maicc.data.behaviour import behaviour_count, labelling_policy
 from maicc.data.collect import check_settings, collect
 from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile, require_expert
 from maicc.envs import TaskFamily, get_family
-from maicc.files import ModelFiles, alone, read_json, write_json
+from maicc.files import ModelFiles, locked, read_json, write_json
 from maicc.memory.index import empty_index
 from maicc.types import UserError
 
@@ -43,7 +43,7 @@ def run(config: RunConfig, out: Path) -> None:
     check_family(family)
     check(config, family)
     print(memory_needed(config, family))
-    with alone(out / "report.html"):
+    with locked(out / "report.html"):
         _run(config, family, out)
 
 
@@ -120,7 +120,7 @@ def check(config: RunConfig, family: TaskFamily) -> None:
                 f"{name}.model.width={model.width} must be a multiple of heads={model.heads}"
             )
     check_settings(family, config.collect)
-    if learns_expert(config) and best_policy(family) is None:
+    if learns_expert(config) and labelling_policy(family) is None:
         who = "method=dpt" if config.method == "dpt" else "decision.model.labels=expert"
         raise UserError(
             f"{who} learns the actions of the best behaviour policy, and {family.name} has none: "

@@ -20,7 +20,7 @@ from maicc.config import RunConfig, check_choices
 from maicc.data.collect import collect
 from maicc.envs import get_family
 from maicc.experiments.run import HAVE_EMBEDDING, fit_decision, fit_embedding
-from maicc.files import ModelFiles, alone, read_json, write_json
+from maicc.files import ModelFiles, locked, read_json, write_json
 from maicc.types import Task, UserError
 
 STAGES = ("collect", "embedding", "decision", "adapt")
@@ -104,7 +104,7 @@ def run_stage(unit: Unit, stage: str, threads: int) -> None:
         threads: Cores of the stage. The last digits of a sum depend on how it is split, so equal
             tables need equal numbers of threads.
     """
-    with alone(unit.target(stage)):
+    with locked(unit.target(stage)):
         if not unit.target(stage).exists():
             _make(unit, stage, threads)
             gc.collect()  # a trainer and its dataset hold each other

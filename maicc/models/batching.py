@@ -19,7 +19,7 @@ def trimmed(t: Trajectories) -> Trajectories:
     return Trajectories(*(part.narrow(lead, 0, T) for part in t))
 
 
-def by_length(length: Tensor) -> list[Tensor]:
+def split_by_length(length: Tensor) -> list[Tensor]:
     """The rows of a batch (Q,) in groups of about one length, the short ones first.
 
     All in one group where padding each group to its longest row, and not all to the longest of
@@ -33,7 +33,7 @@ def by_length(length: Tensor) -> list[Tensor]:
     return parts if padded <= 0.8 * len(length) * int(length.max()) else [order]
 
 
-def each_in_order(length: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+def map_by_length(length: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
     """What `work` makes of the rows at an index (n,), done in groups of about one length: of all
     rows, in their order.
 
@@ -41,11 +41,11 @@ def each_in_order(length: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
         length: (Q,) of each row.
         work: Gives tensors of one shape for all groups but in their first dimension.
     """
-    groups = by_length(length)
+    groups = split_by_length(length)
     return torch.cat([work(rows) for rows in groups])[torch.cat(groups).argsort()]
 
 
-def in_groups(
+def concat_by_length(
     length: Tensor, supervised: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
     """Logits (S, A) and labels (S,) of a batch, worked out for rows of about one length at a time.
@@ -54,6 +54,6 @@ def in_groups(
         length: (Q,) of each row.
         supervised: Gives the logits and labels of the rows at an index.
     """
-    each = [supervised(rows) for rows in by_length(length)]
+    each = [supervised(rows) for rows in split_by_length(length)]
     logits, labels = zip(*each, strict=True)
     return torch.cat(logits), torch.cat(labels)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import DecisionConfig
-from maicc.models.batching import in_groups, trimmed
+from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.heads import ActionHead
-from maicc.models.observations import Seen
-from maicc.models.tokens import TokenEncoders, table
+from maicc.models.observations import EncodedObservations
+from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import KeyValues, Transformer, causal_mask, take_tokens
 from maicc.types import Spec, Trajectories
 
@@ -48,12 +48,12 @@ class DecisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.encoders = TokenEncoders(spec, config.width, config.encoder)
-        self.role = table(2, config.width)  # 0 context, 1 current
+        self.role = scaled_embedding(2, config.width)  # 0 context, 1 current
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
 
     def forward(
-        self, current: Trajectories, contexts: Trajectories, seen: Seen | None = None
+        self, current: Trajectories, contexts: Trajectories, seen: EncodedObservations | None = None
     ) -> Tensor:
         """current (Q, T, ...), contexts (Q, K, T', ...) -> logits (Q, T, A).
 
@@ -91,7 +91,7 @@ class DecisionTransformer(nn.Module):
     def decide(
         self,
         current: Trajectories,
-        seen: Seen,
+        seen: EncodedObservations,
         past: KeyValues | None,
         visible: Tensor | None,
         *,
@@ -109,14 +109,16 @@ class DecisionTransformer(nn.Module):
             own = causal_mask(L, device=x.device).expand(Q, L, L)
             before = visible.unsqueeze(1).expand(Q, L, -1)
             mask = torch.cat([before, own], 2).unsqueeze(1)
-        at, targets = self._read(torch.arange(L, device=x.device).expand(Q, L)), seen.targets
+        at, targets = self._read(torch.arange(L, device=x.device).expand(Q, L)), seen.attack_targets
         if last:
             at, targets = at[:, -1:], targets[:, -1:]
         everywhere = at.shape[1] == L
         y, _ = self.transformer(x, mask, past, None if everywhere else at)
         return self.head(y, targets)
 
-    def _concatenated(self, current: Trajectories, seen: Seen, contexts: Trajectories) -> Tensor:
+    def _concatenated(
+        self, current: Trajectories, seen: EncodedObservations, contexts: Trajectories
+    ) -> Tensor:
         before = rearrange(self._context_tokens(contexts), "q k l d -> q (k l) d")
         own = self._current_tokens(current, seen)
         # Padding moves to the end, where plain causal attention, the fast path, never meets it:
@@ -127,17 +129,17 @@ class DecisionTransformer(nn.Module):
         x = take_tokens(torch.cat([before, own], 1), order)
         own_at = torch.arange(own.shape[1], device=own.device).expand(len(own), -1)
         at = visible.sum(1, keepdim=True) + self._read(own_at)
-        return self.head(self.transformer(x, at=at)[0], seen.targets)
+        return self.head(self.transformer(x, at=at)[0], seen.attack_targets)
 
     @staticmethod
     def _side_by_side(kept: Tensor, K: int) -> Tensor:
         return rearrange(kept, "(q k) h l d -> q h (k l) d", k=K)
 
-    def _kinds(self, t: Trajectories, seen: Seen) -> list[Tensor]:
+    def _kinds(self, t: Trajectories, seen: EncodedObservations) -> list[Tensor]:
         e = self.encoders
         return [
             e.encode_return_to_go(t.return_to_go),
-            seen.here,
+            seen.embedding,
             e.encode_action(t.actions, seen),
             e.encode_outcome(t.rewards, t.done, t.completed),
         ]
@@ -150,7 +152,7 @@ class DecisionTransformer(nn.Module):
             return sum(kinds) + step
         return rearrange(torch.stack(kinds, -2) + step[:, None], "... t m d -> ... (t m) d")
 
-    def _current_tokens(self, t: Trajectories, seen: Seen) -> Tensor:
+    def _current_tokens(self, t: Trajectories, seen: EncodedObservations) -> Tensor:
         """(Q, T, ...) -> (Q, tokens, D); a fused token holds the PREVIOUS action and outcome."""
         step = self.encoders.step.weight[: t.actions.shape[-1]] + self.role.weight[1]
         g, o, a, p = self._kinds(t, seen)
@@ -165,7 +167,7 @@ class DecisionTransformer(nn.Module):
     def loss(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the supervised steps, and the share of them predicted right."""
         length = batch.current.step_mask.sum(1) + batch.contexts.step_mask.sum((1, 2))
-        chosen, actions = in_groups(length, lambda rows: self._supervised(batch.take(rows)))
+        chosen, actions = concat_by_length(length, lambda rows: self._supervised(batch.take(rows)))
         loss = F.cross_entropy(chosen, actions, label_smoothing=self.config.label_smoothing)
         return loss, (chosen.argmax(-1) == actions).float().mean()
 

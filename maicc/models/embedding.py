@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from maicc.config import EmbeddingConfig
 from maicc.data.team_batch import TeamBatch, agents_steps, masked_mean
 from maicc.models.heads import ActionHead, DynamicsHead
-from maicc.models.observations import Seen
+from maicc.models.observations import EncodedObservations
 from maicc.models.student import Student
 from maicc.models.teacher import Teacher
 from maicc.models.tokens import Embeddings, TokenEncoders
@@ -68,7 +68,7 @@ class Embedding(nn.Module):
         """METHOD.md, sections 3 and 4, and section 12 for local credit."""
         (T, N), slices = batch.actions.shape[1:], batch.slices()
         seen = self.encoders.observation(batch.observations[:, :T])
-        each = Seen(*(rearrange(part, "b t n ... -> (b n) t ...") for part in seen))
+        each = EncodedObservations(*(rearrange(part, "b t n ... -> (b n) t ...") for part in seen))
         own = self.student(self.encoders, slices, each, batch.first.repeat_interleave(N))
         student = Embeddings(*(rearrange(z, "(b n) t d -> b t n d", n=N) for z in own))
         distillation = credit = None
@@ -82,7 +82,7 @@ class Embedding(nn.Module):
         else:
             predicting = student
         if self.credit_head is not None:
-            earned = self.individual_reward(own.action, slices, each.here)
+            earned = self.individual_reward(own.action, slices, each.embedding)
             earned = rearrange(earned, "(b n) t -> b t n", n=N)
             team = (earned * agents_steps(batch)).sum(2)
             error = (batch.rewards - team) * self.encoders.scale
@@ -112,13 +112,13 @@ class Embedding(nn.Module):
         ).sum(-1)
 
     def _predictions(
-        self, batch: TeamBatch, z: Embeddings, seen: Seen
+        self, batch: TeamBatch, z: Embeddings, seen: EncodedObservations
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Action, reward and dynamics losses, from the teacher's or (MAICC-S) the student's z."""
         T, N = batch.actions.shape[1:]
         real, each_real = batch.step_mask, agents_steps(batch)
         rewards = batch.rewards * self.encoders.scale
-        logits = self.action_head(z.observation, seen.targets)
+        logits = self.action_head(z.observation, seen.attack_targets)
         logits = rearrange(logits, "b t n a -> b a t n")
         action = F.cross_entropy(logits, batch.actions, reduction="none")
 
@@ -131,7 +131,7 @@ class Embedding(nn.Module):
 
         outcome = z.outcome if z.outcome.ndim == 4 else repeat(z.outcome, "b t d -> b t n d", n=N)
         now, after = batch.observations[:, :T], batch.observations[:, 1:]
-        dynamics = self.dynamics_head(outcome, seen.here, now, after)
+        dynamics = self.dynamics_head(outcome, seen.embedding, now, after)
         return masked_mean(action, each_real), reward, masked_mean(dynamics, each_real)
 
     def individual_reward(self, z_action: Tensor, slices: Trajectories, here: Tensor) -> Tensor:
@@ -159,5 +159,5 @@ class Embedding(nn.Module):
         real = slices.step_mask
         return Keys(
             F.normalize(z.observation + before, dim=-1),
-            self.individual_reward(z.action, slices, seen.here) * real,
+            self.individual_reward(z.action, slices, seen.embedding) * real,
         )

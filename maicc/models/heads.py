@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.models.observations import HIDDEN, present, take_apart
+from maicc.models.observations import HIDDEN, is_visible, split_entities
 from maicc.types import Spec
 
 
@@ -57,7 +57,7 @@ class DynamicsHead(nn.Module):
         if not self.entities:
             return _negative_log_likelihood(self.own(F.relu(shared)), after).mean(-1)
         layout = self.layout
-        before, then = take_apart(layout, now), take_apart(layout, after)
+        before, then = split_entities(layout, now), split_entities(layout, after)
         total = _negative_log_likelihood(self.own(F.relu(shared)), then.own).sum(-1)
         count = layout.own[1]
         for group, read, predict in (
@@ -65,7 +65,7 @@ class DynamicsHead(nn.Module):
             ("enemies", self.enemy, self.next_enemy),
         ):
             old, new = getattr(before, group), getattr(then, group)
-            there = present(old) | present(new)
+            there = is_visible(old) | is_visible(new)
             whose = there.nonzero(as_tuple=True)[:-1]
             each = predict(F.relu(shared[whose] + read(old[there])))
             missed = _negative_log_likelihood(each, new[there]).sum(-1)

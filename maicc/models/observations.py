@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import check_encoder
-from maicc.models.batching import each_in_order
+from maicc.models.batching import map_by_length
 from maicc.models.transformer import Transformer, take_tokens
 from maicc.types import ObsLayout, Spec
 
@@ -23,20 +23,20 @@ HIDDEN = 64
 _HEADS = 4
 
 
-class Seen(NamedTuple):
+class EncodedObservations(NamedTuple):
     """Observations that have been read."""
 
-    here: Tensor  # (..., D) all of it
-    targets: (
+    embedding: Tensor  # (..., D) all of it
+    attack_targets: (
         Tensor  # (..., M, HIDDEN) of each attack, zero where none is seen; M = 0 where read flat
     )
 
     def target(self, which: Tensor) -> Tensor:
         """One target each, (...,) -> (..., HIDDEN); zero where it is below 0."""
-        if not self.targets.shape[-2]:
-            return self.targets.new_zeros(*which.shape, HIDDEN)
+        if not self.attack_targets.shape[-2]:
+            return self.attack_targets.new_zeros(*which.shape, HIDDEN)
         at = which.clamp(min=0)[..., None, None].expand(*which.shape, 1, HIDDEN)
-        return self.targets.gather(-2, at).squeeze(-2) * (which >= 0).unsqueeze(-1)
+        return self.attack_targets.gather(-2, at).squeeze(-2) * (which >= 0).unsqueeze(-1)
 
 
 class FlatObservation(nn.Module):
@@ -50,10 +50,10 @@ class FlatObservation(nn.Module):
             nn.Linear(HIDDEN, width),
         )  # fmt: skip
 
-    def forward(self, observations: Tensor) -> Seen:
+    def forward(self, observations: Tensor) -> EncodedObservations:
         """(..., O) read as one vector."""
         here = self.layers(observations)
-        return Seen(here, here.new_zeros(*here.shape[:-1], 0, HIDDEN))
+        return EncodedObservations(here, here.new_zeros(*here.shape[:-1], 0, HIDDEN))
 
 
 class Entities(NamedTuple):
@@ -64,7 +64,7 @@ class Entities(NamedTuple):
     enemies: Tensor  # (..., M, F)
 
 
-def take_apart(layout: ObsLayout, observations: Tensor) -> Entities:
+def split_entities(layout: ObsLayout, observations: Tensor) -> Entities:
     """(..., O) -> its entities."""
 
     def group(start: int, count: int, size: int) -> Tensor:
@@ -74,7 +74,9 @@ def take_apart(layout: ObsLayout, observations: Tensor) -> Entities:
     return Entities(own, group(*layout.allies), group(*layout.enemies))
 
 
-def aimed_at(layout: ObsLayout, observations: Tensor, allies: Tensor, enemies: Tensor) -> Tensor:
+def attack_targets(
+    layout: ObsLayout, observations: Tensor, allies: Tensor, enemies: Tensor
+) -> Tensor:
     """Whom each attack of agents that see (B, O) is aimed at: of allies (B, A, D) and enemies
     (B, M, D) -> (B, M, D).
     """
@@ -84,12 +86,12 @@ def aimed_at(layout: ObsLayout, observations: Tensor, allies: Tensor, enemies: T
     return torch.where(heals, F.pad(allies, (0, 0, 0, enemies.shape[1] - allies.shape[1])), enemies)
 
 
-def present(entities: Tensor) -> Tensor:
+def is_visible(entities: Tensor) -> Tensor:
     """Who is seen: (..., A, F) -> (..., A) bool."""
     return (entities != 0).any(-1)
 
 
-def shown(observations: Tensor) -> tuple[Tensor, Tensor]:
+def deduplicate_blank(observations: Tensor) -> tuple[Tensor, Tensor]:
     """Observations (..., O) -> those that show something behind one that shows nothing, (R, O), and
     which of them each is, (...,).
 
@@ -116,12 +118,12 @@ class EntityTokens(nn.Module):
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """(B, O) -> tokens (B, E, D) and who is there (B, E) bool."""
         if self.layout is None:
-            x = self.whole(observations).here.unsqueeze(1)
+            x = self.whole(observations).embedding.unsqueeze(1)
             return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        seen = take_apart(self.layout, observations)
+        seen = split_entities(self.layout, observations)
         parts = (seen.own.unsqueeze(1), seen.allies, seen.enemies)
         x = torch.cat([read(part) for read, part in zip(self.each, parts, strict=True)], 1)
-        there = torch.cat([present(seen.allies), present(seen.enemies)], 1)
+        there = torch.cat([is_visible(seen.allies), is_visible(seen.enemies)], 1)
         return x, F.pad(there, (1, 0), value=True)
 
 
@@ -166,7 +168,7 @@ class EntityTransformer(nn.Module):
             place = tokens.unsqueeze(-1).expand(-1, -1, z.shape[-1])
             return torch.zeros_like(each).scatter(1, place, z * seen.unsqueeze(-1))
 
-        return each_in_order(size, read)
+        return map_by_length(size, read)
 
 
 class EntityObservation(nn.Module):
@@ -179,12 +181,12 @@ class EntityObservation(nn.Module):
         self.entities = EntityTransformer(spec, HIDDEN, 1, _HEADS)
         self.out = nn.Linear(HIDDEN, width)
 
-    def forward(self, observations: Tensor) -> Seen:
+    def forward(self, observations: Tensor) -> EncodedObservations:
         """(..., O) read entity by entity."""
-        rows, which = shown(observations)
+        rows, which = deduplicate_blank(observations)
         own, allies, enemies = self.entities(rows).split(self.sizes, 1)
-        targets = aimed_at(self.layout, rows, allies, enemies)
-        return Seen(self.out(own.squeeze(1))[which], targets[which])
+        targets = attack_targets(self.layout, rows, allies, enemies)
+        return EncodedObservations(self.out(own.squeeze(1))[which], targets[which])
 
 
 def observation_encoder(spec: Spec, width: int, encoder: str) -> nn.Module:

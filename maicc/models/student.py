@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import EmbeddingConfig
-from maicc.models.batching import each_in_order
-from maicc.models.observations import Seen
+from maicc.models.batching import map_by_length
+from maicc.models.observations import EncodedObservations
 from maicc.models.tokens import Embeddings, TokenEncoders
 from maicc.models.transformer import Transformer
 from maicc.types import Trajectories
@@ -27,7 +27,7 @@ class Student(nn.Module):
         self,
         encoders: TokenEncoders,
         slices: Trajectories,
-        seen: Seen,
+        seen: EncodedObservations,
         first: Tensor | None = None,
     ) -> Embeddings:
         """Slices (B, T, ...) and what they have `seen`, (B, T, ...), from their step `first` (B,)
@@ -41,15 +41,19 @@ class Student(nn.Module):
             z, _ = self.transformer(x[rows, :tokens])
             return F.pad(z, (0, 0, 0, m * T - tokens))
 
-        z = rearrange(each_in_order(length, read), "b (t m) d -> b t m d", t=T)
+        z = rearrange(map_by_length(length, read), "b (t m) d -> b t m d", t=T)
         return Embeddings(z[:, :, -3], z[:, :, -2], z[:, :, -1])
 
     def tokens(
-        self, encoders: TokenEncoders, slices: Trajectories, seen: Seen, first: Tensor | None
+        self,
+        encoders: TokenEncoders,
+        slices: Trajectories,
+        seen: EncodedObservations,
+        first: Tensor | None,
     ) -> Tensor:
         """(B, T, m, D): [g] o a p of each step."""
         kinds = [
-            seen.here,
+            seen.embedding,
             encoders.encode_action(slices.actions, seen),
             encoders.encode_outcome(slices.rewards, slices.done, slices.completed),
         ]

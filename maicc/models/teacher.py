@@ -14,8 +14,15 @@ from torch.nn import functional as F
 
 from maicc.config import EmbeddingConfig
 from maicc.data.team_batch import TeamBatch
-from maicc.models.observations import Seen
-from maicc.models.tokens import OBSERVATION, Embeddings, TokenEncoders, see, table, team_kinds
+from maicc.models.observations import EncodedObservations
+from maicc.models.tokens import (
+    OBSERVATION,
+    Embeddings,
+    TokenEncoders,
+    scaled_embedding,
+    team_kinds,
+    team_mask,
+)
 from maicc.models.transformer import Block, Transformer, initialise
 from maicc.types import Spec
 
@@ -42,7 +49,7 @@ class FactoredTransformer(nn.Module):
     def forward(self, x: Tensor, kinds: tuple[int, ...], agent_mask: Tensor) -> Tensor:
         """x (B, T, m, D) tokens of each step and their kinds, agent_mask (B, N) -> (B, T, m, D)."""
         # the outcome of the step before comes first: it sees itself, and all see it
-        within = see(kinds, 1, agent_mask).expand(len(x), 1, -1, -1)
+        within = team_mask(kinds, 1, agent_mask).expand(len(x), 1, -1, -1)
         within = F.pad(F.pad(within, (1, 0), value=True), (0, 0, 1, 0), value=False)
         within[:, :, 0, 0] = True
         first = kinds.index(OBSERVATION)
@@ -78,18 +85,20 @@ class Teacher(nn.Module):
         self.return_to_go = config.return_to_go
         sizes = (config.width, config.layers, config.heads, config.dropout)
         # which observation and which action are one agent's
-        self.agent = table(spec.n_agents, config.width)
+        self.agent = scaled_embedding(spec.n_agents, config.width)
         self.factored = config.attention == "factored"
         if self.factored:
             self.transformer = FactoredTransformer(*sizes)
         else:
             self.transformer = Transformer(*sizes)
 
-    def forward(self, encoders: TokenEncoders, batch: TeamBatch, seen: Seen) -> Embeddings:
+    def forward(
+        self, encoders: TokenEncoders, batch: TeamBatch, seen: EncodedObservations
+    ) -> Embeddings:
         """What the team has `seen`: (B, T, N, ...)."""
         T, N = batch.actions.shape[1:]
         kinds = team_kinds(N, self.return_to_go)
-        o = seen.here + self.agent.weight[:N]
+        o = seen.embedding + self.agent.weight[:N]
         a = encoders.encode_action(batch.actions, seen) + self.agent.weight[:N]
         p = encoders.encode_outcome(batch.rewards, batch.done, batch.completed).unsqueeze(2)
         tokens = [rearrange([o, a], "two b t n d -> b t (n two) d"), p]
@@ -99,7 +108,7 @@ class Teacher(nn.Module):
         if self.factored:
             z = self.transformer(x, kinds, batch.agent_mask)
         else:
-            visible = see(kinds, T, batch.agent_mask)
+            visible = team_mask(kinds, T, batch.agent_mask)
             z, _ = self.transformer(rearrange(x, "b t m d -> b (t m) d"), visible)
             z = rearrange(z, "b (t m) d -> b t m d", t=T)
         z = z[:, :, -(2 * N + 1) :]

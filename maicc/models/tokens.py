@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.models.observations import HIDDEN, Seen, observation_encoder
+from maicc.models.observations import HIDDEN, EncodedObservations, observation_encoder
 from maicc.types import Spec
 
 RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME = range(4)  # the order inside a step
@@ -30,15 +30,17 @@ class TokenEncoders(nn.Module):
         self.observation = observation_encoder(spec, width, encoder)
         self.target = None
         if encoder == "entities":
-            self.action = table(spec.layout.attack + 1, width)  # one entry for all attacks
+            self.action = scaled_embedding(
+                spec.layout.attack + 1, width
+            )  # one entry for all attacks
             self.target = nn.Linear(HIDDEN, width, bias=False)
         else:
-            self.action = table(spec.n_actions, width)
+            self.action = scaled_embedding(spec.n_actions, width)
         self.outcome = nn.Linear(3, width)
         self.return_to_go = nn.Linear(1, width) if return_to_go else None
-        self.step = table(spec.max_steps, width)
+        self.step = scaled_embedding(spec.max_steps, width)
 
-    def encode_action(self, actions: Tensor, seen: Seen) -> Tensor:
+    def encode_action(self, actions: Tensor, seen: EncodedObservations) -> Tensor:
         """Actions (...,) of agents that have `seen` what they see -> (..., D)."""
         if self.target is None:
             return self.action(actions)
@@ -60,7 +62,7 @@ class TokenEncoders(nn.Module):
         return self.return_to_go((return_to_go * self.scale).unsqueeze(-1))
 
 
-def table(entries: int, width: int) -> nn.Embedding:
+def scaled_embedding(entries: int, width: int) -> nn.Embedding:
     """An embedding table on the scale of the other encoders' outputs.
 
     Much smaller, and attention takes thousands of steps to find out which step a token belongs to.
@@ -76,7 +78,7 @@ def team_kinds(n_agents: int, with_return_to_go: bool) -> tuple[int, ...]:
     return (*head, *(OBSERVATION, ACTION) * n_agents, OUTCOME)
 
 
-def see(kinds: tuple[int, ...], steps: int, agent_mask: Tensor) -> Tensor:
+def team_mask(kinds: tuple[int, ...], steps: int, agent_mask: Tensor) -> Tensor:
     """`rank_mask` where nobody looks at agents that are not there: agent_mask (B, N) bool.
 
     (L, L), or (B, 1, L, L) where somebody is missing.

@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, Template
 
 from maicc.config import RunConfig, from_json
-from maicc.data.alive import alive
+from maicc.data.alive import alive_steps
 from maicc.data.dataset import EpisodeFile
 from maicc.files import read_json, write_text
 from maicc.report.figures import (
@@ -151,7 +151,7 @@ def _map(path: Path, episodes: EpisodeBatch) -> tuple[np.ndarray, np.ndarray]:
     seen = episodes.observations[chosen, :-1, agent]
     free = episodes.action_mask[chosen, :-1, agent].sum(-1) > 1
     played = np.arange(seen.shape[1]) < episodes.length[chosen, None]
-    last = alive(seen, free, played).sum(1) - 1
+    last = alive_steps(seen, free, played).sum(1) - 1
     with h5py.File(path, "r") as file:
         vectors = file["vectors"][:][first[chosen] + agent, last]
     points = TSNE(

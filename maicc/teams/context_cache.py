@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maicc.memory import BlendedMemory
 from maicc.models.decision import DecisionTransformer
-from maicc.models.observations import Seen
+from maicc.models.observations import EncodedObservations
 from maicc.types import Retrieval, Trajectories
 
 _BATCH = 16
@@ -44,7 +44,7 @@ class ContextCache:
         return sum(part.numel() * part.element_size() for part in held)
 
     def decide(
-        self, current: Trajectories, seen: Seen, rows: np.ndarray, found: Retrieval
+        self, current: Trajectories, seen: EncodedObservations, rows: np.ndarray, found: Retrieval
     ) -> Tensor:
         """Logits of the last step (Q, A), equal to those of `decision(current, contexts, seen)`."""
         if self.decision.config.context == "concatenated":

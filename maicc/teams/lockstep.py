@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maicc.data.alive import alive, until_death
+from maicc.data.alive import alive_steps, cut_at_death
 from maicc.data.returns import completed, return_to_go
 from maicc.memory import OnlineMemory
-from maicc.teams.lookups import Retrieved
+from maicc.teams.lookups import LookupStats
 from maicc.types import Spec, Trajectories, UserError
 
 
-class Lived(NamedTuple):
+class EpisodeRecord(NamedTuple):
     """What a method keeps of an episode besides the trajectories themselves, for each row."""
 
     keys: np.ndarray  # (rows, T, D)
@@ -70,32 +70,32 @@ class LockStepTeam(ABC):
         self.online = OnlineMemory(
             len(self._run), spec.max_steps, key_width, spec.observation_size, most
         )
-        self.retrieved: Retrieved | None = None  # in the last episode, where a method retrieves
+        self.lookups: LookupStats | None = None  # in the last episode, where a method retrieves
         self._n_draws = draws
         self._running = False  # an episode
         self._awaits_observe = False
 
     @abstractmethod
-    def _begin(self) -> None:
+    def on_episode_start(self) -> None:
         """An episode begins: `_now`, `_draws` and `episode` are set."""
 
     @abstractmethod
-    def _logits(self, active: np.ndarray) -> np.ndarray:
+    def logits(self, active: np.ndarray) -> np.ndarray:
         """Logits (Q, A) of the `active` rows at the running step."""
 
     @abstractmethod
-    def _sampling(self) -> np.ndarray | float:
+    def sampling(self) -> np.ndarray | float:
         """Probability of sampling the action, of each row; else the best one is taken."""
 
-    def _played(self, step: Trajectories) -> None:  # noqa: B027 - most methods need nothing
+    def on_step(self, step: Trajectories) -> None:  # noqa: B027 - most methods need nothing
         """A step is over: its action, rewards, done, completed, (rows,) each."""
 
-    def _lived(self, now: Trajectories) -> Lived:
+    def record(self, now: Trajectories) -> EpisodeRecord:
         """What to keep of the episode that is over."""
         rows = len(self._run)
-        return Lived(np.zeros((rows, self.spec.max_steps, 0), np.float32), np.zeros(rows))
+        return EpisodeRecord(np.zeros((rows, self.spec.max_steps, 0), np.float32), np.zeros(rows))
 
-    def _stored(self, places: np.ndarray) -> None:  # noqa: B027
+    def on_stored(self, places: np.ndarray) -> None:  # noqa: B027
         """The episode was stored: the place of each row's trajectory."""
 
     @property
@@ -155,7 +155,7 @@ class LockStepTeam(ABC):
         self._free[active, t] = free
         free |= ~free.any()  # what a method keeps of the running episode follows every step
         with torch.no_grad():
-            logits = self._logits(active[free])
+            logits = self.logits(active[free])
         chosen[free] = self._choose(logits, legal[free], active[free])
         actions = np.zeros((self.R, self.N), np.int64)
         actions[self._run[active], self._column[active]] = chosen
@@ -186,7 +186,7 @@ class LockStepTeam(ABC):
         now.done[:, t] = self._each_agent(self._ended)
         now.completed[:, t] = self._each_agent(full)
         now.step_mask[:, t] = self._each_agent(was_active)
-        self._played(Trajectories(*(part[:, t] for part in now)))
+        self.on_step(Trajectories(*(part[:, t] for part in now)))
         self._step += 1
         self._awaits_observe = False
         if self._ended.all():
@@ -221,7 +221,7 @@ class LockStepTeam(ABC):
                 for run, column in zip(self._run, self._column, strict=True)
             ]
         )
-        self._begin()
+        self.on_episode_start()
 
     def _choose(self, logits: np.ndarray, legal: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Samples or takes the best legal action."""
@@ -230,13 +230,13 @@ class LockStepTeam(ABC):
         p = np.exp(logits - logits.max(1, keepdims=True))
         total = p.cumsum(1)
         sampled = (total <= draws[:, 3:4] * total[:, -1:]).sum(1)
-        explore = draws[:, 2] < np.broadcast_to(self._sampling(), len(self._run))[active]
+        explore = draws[:, 2] < np.broadcast_to(self.sampling(), len(self._run))[active]
         return np.where(explore, sampled, logits.argmax(1))
 
     def _store_episode(self) -> None:
         now = self._now._replace(return_to_go=return_to_go(self._now.rewards))
-        now = until_death(now, alive(now.observations, self._free, now.step_mask))
-        lived, (low, high) = self._lived(now), self.spec.bounds
+        now = cut_at_death(now, alive_steps(now.observations, self._free, now.step_mask))
+        lived, (low, high) = self.record(now), self.spec.bounds
         places = self.online.store(
             lived.keys,
             now,
@@ -244,7 +244,7 @@ class LockStepTeam(ABC):
             lived.individual_return,
             self._draws[:, 0, 4],
         )
-        self._stored(places)
+        self.on_stored(places)
         self._running = False
 
     def _each_agent(self, per_run: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from maicc.types import Task
 DIAGNOSTICS = ("offline", "nearest_task", "return_gap")
 
 
-class Retrieved:
+class LookupStats:
     """Counts for each run; nothing an agent acts on.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.models.embedding import Embedding
-from maicc.models.observations import Seen
+from maicc.models.observations import EncodedObservations
 from maicc.models.transformer import KeyValues, append, causal_mask
 
 
@@ -23,7 +23,7 @@ class RunningPrefix:
         self.embedding = embedding
         self.past: KeyValues | None = None
         self.step = 0
-        self._seen: Seen | None = None  # at the running step
+        self._seen: EncodedObservations | None = None  # at the running step
         self._waiting: Tensor | None = None  # tokens of the last action and its outcome
 
     @torch.no_grad()
@@ -31,7 +31,7 @@ class RunningPrefix:
         """The prefix that ends with `observations` (B, O), return-to-go (B,): (B, D) unit norm."""
         e = self.embedding.encoders
         self._seen = e.observation(observations)
-        tokens = [self._seen.here]
+        tokens = [self._seen.embedding]
         if self.embedding.student.return_to_go:
             tokens.insert(0, e.encode_return_to_go(return_to_go))
         new = torch.stack(tokens, 1) + e.step.weight[self.step]
@@ -59,7 +59,7 @@ class RunningPrefix:
         return z
 
 
-class RunningSeen:
+class EpisodeEncoder:
     """What rows have seen in their running episode: each observation is read once.
 
     Args:
@@ -69,21 +69,21 @@ class RunningSeen:
 
     def __init__(self, reader: nn.Module, rows: int, steps: int) -> None:
         self.reader, self.rows, self.steps, self.step = reader, rows, steps, 0
-        self._seen: Seen | None = None
+        self._seen: EncodedObservations | None = None
 
     @torch.no_grad()
     def add(self, observations: Tensor) -> None:
         """(rows, O) of the next step."""
         now = self.reader(observations)
         if self._seen is None:
-            self._seen = Seen(
+            self._seen = EncodedObservations(
                 *(part.new_zeros(self.rows, self.steps, *part.shape[1:]) for part in now)
             )
         for kept, part in zip(self._seen, now, strict=True):
             kept[:, self.step] = part
         self.step += 1
 
-    def take(self, rows: np.ndarray) -> Seen:
+    def take(self, rows: np.ndarray) -> EncodedObservations:
         """Of these rows (Q,), all steps so far: (Q, T, ...)."""
-        at = torch.from_numpy(rows).to(self._seen.here.device)
-        return Seen(*(part[at, : self.step] for part in self._seen))
+        at = torch.from_numpy(rows).to(self._seen.embedding.device)
+        return EncodedObservations(*(part[at, : self.step] for part in self._seen))

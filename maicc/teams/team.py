@@ -13,9 +13,9 @@ from maicc.memory import BlendedMemory, OfflineMemory, schedule
 from maicc.models.decision import DecisionTransformer
 from maicc.models.embedding import Embedding
 from maicc.teams.context_cache import ContextCache
-from maicc.teams.lockstep import Lived, LockStepTeam
-from maicc.teams.lookups import Retrieved
-from maicc.teams.running import RunningPrefix, RunningSeen
+from maicc.teams.lockstep import EpisodeRecord, LockStepTeam
+from maicc.teams.lookups import LookupStats
+from maicc.teams.running import EpisodeEncoder, RunningPrefix
 from maicc.types import Spec, Trajectories, UserError
 
 
@@ -74,10 +74,10 @@ class Team(LockStepTeam):
         )
         self.cache = ContextCache(self.decision, self.memory, memory.cache_gib)
 
-    def _begin(self) -> None:
+    def on_episode_start(self) -> None:
         self._prefix = RunningPrefix(self.embedding)
         reader = self.decision.encoders.observation
-        self._seen = RunningSeen(reader, len(self._run), self.spec.max_steps)
+        self._seen = EpisodeEncoder(reader, len(self._run), self.spec.max_steps)
         c = self.config
         if c.schedule == "evidence":
             latest = slice(max(self.episode - c.window, 0), self.episode)
@@ -90,9 +90,9 @@ class Team(LockStepTeam):
         else:
             mixture = schedule.fixed(c.beta, self.episode, self.episodes, self.R)
         self._mixture = schedule.Mixture(*(self._each_agent(part) for part in mixture))
-        self.retrieved = Retrieved(self.R, int(self.memory.offline.task.max()) + 1)
+        self.lookups = LookupStats(self.R, int(self.memory.offline.task.max()) + 1)
 
-    def _logits(self, active: np.ndarray) -> np.ndarray:
+    def logits(self, active: np.ndarray) -> np.ndarray:
         t, k, now = self._step, self.memory.k, self._now
         observations = self._tensor(now.observations[:, t])
         self._seen.add(observations)
@@ -108,29 +108,29 @@ class Team(LockStepTeam):
         found = self.memory.retrieve(
             active, t, query.cpu().numpy()[active], ask_offline, draws[:, 1], draws[:, 5:]
         )
-        self.retrieved.add(self._run[active], found.offline, *self.memory.origin(active, found))
+        self.lookups.add(self._run[active], found.offline, *self.memory.origin(active, found))
         return self.cache.decide(current, seen, active, found).double().cpu().numpy()
 
-    def _sampling(self) -> np.ndarray:
+    def sampling(self) -> np.ndarray:
         return self._mixture.sample
 
-    def _played(self, step: Trajectories) -> None:
+    def on_step(self, step: Trajectories) -> None:
         if self.memory.k == 0:
             return
         parts = (step.actions, step.rewards, step.done, step.completed)
         self._prefix.advance(*(self._tensor(part) for part in parts))
 
-    def _lived(self, now: Trajectories) -> Lived:
+    def record(self, now: Trajectories) -> EpisodeRecord:
         if self.memory.k == 0:
-            return super()._lived(now)
+            return super().record(now)
         predicted = self.embedding.keys(self._tensors(now))
         individual = predicted.individual_reward.sum(1).cpu().numpy()
-        return Lived(
+        return EpisodeRecord(
             predicted.vectors.cpu().numpy(),  # with the true return-to-go, as offline
             normalised(individual * self._each_agent(self._team_size), *self.spec.bounds),
         )
 
-    def _stored(self, places: np.ndarray) -> None:
+    def on_stored(self, places: np.ndarray) -> None:
         self.cache.forget(places)
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:

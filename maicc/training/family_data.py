@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from maicc.config import CollectConfig
 from maicc.data.collect import collect
-from maicc.data.dataset import EpisodeFile, known_spec
+from maicc.data.dataset import EpisodeFile, spec_with_bounds
 from maicc.envs import get_family
 
 
@@ -28,7 +28,7 @@ class FamilyData(L.LightningDataModule):
     def __init__(self, family: str, path: str, seed: int) -> None:
         super().__init__()
         self.family, self.path, self.seed = get_family(family), Path(path), seed
-        self.spec = known_spec(self.family.spec, self.path)
+        self.spec = spec_with_bounds(self.family.spec, self.path)
 
     def prepare_data(self) -> None:
         if not self.path.exists():

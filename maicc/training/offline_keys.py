@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from maicc.data.dataset import EpisodeFile, Slices, slices
 from maicc.data.returns import normalised
-from maicc.files import alone, whole_file
+from maicc.files import locked, whole_file
 from maicc.memory import KeyIndex, OfflineMemory
 from maicc.models.batching import trimmed
 from maicc.models.embedding import Embedding
@@ -48,7 +48,7 @@ def offline_keys(
     """Reads the keys of a dataset from `folder`, or makes them and leaves them there."""
     content = content_hash(embedding, dataset, factory)
     path = Path(folder) / f"keys-{content[:16]}.h5"
-    with alone(path):
+    with locked(path):
         if path.exists():
             return _read(path, content)
         made = _make(embedding.to(device), dataset, factory, device)
