@@ -68,7 +68,13 @@ class Spec:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Lowest and highest return."""
+        """Lowest and highest return.
+
+        Raises:
+            UserError: neither the family nor a dataset has told them.
+        """
+        if self.return_min is None or self.return_max is None:
+            raise UserError(f"{self.family}: the bounds of the return are not known yet")
         return self.return_min, self.return_max
 
     @classmethod
