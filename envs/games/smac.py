@@ -52,9 +52,9 @@ class Smac(Battle):
     Every ally is paid an equal share of the team reward: 20 in all when the battle is won, whatever
     is left to destroy, and until then no more than 20 less the bonus for winning, however often
     shields regenerate. Dead allies stay in the roster and may only do nothing. An illegal action
-    becomes `STOP`, or `NO_OP` of the dead. `infos` hold `action_mask`, `battle_won`, and
-    `game_crashed` where StarCraft II broke off: the episode is then truncated, and the next reset
-    starts the game anew.
+    becomes `STOP`, or `NO_OP` of the dead. `infos` hold `action_mask`, `alive`, `battle_won`, and
+    `game_crashed` where StarCraft II broke off: the episode is then truncated, and the next
+    reset starts the game anew.
 
     Args:
         parameters: `race`, `allies`, `enemies`, `seed`, and `vary`, true where unit types
@@ -214,8 +214,9 @@ class Smac(Battle):
             "battle_won": bool(info.get("battle_won", False)),
             "game_crashed": bool(info.get("game_crashed", False)),
         }
-        return {
-            agent: {"action_mask": mask[i], **told} for i, agent in enumerate(self.possible_agents)
+        return {  # only the dead may do nothing
+            agent: {"action_mask": mask[i], "alive": not mask[i, NO_OP], **told}
+            for i, agent in enumerate(self.possible_agents)
         }
 
 

@@ -120,6 +120,7 @@ class SmaxBatch:
         return BatchStep(
             self.known["observations"].copy(),
             self.known["legal"].copy(),
+            self.known["alive"][:, :MOST].astype(bool),
             rewards,
             rewards[:, None] * self.agent_mask / self.agent_mask.sum(1, keepdims=True),
             *self._over.copy(),
@@ -215,8 +216,8 @@ class Smax(Battle):
     """One game as a PettingZoo environment: a batch of one.
 
     Every ally is paid an equal share of the team reward: the damage done, 1 in all, and 1 for
-    winning. Dead allies stay in the roster and may only stop. `infos` hold `action_mask` and
-    `battle_won`.
+    winning. Dead allies stay in the roster and may only stop. `infos` hold `action_mask`,
+    `alive` and `battle_won`.
     """
 
     metadata = {"name": "smax", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
@@ -251,8 +252,13 @@ class Smax(Battle):
 
     def _infos(self, now: BatchStep) -> dict[str, dict[str, Any]]:
         won = bool(self.games.won[0])
+        alive = self._each(now.alive[0])
         return {
-            agent: {"action_mask": mask.astype(np.int8), "battle_won": won}
+            agent: {
+                "action_mask": mask.astype(np.int8),
+                "alive": bool(alive[agent]),
+                "battle_won": won,
+            }
             for agent, mask in self._each(now.action_mask[0]).items()
         }
 
