@@ -1,11 +1,44 @@
-"""Every option of the pipeline, with its default. YAML files and the command line fill these in."""
+"""Every option that methods share, and MAICC's own, each with its default and its limits.
+
+YAML files and the command line fill these in. Options of the rivals are in baselines/options.py.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from maicc.types import Spec, UserError
+
+
+class Limits(NamedTuple):
+    """Numbers that an option may be."""
+
+    low: float
+    high: float = float("inf")
+    ends: str = "[]"  # "(" or ")" where an end itself is not allowed
+
+    def hold(self, value: float) -> bool:
+        """Whether a number is within the limits; one that is not a number never is."""
+        above = self.low < value if self.ends[0] == "(" else self.low <= value
+        return above and (value < self.high if self.ends[1] == ")" else value <= self.high)
+
+    def __str__(self) -> str:
+        if self.high == float("inf"):
+            return f"{'above' if self.ends[0] == '(' else 'at least'} {self.low:g}"
+        if self.ends == "[]":
+            return f"between {self.low:g} and {self.high:g}"
+        return f"in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
+
+
+def limited(default: float, low: float, high: float = float("inf"), ends: str = "[]") -> Any:
+    """Makes a field of a number with limits."""
+    return field(default=default, metadata={"limits": Limits(low, high, ends)})
+
+
+def _no_part(default: Any, **limits: Any) -> Any:
+    """Makes a field that results do not follow from: where and how wide the work runs."""
+    return field(default=default, metadata={"identity": False, **limits})
 
 
 @dataclass
@@ -20,10 +53,10 @@ class CollectConfig:
         workers: Processes; 0 takes every core. The data are the same for any number.
     """
 
-    episodes: int = 200
+    episodes: int = limited(200, 1)
     levels: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
     explorer: bool = False
-    workers: int = 0
+    workers: int = _no_part(0, limits=Limits(0))
 
 
 @dataclass
@@ -36,23 +69,48 @@ class OptimiserConfig:
         schedule: `one_cycle` rises and falls over the whole fit, `constant` stays.
     """
 
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
+    learning_rate: float = limited(1e-3, 0, ends="()")
+    weight_decay: float = limited(1e-4, 0)
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
 
 
 @dataclass
-class EmbeddingConfig:
-    """Teacher and student (METHOD.md, sections 3 and 4).
+class TransformerConfig:
+    """Sizes of a transformer, and how it reads observations.
 
     Args:
-        width: Width of the embedding.
+        width: Width of the model.
         layers: Transformer layers.
         heads: Attention heads.
         dropout: Dropout; above 0 attention on CPU takes a path 3 to 5 times slower.
         encoder: How observations are read: `flat`, as one padded vector (the paper), or `entities`,
             a transformer layer over oneself, allies and enemies, with attacks aimed at enemies; for
             families that give an observation layout.
+    """
+
+    width: int = limited(64, 1)
+    layers: int = limited(4, 1)
+    heads: int = limited(4, 1)
+    dropout: float = limited(0.0, 0, 1, "[)")
+    encoder: Literal["flat", "entities"] = "flat"
+
+
+@dataclass
+class PolicyConfig(TransformerConfig):
+    """A transformer that chooses actions.
+
+    Args:
+        label_smoothing: Of the cross-entropy.
+    """
+
+    label_smoothing: float = limited(0.1, 0, 1)
+
+
+@dataclass
+class EmbeddingConfig(TransformerConfig):
+    """Teacher and student (METHOD.md, sections 3 and 4).
+
+    Args:
         teacher: Distil the student from a centralised teacher; false is MAICC-S.
         attention: Of the teacher: `joint` over all tokens of the episode (the paper), or
             `factored`, over the team and over time in turns, for long episodes and large teams.
@@ -67,35 +125,22 @@ class EmbeddingConfig:
         distillation_weight: Weight of the distillation loss.
     """
 
-    width: int = 64
-    layers: int = 4
-    heads: int = 4
-    dropout: float = 0.0
-    encoder: Literal["flat", "entities"] = "flat"
     teacher: bool = True
     attention: Literal["joint", "factored"] = "joint"
     credit: Literal["local", "teacher"] = "local"
     return_to_go: bool = False
-    action_weight: float = 1.0
-    reward_weight: float = 1.0
-    dynamics_weight: float = 1.0
+    action_weight: float = limited(1.0, 0)
+    reward_weight: float = limited(1.0, 0)
+    dynamics_weight: float = limited(1.0, 0)
     distillation: Literal["mse", "kl"] = "mse"
-    distillation_weight: float = 1.0
+    distillation_weight: float = limited(1.0, 0)
 
 
 @dataclass
-class DecisionConfig:
-    """The decision transformer (METHOD.md, section 6).
-
-    Rivals have its sizes, label smoothing and, but for HiSSD, encoder; `k`, `tokens`, `context`,
-    `supervise` and `labels` are MAICC's alone.
+class DecisionConfig(PolicyConfig):
+    """MAICC's decision transformer (METHOD.md, section 6).
 
     Args:
-        width: Width of the model.
-        layers: Transformer layers.
-        heads: Attention heads.
-        dropout: Dropout; above 0 attention on CPU takes a path 3 to 5 times slower.
-        encoder: How observations are read; see the embedding's.
         k: Trajectories in the context; 0 for no context (a control).
         tokens: `fused`, one token per step, or `four`, the paper's g o a p.
         context: `independent`, each retrieved trajectory is encoded on its own, or `concatenated`,
@@ -104,20 +149,13 @@ class DecisionConfig:
             query's prefix (`last`, the authors' code).
         labels: Which actions are learned: those of the `behaviour` policies that played (the
             paper), or what the best of them would have done (`expert`), which the dataset keeps.
-        label_smoothing: Of the cross-entropy.
     """
 
-    width: int = 64
-    layers: int = 4
-    heads: int = 4
-    dropout: float = 0.0
-    encoder: Literal["flat", "entities"] = "flat"
-    k: int = 3
+    k: int = limited(3, 0)
     tokens: Literal["fused", "four"] = "fused"
     context: Literal["independent", "concatenated"] = "independent"
     supervise: Literal["all", "last"] = "all"
     labels: Literal["behaviour", "expert"] = "behaviour"
-    label_smoothing: float = 0.1
 
 
 @dataclass
@@ -130,50 +168,56 @@ class RetrievalConfig:
         index: A FAISS index_factory string; `Flat` is exact.
     """
 
-    candidates: int = 50
-    s_max: float = 0.9
+    candidates: int = limited(50, 1)
+    s_max: float = limited(0.9, -1, 1)
     index: str = "Flat"
 
 
 @dataclass
-class EmbeddingFit:
-    """Training of the embedding.
+class FitConfig:
+    """Training of one network.
 
     Args:
-        model: Teacher and student.
         optimiser: AdamW and its schedule.
-        batch_size: Episodes per step, all of one task.
-        window: Steps of each episode that are shown, from a random one on; 0 shows all.
-        tokens: Most tokens of the teacher per step, but at least one episode: larger teams get
-            smaller batches; 0 is any.
+        batch_size: Trajectories that are supervised in a step.
         steps: Gradient steps.
     """
 
-    model: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    batch_size: int = 32
-    window: int = 0
-    tokens: int = 0
-    steps: int = 1000
+    batch_size: int = limited(96, 1)
+    steps: int = limited(3500, 1)
 
 
 @dataclass
-class DecisionFit:
-    """Training of the decision model.
+class EmbeddingFit(FitConfig):
+    """Training of the embedding.
+
+    Args:
+        batch_size: Episodes per step, all of one task.
+        model: Teacher and student.
+        window: Steps of each episode that are shown, from a random one on; 0 shows all.
+        tokens: Most tokens of the teacher per step, but at least one episode: larger teams get
+            smaller batches; 0 is any.
+    """
+
+    model: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    batch_size: int = limited(32, 1)
+    steps: int = limited(1000, 1)
+    window: int = limited(0, 0)
+    tokens: int = limited(0, 0)
+
+
+@dataclass
+class DecisionFit(FitConfig):
+    """Training of MAICC's decision model.
 
     Args:
         model: The decision transformer.
-        optimiser: AdamW and its schedule.
         retrieval: How training contexts are found.
-        batch_size: Queries per step.
-        steps: Gradient steps.
     """
 
     model: DecisionConfig = field(default_factory=DecisionConfig)
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
-    batch_size: int = 96
-    steps: int = 3500
 
 
 @dataclass
@@ -208,18 +252,18 @@ class MemoryConfig:
     """
 
     schedule: Literal["evidence", "decay", "fixed"] = "evidence"
-    window: int = 5
+    window: int = limited(5, 1)
     goal: Literal["maximum", "dataset"] = "maximum"
-    floor: float = 0.005
-    decay: float = 4.605170186
-    beta: float = 0.5
+    floor: float = limited(0.005, 0, 1)
+    decay: float = limited(4.605170186, 0)
+    beta: float = limited(0.5, 0, 1)
     toss: Literal["step", "episode"] = "step"
-    candidates: int = 50
-    alpha: float = 1.0
+    candidates: int = limited(50, 1)
+    alpha: float = limited(1.0, 0, 1)
     score: Literal["paper", "code", "similarity", "random"] = "paper"
-    margin: float = 0.3
-    max_episodes: int = 0
-    cache_gib: float = 1.0
+    margin: float = limited(0.3, 0)
+    max_episodes: int = limited(0, 0)
+    cache_gib: float = _no_part(1.0, limits=Limits(0))
 
 
 @dataclass
@@ -230,48 +274,33 @@ class AdaptConfig:
         episodes: Adaptation episodes of each run.
         runs: Runs on held-out tasks, in lock step; tasks repeat when there are fewer.
         training_runs: Runs on training tasks, for comparison; kept in a file of their own.
-        memory: What is remembered and looked up.
-        explore: AT, AD, RADT, DPT: `sample` actions up to the last tenth of the episodes, or take
-            the best in all (`greedy`).
     """
 
-    episodes: int = 100
-    runs: int = 16
-    training_runs: int = 9
-    memory: MemoryConfig = field(default_factory=MemoryConfig)
-    explore: Literal["sample", "greedy"] = "sample"
+    episodes: int = limited(100, 1)
+    runs: int = limited(16, 1)
+    training_runs: int = limited(9, 0)
 
-    def identity(self, method: str) -> dict[str, Any]:
-        """What a method's result follows from, besides its models, the tasks and the seed."""
-        found = asdict(self)
-        for idle in ("runs", "training_runs", "explore" if method == "maicc" else "memory"):
-            del found[idle]
-        if method == "maicc":
-            del found["memory"]["cache_gib"]
-        return found
+    def identity(self) -> dict[str, Any]:
+        """All that a result follows from, besides its models, the tasks and the seed."""
+        kept = identity(self)
+        del kept["runs"], kept["training_runs"]
+        return kept
 
 
 @dataclass
-class BaselineConfig:
-    """Options of the rivals. Sizes, optimiser, batch size and steps are those of `decision`;
-    RADT's retriever is trained for `embedding.steps`, HiSSD in windows of `embedding.window`.
+class MaiccAdapt(AdaptConfig):
+    """Adaptation of MAICC's teams.
 
     Args:
-        episodes: AT, AD: episodes in a row, the running one included.
-        set_episodes: DPT: episodes whose steps make up a set.
-        supervise: AT: loss on `all` episodes in a row, or on the `last`.
-        window: RADT: steps of a piece of a trajectory, and of what followed it.
+        memory: What is remembered and looked up.
     """
 
-    episodes: int = 4
-    set_episodes: int = 8
-    supervise: Literal["all", "last"] = "all"
-    window: int = 8
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
 
 
 @dataclass
 class RunConfig:
-    """The whole pipeline.
+    """Options of a run that every method has; each method's own class adds its fits.
 
     Args:
         family: Task family; `maicc tasks` lists them.
@@ -279,30 +308,43 @@ class RunConfig:
         seed: Every random choice follows from it.
         device: `auto`, `cpu` or `cuda`.
         collect: The dataset.
-        embedding: Training of the embedding.
-        decision: Training of the decision model, or of the rival.
-        baseline: Options of the rivals.
-        adapt: Adaptation on unseen tasks; `adapt.memory` is MAICC's alone.
+        adapt: Adaptation on unseen tasks.
     """
 
     family: str
-    method: Literal["maicc", "madt", "at", "radt", "ad", "dpt", "hissd"] = "maicc"
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    method: str = "maicc"
+    seed: int = limited(0, 0)
+    device: Literal["auto", "cpu", "cuda"] = _no_part("auto")
     collect: CollectConfig = field(default_factory=CollectConfig)
-    embedding: EmbeddingFit = field(default_factory=EmbeddingFit)
-    decision: DecisionFit = field(default_factory=DecisionFit)
-    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
     def identity(self) -> dict[str, Any]:
         """All that results follow from: everything but where and how wide the work runs."""
-        found = self.to_json()
-        del found["device"], found["collect"]["workers"], found["adapt"]["memory"]["cache_gib"]
-        return found
+        return identity(self)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+
+@dataclass
+class MaiccRun(RunConfig):
+    """A run of MAICC.
+
+    Args:
+        embedding: Training of the embedding.
+        decision: Training of the decision model.
+    """
+
+    embedding: EmbeddingFit = field(default_factory=EmbeddingFit)
+    decision: DecisionFit = field(default_factory=DecisionFit)
+    adapt: MaiccAdapt = field(default_factory=MaiccAdapt)
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """Plain values of a configuration, without options that results do not follow from."""
+    return {
+        option.name: identity(value) if is_dataclass(value) else value
+        for option in fields(config)
+        if option.metadata.get("identity", True)
+        for value in [getattr(config, option.name)]
+    }
 
 
 def from_json(kind: type, found: Any, where: str) -> Any:
@@ -326,18 +368,23 @@ def from_json(kind: type, found: Any, where: str) -> Any:
         ) from None
 
 
-def check_choices(config: Any, name: str = "") -> None:
-    """Raises UserError where an option has a value that is not among its choices."""
+def check_options(config: Any, name: str = "") -> None:
+    """Checks every option against its choices and limits.
+
+    Raises:
+        UserError: names the first option that is wrong, and what it may be.
+    """
     hints = get_type_hints(type(config))
     for option in fields(config):
         key, value = f"{name}.{option.name}".lstrip("."), getattr(config, option.name)
+        choices = get_args(hints[option.name])
+        limits = option.metadata.get("limits")
         if is_dataclass(value):
-            check_choices(value, key)
-        elif get_origin(hints[option.name]) is Literal and value not in get_args(
-            hints[option.name]
-        ):
-            choices = ", ".join(map(str, get_args(hints[option.name])))
-            raise UserError(f"{key}={value!r} is not one of: {choices}")
+            check_options(value, key)
+        elif get_origin(hints[option.name]) is Literal and value not in choices:
+            raise UserError(f"{key}={value!r} is not one of: {', '.join(map(str, choices))}")
+        elif limits is not None and not limits.hold(value):
+            raise UserError(f"{key}={value} must be {limits}")
 
 
 def check_encoder(encoder: str, spec: Spec) -> None:

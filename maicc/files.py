@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from maicc.types import UserError
 
 
-class ModelFiles(NamedTuple):
-    """Where a trained team's parts are; the keys lie beside the embedding."""
+@dataclass(frozen=True)
+class ModelFiles:
+    """Paths of a dataset and of the checkpoints made from it; keys lie beside the embedding.
+
+    Args:
+        episodes: The dataset.
+        checkpoints: By the name of the fit that leaves each.
+    """
 
     episodes: Path
-    embedding: Path
-    decision: Path
+    checkpoints: Mapping[str, Path]
+
+    def __getitem__(self, fit: str) -> Path:
+        return self.checkpoints[fit]
 
     @classmethod
-    def in_folder(cls, folder: str | Path) -> ModelFiles:
-        """As `maicc run` leaves them."""
+    def in_folder(
+        cls, folder: str | Path, fits: Iterable[str] = ("embedding", "decision")
+    ) -> ModelFiles:
+        """Names the files as `maicc run` leaves them; MAICC's by default."""
         folder = Path(folder)
-        return cls(folder / "episodes.h5", folder / "embedding.ckpt", folder / "decision.ckpt")
+        return cls(folder / "episodes.h5", {name: folder / f"{name}.ckpt" for name in fits})
 
 
 @contextmanager

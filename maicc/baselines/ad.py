@@ -9,15 +9,18 @@ episode to episode: the running one and as many before it as were shown.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from maicc.baselines.options import ADConfig
 from maicc.baselines.sequence import SequenceModule, latest
-from maicc.config import BaselineConfig
+from maicc.config import OptimiserConfig
 from maicc.memory import OnlineMemory
 from maicc.models.tokens import ACTION, OBSERVATION, OUTCOME
 from maicc.training.chain_data import ChainBatch, reordered
-from maicc.types import Trajectories
+from maicc.types import Spec, Trajectories
 
 HISTORY = 3  # a history in training is so many times as long as what is shown of it
 
@@ -26,14 +29,23 @@ class ADModule(SequenceModule):
     """AD; arguments of `BaselineModule`."""
 
     kind = "ad"
+    config_type = ADConfig
     kinds = (OBSERVATION, ACTION, OUTCOME)
 
+    def __init__(
+        self,
+        spec: Spec | None = None,
+        model: ADConfig = ADConfig(),  # noqa: B008 - never changed
+        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(spec, model, optimiser)
+
     @classmethod
-    def drawn(cls, baseline: BaselineConfig) -> int:
-        return HISTORY * baseline.episodes
+    def drawn(cls, model: Any) -> int:
+        return HISTORY * model.episodes
 
     def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
-        history, length = reordered(batch.chain, batch.level), self.baseline.episodes
+        history, length = reordered(batch.chain, batch.level), self.config.episodes
         B, E = batch.level.shape
         chance = torch.Generator().manual_seed(self.step_seed())
         first = torch.randint(E - length + 1, (B, 1), generator=chance)
@@ -43,4 +55,4 @@ class ADModule(SequenceModule):
         return chain, chain.step_mask
 
     def contexts(self, online: OnlineMemory) -> Trajectories | None:
-        return latest(online, self.baseline.episodes - 1)
+        return latest(online, self.config.episodes - 1)

@@ -7,12 +7,15 @@ At test time the latest episodes are sorted the same way and the running one ask
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from maicc.baselines.options import ATConfig
 from maicc.baselines.sequence import SequenceModule, latest
-from maicc.config import BaselineConfig
+from maicc.config import OptimiserConfig
 from maicc.data.returns import COMPLETION_MARGIN
 from maicc.memory import OnlineMemory
 from maicc.models.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO
@@ -39,22 +42,31 @@ class ATModule(SequenceModule):
     """AT; arguments of `BaselineModule`."""
 
     kind = "at"
+    config_type = ATConfig
     kinds = (RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME)
 
+    def __init__(
+        self,
+        spec: Spec | None = None,
+        model: ATConfig = ATConfig(),  # noqa: B008 - never changed
+        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(spec, model, optimiser)
+
     @classmethod
-    def supervised(cls, baseline: BaselineConfig) -> int:
-        return 1 if baseline.supervise == "last" else baseline.episodes
+    def supervised(cls, model: Any) -> int:
+        return 1 if model.supervise == "last" else model.episodes
 
     def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
         chain = reordered(batch.chain, batch.chain.rewards.sum(-1))
         chain = relabelled(chain, chain.rewards.sum(-1)[:, -1], self.spec)
         learned = chain.step_mask.clone()
-        if self.baseline.supervise == "last":
+        if self.config.supervise == "last":
             learned[:, :-1] = False
         return chain, learned
 
     def contexts(self, online: OnlineMemory) -> Trajectories | None:
-        found = latest(online, self.baseline.episodes - 1)
+        found = latest(online, self.config.episodes - 1)
         if found is None:
             return None
         chain = Trajectories(*(torch.from_numpy(np.ascontiguousarray(p)) for p in found))

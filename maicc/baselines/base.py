@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import lightning as L
 import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.config import BaselineConfig, DecisionConfig, OptimiserConfig, RunConfig
+from maicc.config import OptimiserConfig, PolicyConfig
 from maicc.files import ModelFiles
 from maicc.teams.lockstep import LockStepTeam
 from maicc.training.chain_data import ChainData
+from maicc.training.family_data import FamilyData
 from maicc.training.modules import MaiccModule
 from maicc.types import Spec, UserError
 
@@ -59,25 +58,22 @@ class BaselineModule(MaiccModule):
 
     Args:
         spec: Sizes of the task family; the data module fills it in.
-        network: Sizes of the transformer, those of MAICC's decision model.
+        model: The rival's transformer.
         optimiser: AdamW and its schedule.
-        baseline: Options of the method.
     """
 
-    config_type = DecisionConfig
+    config_type = PolicyConfig
     team_type: ClassVar[type[BaselineTeam]]
-    data_type: ClassVar[type[L.LightningDataModule]] = ChainData
+    data_type: ClassVar[type[FamilyData]] = ChainData
     explores: ClassVar[bool] = True  # whether it samples actions to find out
 
     def __init__(
         self,
         spec: Spec | None = None,
-        network: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
+        model: PolicyConfig = PolicyConfig(),  # noqa: B008 - never changed
         optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
-        baseline: BaselineConfig = BaselineConfig(),  # noqa: B008
     ) -> None:
-        super().__init__(spec, network, optimiser)
-        self.baseline = baseline
+        super().__init__(spec, model, optimiser)
         self.net = self.make_net()
 
     @abstractmethod
@@ -85,40 +81,37 @@ class BaselineModule(MaiccModule):
         """The untrained network."""
 
     @classmethod
-    def from_header(cls, spec: Spec, header: Mapping[str, Any]) -> BaselineModule:
-        network = DecisionConfig(**header["network"])
-        return cls(spec, network, baseline=BaselineConfig(**header["baseline"]))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["maicc"]["baseline"] = asdict(self.baseline)
+    def drawn(cls, model: Any) -> int:
+        """Counts the episodes of a chain in a batch."""
+        return model.episodes
 
     @classmethod
-    def drawn(cls, baseline: BaselineConfig) -> int:
-        """Episodes of a chain in a batch."""
-        return baseline.episodes
+    def supervised(cls, model: Any) -> int:
+        """Counts those of them whose actions are learned."""
+        return model.episodes
 
     @classmethod
-    def supervised(cls, baseline: BaselineConfig) -> int:
-        """How many of them have their actions learned."""
-        return baseline.episodes
+    def data(cls, config: Any, files: ModelFiles) -> FamilyData:
+        """Makes batches with as many supervised trajectories as the decision model's have.
 
-    @classmethod
-    def data(cls, config: RunConfig, files: ModelFiles) -> L.LightningDataModule:
-        """Batches with as many supervised trajectories as the decision model's have."""
-        chains = max(config.decision.batch_size // cls.supervised(config.baseline), 1)
-        drawn = cls.drawn(config.baseline)
-        return ChainData(config.family, str(files.episodes), drawn, chains, config.seed)
+        Args:
+            config: A run of this rival.
+        """
+        fit = config.decision
+        chains = max(fit.batch_size // cls.supervised(fit.model), 1)
+        return ChainData(
+            config.family, str(files.episodes), cls.drawn(fit.model), chains, config.seed
+        )
 
     def setup(self, stage: str) -> None:
         """Refuses batches of another kind."""
-        data, drawn = self.trainer.datamodule, self.drawn(self.baseline)
+        data = self.trainer.datamodule
         if not isinstance(data, self.data_type):
             raise UserError(f"{type(self).__name__} is trained on {self.data_type.__name__}")
-        if isinstance(data, ChainData) and data.episodes != drawn:
+        if isinstance(data, ChainData) and data.episodes != self.drawn(self.config):
             raise UserError(
                 f"the data module draws chains of {data.episodes} episodes, the model takes "
-                f"{drawn}; set data.init_args.episodes={drawn}"
+                f"{self.drawn(self.config)}; set data.init_args.episodes={self.drawn(self.config)}"
             )
 
     def team(
@@ -134,7 +127,7 @@ class BaselineModule(MaiccModule):
 
     def learn(self, logits: Tensor, actions: Tensor) -> Tensor:
         """Cross-entropy of logits (M, A) and actions (M,), shown with the share predicted right."""
-        loss = F.cross_entropy(logits, actions, label_smoothing=self.network.label_smoothing)
+        loss = F.cross_entropy(logits, actions, label_smoothing=self.config.label_smoothing)
         accuracy = (logits.argmax(-1) == actions).float().mean()
         self.log_dict({"loss": loss, "accuracy": accuracy}, prog_bar=True)
         return loss

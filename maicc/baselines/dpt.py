@@ -8,7 +8,7 @@ greedy in the last tenth of the episodes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
-from maicc.config import BaselineConfig, DecisionConfig
+from maicc.baselines.options import DPTConfig
+from maicc.config import OptimiserConfig, PolicyConfig
 from maicc.data.dataset import require_expert
 from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.heads import ActionHead
@@ -67,7 +68,7 @@ def packed(context: Transitions) -> Transitions:
 class DPTransformer(nn.Module):
     """Attention among the transitions is not masked and knows no order; a query sees them all."""
 
-    def __init__(self, spec: Spec, config: DecisionConfig) -> None:
+    def __init__(self, spec: Spec, config: PolicyConfig) -> None:
         super().__init__()
         self.encoders = TokenEncoders(spec, config.width, config.encoder, return_to_go=False)
         self.following = nn.Linear(config.width, config.width)
@@ -106,7 +107,7 @@ class DPTTeam(BaselineTeam):
     """Agents that hold a set of their own transitions against what they observe."""
 
     def on_episode_start(self) -> None:
-        count, most = int(self.online.count[0]), self.module.baseline.set_episodes
+        count, most = int(self.online.count[0]), self.module.config.set_episodes
         latest = slice(max(count - most, 0), count)
         lived = Trajectories(*(part[:, latest] for part in self.online.trajectories))
         context = packed(transitions(self._tensors(lived)))
@@ -126,17 +127,26 @@ class DPTModule(BaselineModule):
     """DPT; arguments of `BaselineModule`. A chain's episodes but the last make up a set."""
 
     kind = "dpt"
+    config_type = DPTConfig
     team_type = DPTTeam
 
+    def __init__(
+        self,
+        spec: Spec | None = None,
+        model: DPTConfig = DPTConfig(),  # noqa: B008 - never changed
+        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(spec, model, optimiser)
+
     def make_net(self) -> nn.Module:
-        return DPTransformer(self.spec, self.network)
+        return DPTransformer(self.spec, self.config)
 
     @classmethod
-    def drawn(cls, baseline: BaselineConfig) -> int:
-        return baseline.set_episodes + 1
+    def drawn(cls, model: Any) -> int:
+        return model.set_episodes + 1
 
     @classmethod
-    def supervised(cls, baseline: BaselineConfig) -> int:
+    def supervised(cls, model: Any) -> int:
         return 1
 
     def setup(self, stage: str) -> None:

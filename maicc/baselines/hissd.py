@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
-from maicc.config import DecisionConfig, RunConfig
+from maicc.config import PolicyConfig
 from maicc.data.team_batch import TeamBatch, agents_steps, masked_mean
 from maicc.files import ModelFiles
 from maicc.models.observations import EntityTransformer, attack_targets, deduplicate_blank
+from maicc.streams import Stream
 from maicc.training.episode_data import EpisodeData
+from maicc.training.family_data import FamilyData
 from maicc.types import Spec
 
 DISCOUNT = 0.99
@@ -44,7 +45,7 @@ class HiSSDBatch(NamedTuple):
 class Value(nn.Module):
     """The team's value: each agent's, weighted by attention over the team."""
 
-    def __init__(self, spec: Spec, config: DecisionConfig) -> None:
+    def __init__(self, spec: Spec, config: PolicyConfig) -> None:
         super().__init__()
         self.encoder = EntityTransformer(spec, config.width, 1, config.heads, config.dropout)
         self.front = nn.Parameter(torch.zeros(1, 1, config.width))
@@ -65,7 +66,7 @@ class HiSSD(nn.Module):
 
     training_only = ("value", "target", "foresee")
 
-    def __init__(self, spec: Spec, config: DecisionConfig) -> None:
+    def __init__(self, spec: Spec, config: PolicyConfig) -> None:
         super().__init__()
         self.spec, self.layout = spec, spec.layout
         half, width = max(config.layers // 2, 1), config.width
@@ -123,11 +124,11 @@ class HiSSDData(EpisodeData):
         batch_size: Trajectories per batch, in the mean over the dataset's teams.
     """
 
-    def batches(self, step: int) -> Iterator[HiSSDBatch]:
+    def batches(self, step: int, rank: int = 0) -> Iterator[HiSSDBatch]:
         team = float(self.episodes.agent_mask.sum(1).float().mean())
         size = max(round(self.batch_size / team), 2)
         while True:
-            rng = np.random.default_rng([self.seed, 34, self.trainer.global_rank, step])
+            rng = np.random.default_rng([self.seed, Stream.HISSD_BATCHES, rank, step])
             index = rng.integers(len(self.task), size=size)
             yield HiSSDBatch(self._batch(index, rng), torch.from_numpy(self.task[index]))
             step += 1
@@ -155,14 +156,14 @@ class HiSSDModule(BaselineModule):
     explores = False
 
     def make_net(self) -> nn.Module:
-        return HiSSD(self.spec, self.network)
+        return HiSSD(self.spec, self.config)
 
     @classmethod
-    def data(cls, config: RunConfig, files: ModelFiles) -> L.LightningDataModule:
+    def data(cls, config: Any, files: ModelFiles) -> FamilyData:
+        fit = config.decision
         return HiSSDData(
-            config.family, str(files.episodes), config.decision.batch_size, config.seed,
-            config.embedding.window,
-        )  # fmt: skip
+            config.family, str(files.episodes), fit.batch_size, config.seed, fit.window
+        )
 
     def training_step(self, batch: HiSSDBatch, batch_index: int) -> Tensor:
         if self.global_step % TARGET_EVERY == 0:

@@ -6,8 +6,9 @@ asks for the family's highest return and acts greedily. It remembers nothing and
 
 from __future__ import annotations
 
+from typing import Any
+
 from maicc.baselines.sequence import SequenceModule
-from maicc.config import BaselineConfig
 from maicc.models.tokens import ACTION, OBSERVATION, RETURN_TO_GO
 
 
@@ -19,13 +20,13 @@ class MADTModule(SequenceModule):
     explores = False
 
     @classmethod
-    def drawn(cls, baseline: BaselineConfig) -> int:
+    def drawn(cls, model: Any) -> int:
         return 1
 
     @classmethod
-    def supervised(cls, baseline: BaselineConfig) -> int:
+    def supervised(cls, model: Any) -> int:
         return 1
 
     @classmethod
-    def places(cls, baseline: BaselineConfig) -> int:
+    def places(cls, model: Any) -> int:
         return 1

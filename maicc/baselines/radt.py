@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from einops import rearrange
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.madt import MADTModule
+from maicc.baselines.options import RADTConfig
 from maicc.baselines.radt_pieces import (
     CANDIDATES,
     RADTBatch,
@@ -33,7 +33,7 @@ from maicc.baselines.radt_pieces import (
     tokens,
 )
 from maicc.baselines.sequence import SequenceTransformer
-from maicc.config import DecisionConfig, RunConfig
+from maicc.config import OptimiserConfig, PolicyConfig
 from maicc.files import ModelFiles
 from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.observations import EncodedObservations
@@ -42,6 +42,7 @@ from maicc.models.transformer import attend, initialise
 from maicc.teams.lockstep import EpisodeRecord
 from maicc.teams.lookups import LookupStats
 from maicc.teams.running import EpisodeEncoder
+from maicc.training.family_data import FamilyData
 from maicc.training.modules import load_module
 from maicc.types import Spec, Trajectories
 
@@ -70,7 +71,7 @@ class CrossAttention(nn.Module):
 class RADTransformer(nn.Module):
     """The frozen retriever and the decision transformer that reads what it finds."""
 
-    def __init__(self, spec: Spec, config: DecisionConfig) -> None:
+    def __init__(self, spec: Spec, config: PolicyConfig) -> None:
         super().__init__()
         self.retriever = SequenceTransformer(spec, config, MADTModule.kinds, 1)
         self.decision = SequenceTransformer(spec, config, MADTModule.kinds, 1)
@@ -122,7 +123,7 @@ class RADTTeam(BaselineTeam):
         explore: str = "sample",
         **options: Any,
     ) -> None:
-        width = module.network.width
+        width = module.config.width
         super().__init__(module, seeds, episodes, explore, key_width=width, **options)
         self._read: list[Tensor] = []  # of each past episode, (rows, T, m, D)
 
@@ -138,7 +139,7 @@ class RADTTeam(BaselineTeam):
             self._read.append(net.read(self._tensors(past)))
 
     def logits(self, active: np.ndarray) -> np.ndarray:
-        current, window = self._current(active), self.module.baseline.window
+        current, window = self._current(active), self.module.config.window
         observations = self._tensor(self._now.observations[:, self._step])
         for seen in self._seen:
             seen.add(observations)
@@ -171,7 +172,7 @@ class RADTTeam(BaselineTeam):
         count = int(self.online.count[0])
         if count == 0:
             return np.full(len(rows), -1), np.zeros(len(rows), np.int64)
-        valid = ends(self.online.trajectories.step_mask[rows, :count], self.module.baseline.window)
+        valid = ends(self.online.trajectories.step_mask[rows, :count], self.module.config.window)
         similarity = np.einsum("retd,rd->ret", self.online.keys[rows, :count], query)
         shape = (len(rows), -1)
         similarity = np.where(valid, similarity, -np.inf).reshape(shape)
@@ -190,7 +191,7 @@ class RADTTeam(BaselineTeam):
         self._read.clear()
 
     def record(self, now: Trajectories) -> EpisodeRecord:
-        made = keys(states(self.net.read(self._tensors(now))), self.module.baseline.window)
+        made = keys(states(self.net.read(self._tensors(now))), self.module.config.window)
         return super().record(now)._replace(keys=made.cpu().numpy())
 
 
@@ -198,11 +199,20 @@ class RADTModule(BaselineModule):
     """RADT; arguments of `BaselineModule`."""
 
     kind = "radt"
+    config_type = RADTConfig
     team_type = RADTTeam
     data_type = RADTData
 
+    def __init__(
+        self,
+        spec: Spec | None = None,
+        model: RADTConfig = RADTConfig(),  # noqa: B008 - never changed
+        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
+    ) -> None:
+        super().__init__(spec, model, optimiser)
+
     def make_net(self) -> nn.Module:
-        return RADTransformer(self.spec, self.network)
+        return RADTransformer(self.spec, self.config)
 
     def setup(self, stage: str) -> None:
         """Training starts from the transformer that retrieves."""
@@ -224,8 +234,9 @@ class RADTModule(BaselineModule):
         return self.learn(*concat_by_length(length, supervised))
 
     @classmethod
-    def data(cls, config: RunConfig, files: ModelFiles) -> L.LightningDataModule:
+    def data(cls, config: Any, files: ModelFiles) -> FamilyData:
+        fit = config.decision
         return RADTData(
-            config.family, str(files.episodes), str(files.embedding), config.baseline.window,
-            config.decision.batch_size, config.seed,
+            config.family, str(files.episodes), str(files["retriever"]), fit.model.window,
+            fit.batch_size, config.seed,
         )  # fmt: skip

@@ -21,6 +21,7 @@ from maicc.data.dataset import EpisodeFile, slices
 from maicc.memory.index import empty_index
 from maicc.models.observations import EncodedObservations
 from maicc.models.tokens import OBSERVATION
+from maicc.streams import Stream
 from maicc.training.family_data import FamilyData
 from maicc.training.modules import load_module
 from maicc.types import Trajectories
@@ -108,7 +109,7 @@ class RADTData(FamilyData):
         self,
         family: str,
         path: str = "runs/episodes.h5",
-        retriever: str = "runs/embedding.ckpt",
+        retriever: str = "runs/retriever.ckpt",
         window: int = 8,
         batch_size: int = 96,
         seed: int = 0,
@@ -160,9 +161,9 @@ class RADTData(FamilyData):
         chosen = np.take_along_axis(piece, best[:, None], 1)[:, 0]
         return np.where(valid.any(1), chosen, -1)
 
-    def batches(self, step: int) -> Iterator[RADTBatch]:
+    def batches(self, step: int, rank: int = 0) -> Iterator[RADTBatch]:
         while True:
-            rng = np.random.default_rng([self.seed, 33, self.trainer.global_rank, step])
+            rng = np.random.default_rng([self.seed, Stream.RADT_BATCHES, rank, step])
             item = rng.integers(len(self.length), size=self.batch_size)
             at = (rng.random(len(item)) * self.length[item]).astype(np.int64)
             kept = rng.random((len(item), self.window)) >= QUERY_DROPOUT

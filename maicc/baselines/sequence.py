@@ -7,7 +7,7 @@ files of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
-from maicc.config import BaselineConfig, DecisionConfig
+from maicc.config import PolicyConfig
 from maicc.memory import OnlineMemory
 from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.heads import ActionHead
@@ -42,7 +42,7 @@ class SequenceTransformer(nn.Module):
     """
 
     def __init__(
-        self, spec: Spec, config: DecisionConfig, kinds: Sequence[int], episodes: int
+        self, spec: Spec, config: PolicyConfig, kinds: Sequence[int], episodes: int
     ) -> None:
         super().__init__()
         self.config, self.kinds, self.episodes = config, tuple(kinds), episodes
@@ -183,13 +183,13 @@ class SequenceModule(BaselineModule):
     kinds: ClassVar[tuple[int, ...]]  # of token
 
     def make_net(self) -> nn.Module:
-        places = self.places(self.baseline)
+        places = self.places(self.config)
         return SequenceTransformer(self.spec, self.network, self.kinds, places)
 
     @classmethod
-    def places(cls, baseline: BaselineConfig) -> int:
+    def places(cls, model: Any) -> int:
         """Most episodes in a row."""
-        return baseline.episodes
+        return model.episodes
 
     def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
         """The chains as the model sees them, and (B, E, T) the steps whose actions it learns."""

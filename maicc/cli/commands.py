@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,8 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(argv: list[str]) -> None:
-    from maicc.config import RunConfig
-
     what = (
         "Collect, train, adapt and report, in one folder. NAME is a configuration that comes with "
         "maicc, a task family, or MODULE:ATTRIBUTE; FILE.yaml is a configuration of your own. "
@@ -83,12 +81,9 @@ def _run(argv: list[str]) -> None:
     )
     parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
     parser.add_argument("--out", type=str, default=None, help="folder; runs/NAME by default")
-    parser.add_class_arguments(RunConfig)
-    options = run_options(parser, argv)
-    out, name = options.pop("out"), folder_name(argv, options)
-    config = RunConfig(**parser.instantiate_classes(options).as_dict())
+    config, own = run_options(parser, argv)
     method = "" if config.method == "maicc" else f"-{config.method}"
-    out = Path(out or f"runs/{name}{method}")
+    out = Path(own["out"] or f"runs/{folder_name(argv, config)}{method}")
 
     from maicc.experiments.run import run
 
@@ -166,7 +161,8 @@ def _fit(argv: list[str]) -> None:
 
 
 def _adapt(argv: list[str]) -> None:
-    from maicc.config import AdaptConfig
+    from maicc.config import MaiccAdapt, check_options
+    from maicc.evaluation.run_folder import read_config
 
     parser = make_parser(
         "adapt",
@@ -180,28 +176,35 @@ def _adapt(argv: list[str]) -> None:
     parser.add_argument(
         "--tasks", type=Literal["held_out", "training"], default="held_out", help="which"
     )
+    run = next((a for a in argv if not a.startswith("-") and Path(a).is_dir()), None)
+    settings: Any = read_config(run).adapt if run else MaiccAdapt()
     # one number of runs, whichever tasks they are on
-    parser.add_class_arguments(AdaptConfig, skip={"training_runs"})
-    options = parser.parse_args(argv)
+    parser.add_class_arguments(type(settings), skip={"training_runs"})
+    parser.set_defaults(_settings(settings))
+    options = parser.instantiate(parser.parse_args(argv))
     out, folder = Path(options.out), Path(options.folder)
     if out.exists():
         raise UserError(f"{out} is there already; choose another --out, or remove it")
+    if options.seed < 0:
+        raise UserError(f"seed={options.seed} must be at least 0")
+    names = [f.name for f in fields(settings) if f.name != "training_runs"]
+    config = type(settings)(
+        training_runs=options.runs, **{name: getattr(options, name) for name in names}
+    )
+    check_options(config, "adapt")
 
     from maicc.evaluation.adapt import adapt_folder
-    from maicc.evaluation.trained import run_config
-    from maicc.experiments.run import check_adaptation
 
-    settings = run_config(folder).adapt
-    memory = {f"memory.{name}": value for name, value in asdict(settings.memory).items()}
-    parser.set_defaults({"episodes": settings.episodes, "explore": settings.explore, **memory})
-    options = parser.instantiate_classes(parser.parse_args(argv))
-    config = AdaptConfig(
-        options.episodes, options.runs, options.runs, options.memory, options.explore
-    )
-    check_adaptation(config, options.seed)
     adapt_folder(
         folder, config, options.seed, out, options.device, held_out=options.tasks == "held_out"
     )
+
+
+def _settings(settings: Any) -> dict[str, Any]:
+    """A run's own options of adaptation, by dotted path, but for how many teams adapt."""
+    values = asdict(settings)
+    memory = {f"memory.{name}": value for name, value in values.pop("memory", {}).items()}
+    return {k: v for k, v in values.items() if k not in ("runs", "training_runs")} | memory
 
 
 def _benchmark(argv: list[str]) -> None:
@@ -294,13 +297,17 @@ def _context(argv: list[str]) -> None:
 
     import json
 
+    from maicc.config import MaiccRun
     from maicc.evaluation.context_value import context_value
-    from maicc.evaluation.trained import run_config
+    from maicc.evaluation.run_folder import read_config
     from maicc.files import ModelFiles
 
     folder = options.folder
-    retrieval = run_config(folder).decision.retrieval
-    print(json.dumps(context_value(ModelFiles.in_folder(folder), retrieval), indent=1))
+    config = read_config(folder)
+    if not isinstance(config, MaiccRun):
+        raise UserError(f"{folder}: method {config.method} looks up no contexts, only maicc does")
+    value = context_value(ModelFiles.in_folder(folder), config.decision.retrieval)
+    print(json.dumps(value, indent=1))
 
 
 def _report(argv: list[str]) -> None:

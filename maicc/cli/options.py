@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_type_hints
 
 from maicc.types import UserError
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import ArgumentParser
 
+    from maicc.baselines.method import Method
     from maicc.config import RunConfig
 
 DEVICE = Literal["auto", "cpu", "cuda"]
@@ -17,50 +21,154 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def make_parser(command: str, what: str) -> ArgumentParser:
+    """Makes a parser whose errors are one line, with a hint where to read more."""
     from jsonargparse import ArgumentParser
 
-    return ArgumentParser(prog=f"maicc {command}", description=what)
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            raise UserError(f"{' '.join(message.split())}; `{self.prog} --help` lists the options")
+
+    return Parser(prog=f"maicc {command}", description=what)
 
 
-def run_options(parser: ArgumentParser, argv: list[str]) -> Namespace:
-    """Parses `NAME|FILE.yaml --key value ...`."""
-    if argv and not argv[0].startswith("-"):
-        argv = [*_configuration(argv[0]), *argv[1:]]
-    elif not any(a in ("-h", "--help") or a.startswith("--config") for a in argv):
+def run_options(parser: ArgumentParser, argv: Sequence[str]) -> tuple[RunConfig, dict[str, Any]]:
+    """Parses `NAME|FILE.yaml --key value ...`.
+
+    Args:
+        parser: Knows the command's own options; the method's are added here.
+
+    Returns:
+        The configuration, of the method's own class, and the command's own options.
+
+    Raises:
+        UserError: an option is wrong, or the method does not have it.
+    """
+    from maicc.baselines import method_of
+
+    given = list(argv)
+    named = bool(given) and not given[0].startswith("-")
+    if not named and not any(a in ("-h", "--help") or a.startswith("--config") for a in given):
         raise UserError(f"what to run? {parser.usage}")
-    options = parser.parse_args(argv)
+    is_file = named and given[0].endswith((".yaml", ".yml"))
+    if is_file:
+        given[0] = f"--config={_existing(given[0])}"
+    method = method_of(_method_in(given) or "maicc")
+    if named and not is_file:
+        given = [*_shipped(given[0], method), *given[1:]]
+    _refuse_options_of_others(argv, method)
+    own = {action.dest for action in parser._actions} - {"config"}
+    parser.add_class_arguments(method.config)
+    options = parser.parse_args(given)
     options.pop("config")
-    return options
+    values = parser.instantiate(options).as_dict()
+    return (
+        method.config(**{name: value for name, value in values.items() if name not in own}),
+        {name: value for name, value in values.items() if name in own},
+    )
 
 
-def folder_name(argv: list[str], options: Namespace) -> str:
-    """What to call the folder: NAME, the name of FILE.yaml, or else the family."""
-    named = argv[0] if not argv[0].startswith("-") else options.family
+def folder_name(argv: Sequence[str], config: RunConfig) -> str:
+    """Names the folder: NAME, the name of FILE.yaml, or else the family."""
+    named = argv[0] if not argv[0].startswith("-") else config.family
     return named.removesuffix(".yml").removesuffix(".yaml").split("/")[-1].replace(":", ".")
 
 
-def _configuration(name: str) -> list[str]:
-    """A file, a configuration shipped with the package, or the defaults for a task family."""
-    if name.endswith((".yaml", ".yml")):
-        if not Path(name).exists():
-            raise UserError(f"{name}: no such file")
-        return [f"--config={name}"]
-    if (CONFIGS / f"{name}.yaml").exists():
-        return [f"--config={CONFIGS / name}.yaml"]
-    from maicc.envs import get_family
+def _existing(path: str) -> str:
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file")
+    return path
 
-    shared = get_family(name).configuration
-    return [*([f"--config={CONFIGS / shared}.yaml"] if shared else []), f"--family={name}"]
+
+def _method_in(argv: Sequence[str]) -> str | None:
+    """The method that the command line names, or else the last file of options that names one."""
+    import yaml
+
+    method = None
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        option, _, value = word.partition("=")
+        value = value or following
+        if option == "--method":
+            return value
+        if option == "--config" and Path(value).is_file():
+            try:
+                options = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+            except (UnicodeDecodeError, yaml.YAMLError):
+                continue  # the parser will say so
+            method = options.get("method", method) if isinstance(options, dict) else method
+    return method
+
+
+def _shipped(name: str, method: Method) -> list[str]:
+    """The shipped configuration of that name, or the defaults for a task family, as arguments.
+
+    Shipped ones are MAICC's; another method takes over the options that it has too.
+    """
+    path, family = CONFIGS / f"{name}.yaml", []
+    if not path.exists():
+        from maicc.envs import get_family
+
+        shared, family = get_family(name).configuration, [f"--family={name}"]
+        if not shared:
+            return family
+        path = CONFIGS / f"{shared}.yaml"
+    if method.name == "maicc":
+        return [f"--config={path}", *family]
+    from maicc.config import MaiccRun
+
+    parser = make_parser("run", "")
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(MaiccRun)
+    options = parser.parse_args([f"--family={name}", f"--config={path}"]).as_dict()
+    part = _part_of(method.config, {**options, "method": method.name})
+    return [f"--config={json.dumps(part)}", *family]
+
+
+def _part_of(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a configuration class has."""
+    hints = get_type_hints(kind)
+    return {
+        option.name: _part_of(hints[option.name], value)
+        if is_dataclass(hints[option.name])
+        else value
+        for option in fields(kind)
+        if option.name in options
+        for value in [options[option.name]]
+    }
+
+
+def _refuse_options_of_others(argv: Sequence[str], method: Method) -> None:
+    """Refuses an option that another method has, and this one does not read.
+
+    Raises:
+        UserError: names the option and the methods that have it.
+    """
+    from maicc.baselines import METHODS
+
+    for word in argv:
+        path = word.removeprefix("--").partition("=")[0]
+        if not word.startswith("--") or _has(method.config, path):
+            continue
+        having = [other.name for other in METHODS.values() if _has(other.config, path)]
+        if having:
+            raise UserError(
+                f"{path} is no option of method {method.name}, it is one of {', '.join(having)}"
+            )
+
+
+def _has(kind: type, path: str) -> bool:
+    """Whether a configuration class has an option at a dotted path."""
+    for name in path.split("."):
+        hint = get_type_hints(kind).get(name) if is_dataclass(kind) else None
+        if hint is None:
+            return False
+        kind = hint
+    return True
 
 
 def variant_options(
     command: str, what: str, listed: str, default: str, argv: list[str]
 ) -> tuple[RunConfig, dict[str, Any], dict[str, Any]]:
     """The configuration, variants by name, and options of a benchmark."""
-    import yaml
-
-    from maicc.config import RunConfig
-
     parser = make_parser(command, what)
     parser.usage = (
         f"maicc {command} NAME|FILE.yaml [--seeds N] [--tasks N] [--{listed} A,B] [--out DIR] "
@@ -95,36 +203,29 @@ def variant_options(
         "--variants_file", type=str, default=None,
         help="YAML: variant name, then the options it sets; configs/variants.yaml by default",
     )  # fmt: skip
-    parser.add_class_arguments(RunConfig)
-    options = run_options(parser, argv)
-    own = {
-        key: options.pop(key)
-        for key in (
-            "out", "seeds", "tasks", "draw", "episodes", "threads", "cluster", "behaviours",
-            listed, "variants_file",
-        )
-    }  # fmt: skip
-    name = folder_name(argv, options)
-    config: RunConfig = RunConfig(**parser.instantiate_classes(options).as_dict())
-    if own["episodes"] is not None:
-        config.adapt.episodes = own["episodes"]
+    config, own = run_options(parser, argv)
+    episodes, file, names = (own.pop(key) for key in ("episodes", "variants_file", listed))
+    if episodes is not None:
+        config.adapt.episodes = episodes
     for option in ("seeds", "tasks", "threads"):
         if own[option] < 1:
             raise UserError(f"--{option}={own[option]} must be at least 1")
-    path = Path(own["variants_file"] or CONFIGS / "variants.yaml")
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
+    own["out"] = Path(own["out"] or f"runs/{command}-{folder_name(argv, config)}")
+    return config, _variants(Path(file or CONFIGS / "variants.yaml"), names), own
+
+
+def _variants(path: Path, names: str) -> dict[str, Any]:
+    """The variants of those names in a file, each with the options it sets."""
+    import yaml
+
     try:
-        known = yaml.safe_load(path.read_text(encoding="utf-8"))
+        known = yaml.safe_load(Path(_existing(str(path))).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {error}") from None
     if not isinstance(known, dict) or not all(isinstance(v or {}, dict) for v in known.values()):
         raise UserError(f"{path}: expected names of variants, each with the options it sets")
-    wanted = list(known) if own[listed] == "every" else own[listed].split(",")
+    wanted = list(known) if names == "every" else names.split(",")
     for variant in wanted:
         if variant not in known:
             raise UserError(f"no variant {variant!r}; {path.name} has: {', '.join(known)}")
-    own["out"] = Path(own["out"] or f"runs/{command}-{name}")
-    for option in ("episodes", "variants_file", listed):
-        del own[option]
-    return config, {variant: known[variant] or {} for variant in wanted}, own
+    return {variant: known[variant] or {} for variant in wanted}

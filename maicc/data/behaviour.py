@@ -12,6 +12,7 @@ from maicc.config import CollectConfig
 from maicc.data.episodes import EpisodeBatch, concatenate, empty_episodes
 from maicc.data.returns import share_of_maximum
 from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env
+from maicc.streams import Stream
 from maicc.types import Behaviour, Task
 
 _TRIAL_EPISODES = 144  # per trial, about; at least 2 and at most 16 of a task
@@ -96,8 +97,11 @@ def _play(
     choose, best_is = _chooser(family, policy, env), labelling_policy(family)
     expert = _chooser(family, best_is, env) if best_is not in (None, policy) else None
     B, T, N = len(seeds), family.max_steps, family.spec.n_agents
-    draws = np.stack([np.random.default_rng([*s, 0]).random((T, N, 2)) for s in seeds])
-    rngs, expert_rngs = ([np.random.default_rng([*s, i]) for s in seeds] for i in (1, 2))
+    draws = np.stack(
+        [np.random.default_rng([*s, Stream.RANDOM_ACTIONS]).random((T, N, 2)) for s in seeds]
+    )
+    rngs = [np.random.default_rng([*s, Stream.BEHAVIOUR]) for s in seeds]
+    expert_rngs = [np.random.default_rng([*s, Stream.EXPERT_LABELS]) for s in seeds]
     resets = [int(rng.integers(2**31)) for rng in rngs]
     roster = env.rosters[0]
     now = env.reset(resets)
@@ -190,7 +194,12 @@ def _trial(family: TaskFamily, rate: float, seed: int) -> EpisodeBatch:
     """A few episodes of each training task."""
     return concatenate(
         [
-            play(family, task, rate, [(seed, 10, i, e) for e in range(_each_task(family))])
+            play(
+                family,
+                task,
+                rate,
+                [(seed, Stream.CALIBRATION, i, e) for e in range(_each_task(family))],
+            )
             for i, task in enumerate(family.training_tasks)
         ]
     )

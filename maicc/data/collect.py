@@ -23,6 +23,7 @@ from maicc.data.episodes import FIELDS, EpisodeBatch, join
 from maicc.data.returns import share_of_maximum
 from maicc.envs import TaskFamily, get_family, importable
 from maicc.files import read_json, whole_file, write_json
+from maicc.streams import Stream
 from maicc.types import Behaviour, UserError
 
 
@@ -136,7 +137,7 @@ def _play_unit(
 ) -> None:
     family = family or get_family(family_name)
     task, behaviour = unit
-    seeds = [(seed, 11, task, behaviour, episode) for episode in range(n)]
+    seeds = [(seed, Stream.COLLECTION, task, behaviour, episode) for episode in range(n)]
     rate, name = behaviours[behaviour].random_rate, behaviours[behaviour].name
     episodes = play(family, family.training_tasks[task], rate, seeds, name)
     episodes.task[:] = task

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from maicc.baselines.method import Trained
 from maicc.config import AdaptConfig
 from maicc.data.dataset import EpisodeFile
 from maicc.envs import BatchEnv, TaskFamily, batch_env, get_family
 from maicc.evaluation.stats import summary
-from maicc.evaluation.trained import TrainedModels, TrainedRival, load_folder
+from maicc.evaluation.trained import load_folder
 from maicc.files import ModelFiles, whole_file, write_json
+from maicc.streams import Stream
 from maicc.teams.lockstep import LockStepTeam
 from maicc.teams.lookups import DIAGNOSTICS, as_json, nearest_tasks
 from maicc.types import Task, UserError
@@ -27,9 +29,10 @@ _SAVE_EVERY_SECONDS = 20.0
 
 
 def play_episode(team: LockStepTeam, env: BatchEnv, seeds: Sequence[int]) -> np.ndarray:
-    """One adaptation episode of every run: team returns (R,).
+    """Plays one adaptation episode of every run and gives the team returns (R,).
 
-    Played again where an environment broke off; twice running is an error of the environment's.
+    It is played again where an environment broke off; twice running is an error of the
+    environment's.
     """
     now = env.reset(seeds)
     returns = np.zeros(len(env.envs))
@@ -44,8 +47,80 @@ def play_episode(team: LockStepTeam, env: BatchEnv, seeds: Sequence[int]) -> np.
     return returns
 
 
+class _Adaptation:
+    """Teams on their way through an adaptation, and what has come out so far.
+
+    Args:
+        kept: Where the state is kept, to go on from after an interruption.
+    """
+
+    def __init__(
+        self,
+        models: Trained,
+        family: TaskFamily,
+        tasks: Sequence[Task],
+        config: AdaptConfig,
+        seed: int,
+        kept: Path | None,
+    ) -> None:
+        self.config, self.kept = config, kept
+        self.seeds = [seed * 1000 + i for i in range(len(tasks))]
+        self.env = batch_env(family, tasks)
+        self.team = models.team(self.seeds, config, agent_mask=self.env.agent_mask)
+        self.nearest = nearest_tasks(family, tasks, models.tasks)
+        low, high = models.spec.bounds
+        self.return_range = high - low
+        self.returns = np.zeros((len(tasks), config.episodes))
+        self.retrieval = np.full((len(DIAGNOSTICS), config.episodes), np.nan)
+        self.finished = 0
+        plan = [models.content, config.identity(), seed, [task.to_json() for task in tasks]]
+        self.identity = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+        if kept is not None and kept.exists():
+            self._restore(kept)
+
+    def _restore(self, kept: Path) -> None:
+        with np.load(kept, allow_pickle=False) as state:
+            if str(state["identity"]) != self.identity:
+                raise UserError(
+                    f"{kept} keeps an interrupted adaptation with other models or settings; remove "
+                    "it, or go on with the settings it was begun with"
+                )
+            self.team.load_state(state)
+            self.finished = self.team.episode
+            self.returns[:, : self.finished] = state["returns"]
+            self.retrieval[:, : self.finished] = state["retrieval"]
+
+    def play(self, episode: int) -> float:
+        """Plays the next episode in all runs; gives their mean return."""
+        resets = [
+            int(np.random.default_rng([seed, Stream.ADAPT_RESET, episode]).integers(2**31))
+            for seed in self.seeds
+        ]
+        self.returns[:, episode] = play_episode(self.team, self.env, resets)
+        if self.team.lookups is not None:
+            self.retrieval[:, episode] = self.team.lookups.diagnostics(
+                self.nearest, self.return_range
+            )
+        self.finished = episode + 1
+        return float(self.returns[:, episode].mean())
+
+    def keep(self) -> None:
+        """Writes the state after the last finished episode."""
+        memory = getattr(self.config, "memory", None)
+        if memory is not None and memory.max_episodes and self.team.episode != self.finished:
+            return  # interrupted as it was stored: what was kept before stands
+        if self.kept is not None and self.finished:
+            done = {
+                "identity": np.array(self.identity),
+                "returns": self.returns[:, : self.finished],
+                "retrieval": self.retrieval[:, : self.finished],
+            }
+            with whole_file(self.kept) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **self.team.state(self.finished), **done)
+
+
 def adapt(
-    models: TrainedModels | TrainedRival,
+    models: Trained,
     family: TaskFamily,
     tasks: Sequence[Task],
     config: AdaptConfig,
@@ -53,7 +128,7 @@ def adapt(
     kept: Path | None = None,
     label: str = "adapt",
 ) -> dict[str, Any]:
-    """Runs one team per task and returns the result as plain JSON.
+    """Adapts one team to each task and returns the result as plain JSON.
 
     Args:
         models: What `maicc run` trained, for this family.
@@ -66,76 +141,44 @@ def adapt(
     """
     if config.episodes < 1 or not tasks:
         raise UserError("adapt.episodes and adapt.runs must be at least 1")
-    seeds = [seed * 1000 + i for i in range(len(tasks))]
-    env = batch_env(family, tasks)
-    team = models.team(seeds, config.memory, config.episodes, env.agent_mask, config.explore)
-    returns = np.zeros((len(tasks), config.episodes))
-    near = nearest_tasks(family, tasks, models.tasks)
-    low, high = models.spec.bounds
-    retrieval = np.full((len(DIAGNOSTICS), config.episodes), np.nan)
-    follows = config.identity(models.method)
-    plan = [models.content, follows, seed, [task.to_json() for task in tasks]]
-    identity = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
-    if kept is not None and kept.exists():
-        with np.load(kept, allow_pickle=False) as state:
-            if str(state["identity"]) != identity:
-                raise UserError(
-                    f"{kept} keeps an interrupted adaptation with other models or settings; remove "
-                    "it, or go on with the settings it was begun with"
-                )
-            team.load_state(state)
-            returns[:, : team.episode] = state["returns"]
-            retrieval[:, : team.episode] = state["retrieval"]
-
-    finished = team.episode
-
-    def keep() -> None:
-        if config.memory.max_episodes and team.episode != finished:
-            return  # interrupted as it was stored: what was kept before stands
-        if kept is not None and finished:
-            done = {
-                "identity": identity,
-                "returns": returns[:, :finished],
-                "retrieval": retrieval[:, :finished],
-            }
-            with whole_file(kept) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **team.state(finished), **done)
-
+    state = _Adaptation(models, family, tasks, config, seed, kept)
     last_kept = time.monotonic()
-    with tqdm(desc=label, unit="episode", total=config.episodes, initial=team.episode) as bar:
+    first = state.finished
+    with tqdm(desc=label, unit="episode", total=config.episodes, initial=first) as bar:
         try:
-            for episode in range(team.episode, config.episodes):
-                resets = [np.random.default_rng([s, 50, episode]).integers(2**31) for s in seeds]
-                returns[:, episode] = play_episode(team, env, resets)
-                if team.lookups is not None:
-                    retrieval[:, episode] = team.lookups.diagnostics(near, high - low)
-                finished = episode + 1
+            for episode in range(first, config.episodes):
+                mean = state.play(episode)
                 bar.update()
-                bar.set_postfix({"return": f"{returns[:, episode].mean():.2f}"}, refresh=False)
+                bar.set_postfix({"return": f"{mean:.2f}"}, refresh=False)
                 if time.monotonic() - last_kept > _SAVE_EVERY_SECONDS:
-                    keep()
+                    state.keep()
                     last_kept = time.monotonic()
         except KeyboardInterrupt:
-            keep()
+            state.keep()
             raise
         finally:
-            env.close()
+            state.env.close()
+    return _result(family, tasks, state)
+
+
+def _result(family: TaskFamily, tasks: Sequence[Task], state: _Adaptation) -> dict[str, Any]:
+    """The result file's content, but for seconds."""
     held_out = {json.dumps(task.to_json()) for task in family.held_out_tasks}
     return {
         "schema": SCHEMA,
         "family": family.name,
-        "episodes": config.episodes,
+        "episodes": state.config.episodes,
         "runs": [
             {
                 "task": task.to_json(),
                 "held_out": json.dumps(task.to_json()) in held_out,
-                "seed": s,
+                "seed": seed,
                 "returns": [round(float(r), 6) for r in run],
             }
-            for task, s, run in zip(tasks, seeds, returns, strict=True)
+            for task, seed, run in zip(tasks, state.seeds, state.returns, strict=True)
         ],
-        "summary": {name: round(value, 6) for name, value in summary(returns).items()},
-        "retrieval": as_json(retrieval),
+        "summary": {name: round(value, 6) for name, value in summary(state.returns).items()},
+        "retrieval": as_json(state.retrieval),
     }
 
 
@@ -152,6 +195,9 @@ def adapt_folder(
     """Adapts teams of the models in `folder` and writes the result to `out`.
 
     Interrupted, the same call goes on where it stopped.
+
+    Args:
+        seconds: What each stage has taken; of this one, in calls that were interrupted.
     """
     files = ModelFiles.in_folder(folder)
     family = get_family(EpisodeFile(files.episodes).spec.family)
@@ -162,7 +208,7 @@ def adapt_folder(
     kept = out.with_suffix(".part.npz")
     label = "adapt" if held_out else "adapt (training tasks)"
     result = adapt(models, family, tasks, config, seed, kept, label)
-    before = (seconds or {}).get(label, 0.0)  # of calls that were interrupted
+    before = (seconds or {}).get(label, 0.0)
     taken = {label: round(before + time.monotonic() - start, 2)}
     write_json(out, {**result, "seconds": {**(seconds or {}), **taken}})
     kept.unlink(missing_ok=True)

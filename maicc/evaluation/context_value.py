@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,22 +32,21 @@ def context_value(
     Raises:
         UserError: the model takes no context.
     """
-    module = load_module(files.decision, DecisionModule)
-    net, k = module.net, module.network.k
+    module = load_module(files["decision"], DecisionModule)
+    net, k = module.net, module.config.k
     if k == 0:
-        raise UserError(f"{files.decision}: trained without context (decision.model.k=0)")
+        raise UserError(f"{files['decision']}: trained without context (decision.model.k=0)")
     family = module.spec.family
     data = RetrievalData(
         family,
         str(files.episodes),
-        str(files.embedding),
+        str(files["embedding"]),
         k,
         _QUERIES,
         _SEED,
         retrieval or RetrievalConfig(),
     )
     data.setup("fit")
-    data.trainer = SimpleNamespace(global_rank=0)
     found: dict[str, list[tuple[float, float]]] = {"retrieved": [], "of other queries": []}
     drawn = data.batches(0)
     with torch.no_grad():

@@ -35,7 +35,7 @@ def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
     dataset = EpisodeFile(files.episodes)
     family = get_family(dataset.spec.family)
     spec = dataset.require(family.spec)
-    net = load_module(files.embedding, EmbeddingModule, spec).net
+    net = load_module(files["embedding"], EmbeddingModule, spec).net
     mine = [b for b in dataset.behaviours if b.random_rate >= 0]
     if not mine:
         raise UserError(f"{files.episodes} was read from a file: there is no behaviour to play")

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,7 +103,6 @@ def _models(
     embedding, decision = embedding.to(device), decision.to(device)
     data = EpisodeData(family.name, str(path), _EPISODES)
     data.setup("fit")
-    data.trainer = SimpleNamespace(global_rank=0)
     batch = _to(next(data.batches(0)), device)
 
     dataset = EpisodeFile(path)
@@ -112,7 +110,6 @@ def _models(
     stored = slices(dataset.read(), spec.bounds)
     retrieval = RetrievalData(family.name, str(path), k=decision_config.k, batch_size=_QUERIES)
     retrieval.use(keys, stored)
-    retrieval.trainer = SimpleNamespace(global_rank=0)
     queries = _to(next(retrieval.batches(0)), device)
     some = Trajectories(*(torch.from_numpy(p[:1536]).to(device) for p in stored.trajectories))
     supervised = int(queries.current.step_mask.sum())

@@ -6,25 +6,27 @@ seeds are added.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from maicc.baselines import FLAT
+from maicc.baselines import method_of
 from maicc.config import RunConfig
 from maicc.data.behaviour import play
 from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile, spec_with_bounds
 from maicc.envs import TaskFamily, batch_env, get_family
 from maicc.experiments.cluster import require_ray, run_units
-from maicc.experiments.run import check
-from maicc.experiments.units import Unit, run_stage, with_overrides
+from maicc.experiments.units import Unit, with_overrides
+from maicc.experiments.validate import check
 from maicc.files import read_json, write_json, write_text
 from maicc.report import write_benchmark
 from maicc.report.table import make_table, markdown
+from maicc.streams import Stream
 from maicc.types import Task
 
 _BEHAVIOUR_EPISODES = 20  # of each task
@@ -40,19 +42,64 @@ def frozen_tasks(family: TaskFamily, n: int, draw: str) -> list[Task]:
     return [tasks[i] for i in order]
 
 
-def units(
+@dataclass(frozen=True)
+class Plan:
+    """All units of a benchmark, and where their table is written."""
+
+    units: list[Unit]
+    family: TaskFamily
+    tasks: list[Task]
+    out: Path
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the models."""
+        return sorted({unit.config.seed for unit in self.units})
+
+    @property
+    def flat(self) -> set[str]:
+        """Names of variants that do not adapt: they play alike in every episode."""
+        return {u.variant for u in self.units if not method_of(u.config.method).adapts}
+
+    def results(self, variant: str) -> list[Any]:
+        """Results of a variant's finished units."""
+        mine = [unit for unit in self.units if unit.variant == variant]
+        return [read_json(unit.result) for unit in mine if unit.result.exists()]
+
+
+def plan(
     config: RunConfig,
     variants: Mapping[str, Mapping[str, Any]],
-    seeds: Iterable[int],
-    tasks: Sequence[Task],
-    root: Path,
-) -> list[Unit]:
-    """Seeds outermost: after each seed the table is complete for one more seed."""
-    return [
-        Unit(name, with_overrides(config, {"seed": seed, **overrides}), tuple(tasks), root)
-        for seed in seeds
+    *,
+    seeds: int,
+    tasks: int,
+    out: Path,
+    draw: str = "held_out",
+) -> Plan:
+    """Lists every unit, seeds outermost: after each seed the table is complete for one more.
+
+    Args:
+        config: What every variant starts from.
+        variants: By name, the options a variant sets.
+        seeds: Models of each variant, from the configuration's seed on.
+        tasks: Frozen tasks, the same for all units.
+        out: Folder of models, results and the table.
+        draw: `held_out` tasks, or among `all`.
+
+    Raises:
+        UserError: an option is wrong, or the family breaks its contract.
+    """
+    family, out = get_family(config.family), out.resolve()
+    frozen = frozen_tasks(family, tasks, draw)
+    units = [
+        Unit(name, with_overrides(config, {"seed": seed, **overrides}), tuple(frozen), out)
+        for seed in range(config.seed, config.seed + seeds)
         for name, overrides in variants.items()
     ]
+    check_family(family)
+    for unit in units:
+        check(unit.config, family)
+    return Plan(units, family, frozen, out)
 
 
 def benchmark(
@@ -70,58 +117,62 @@ def benchmark(
     """Runs every unit that is not finished and writes the table to `out`.
 
     Args:
-        config: What every variant starts from.
-        variants: By name, the options a variant sets.
-        seeds: Models of each variant, from the configuration's seed on.
-        tasks: Frozen tasks, the same for all units.
-        out: Folder of models, results and the table.
-        draw: `held_out` tasks, or among `all`.
+        config, variants, seeds, tasks, out, draw: Those of `plan`.
+        threads, cluster, behaviours: Those of `finish`.
+
+    Returns:
+        The table, as written to `benchmark.json`.
+    """
+    work = plan(config, variants, seeds=seeds, tasks=tasks, out=out, draw=draw)
+    finish(work, threads=threads, cluster=cluster, behaviours=behaviours)
+    return write_table(work)
+
+
+def finish(
+    work: Plan, *, threads: int = 1, cluster: str | None = None, behaviours: bool = False
+) -> None:
+    """Runs every unit that is not finished, and the yardsticks.
+
+    Args:
         threads: Cores of a unit.
         cluster: None runs one unit after another in this process; `local` or the address of a Ray
             cluster runs them there.
         behaviours: Play the dataset's behaviour policies on the tasks as well.
 
-    Returns:
-        The table, as written to `benchmark.json`.
+    Raises:
+        UserError: a cluster is asked for and Ray is missing.
     """
     if cluster is not None:
         require_ray()
-    family, out = get_family(config.family), out.resolve()
-    frozen = frozen_tasks(family, tasks, draw)
-    work = units(config, variants, range(config.seed, config.seed + seeds), frozen, out)
-    check_family(family)
-    for unit in work:
-        check(unit.config, family)
-    if family.explorer is not None:
-        run_explorer(config, family, frozen, seeds, out)
-    waiting = [unit for unit in work if not unit.result.exists()]
+    if work.family.explorer is not None:
+        run_explorer(work)
+    waiting = [unit for unit in work.units if not unit.result.exists()]
     if cluster is not None and waiting:
-        run_units(waiting, cluster, threads, lambda: write_table(work, family, out))
+        run_units(waiting, cluster, threads, lambda: write_table(work))
     for unit in waiting:
         if unit.result.exists():
             continue
         print(f"{unit.variant}, seed {unit.config.seed}")
-        for stage in unit.stages:
-            run_stage(unit, stage, threads)
-        write_table(work, family, out)  # what there is so far
+        for stage in unit.stages(threads):
+            unit.run(stage, threads)
+        write_table(work)  # what there is so far
     if behaviours:
-        run_behaviours(work[0].files.episodes, family, frozen, out)
-    return write_table(work, family, out)
+        run_behaviours(work)
 
 
-def run_explorer(
-    config: RunConfig, family: TaskFamily, tasks: Sequence[Task], seeds: int, out: Path
-) -> None:
+def run_explorer(work: Plan) -> None:
     """Plays the family's scripted explorer on the same tasks: the yardstick."""
+    family, tasks, seeds = work.family, work.tasks, len(work.seeds)
     assert family.explorer is not None
-    path, episodes = out / "results" / "explorer.json", config.adapt.episodes
+    path = work.out / "results" / "explorer.json"
+    episodes = work.units[0].config.adapt.episodes
     described = {"episodes": episodes, "tasks": [task.to_json() for task in tasks], "seeds": seeds}
     if path.exists() and read_json(path)["described"] == described:
         return
     runs = []
     for seed in range(seeds):
         for i, task in enumerate(tasks):
-            rng = np.random.default_rng([seed, i, 70])
+            rng = np.random.default_rng([seed, i, Stream.EXPLORER])
             env = batch_env(family, [task])
             team = [family.explorer() for _ in env.rosters[0]]
             returns = []
@@ -140,9 +191,11 @@ def run_explorer(
     write_json(path, {"described": described, "runs": runs})
 
 
-def run_behaviours(dataset: Path, family: TaskFamily, tasks: Sequence[Task], out: Path) -> None:
+def run_behaviours(work: Plan) -> None:
     """Plays the dataset's behaviour policies on the same tasks: what the team could imitate."""
-    path, episodes = out / "results" / "behaviours.json", EpisodeFile(dataset)
+    family, tasks = work.family, work.tasks
+    path = work.out / "results" / "behaviours.json"
+    episodes = EpisodeFile(work.units[0].files.episodes)
     described = {
         "dataset": episodes.fingerprint,
         "episodes": _BEHAVIOUR_EPISODES,
@@ -159,7 +212,7 @@ def run_behaviours(dataset: Path, family: TaskFamily, tasks: Sequence[Task], out
                 family,
                 task,
                 behaviour.random_rate,
-                [(i, 71, e) for e in range(_BEHAVIOUR_EPISODES)],
+                [(i, Stream.BEHAVIOUR_YARDSTICK, e) for e in range(_BEHAVIOUR_EPISODES)],
                 behaviour.name,
             )
             returns = [round(float(r), 6) for r in played.returns]
@@ -168,43 +221,44 @@ def run_behaviours(dataset: Path, family: TaskFamily, tasks: Sequence[Task], out
     write_json(path, {"described": described, "rows": rows})
 
 
-def write_table(work: Sequence[Unit], family: TaskFamily, out: Path) -> dict[str, Any]:
+def write_table(work: Plan) -> dict[str, Any]:
     """Gathers what is finished into benchmark.json, benchmark.md, curves.svg and report.html."""
-    table, curves = gather(work, family, out)
-    write_json(out / "benchmark.json", table)
-    write_text(out / "benchmark.md", markdown(table))
-    write_benchmark(out, table, curves, flat(work))
+    table, curves = gather(work)
+    write_json(work.out / "benchmark.json", table)
+    write_text(work.out / "benchmark.md", markdown(table))
+    write_benchmark(work.out, table, curves, work.flat)
     return table
 
 
-def flat(work: Sequence[Unit]) -> set[str]:
-    """Variants that play alike in every episode; MAICC without context samples less and less."""
-    return {unit.variant for unit in work if unit.config.method in FLAT}
-
-
-def gather(
-    work: Sequence[Unit], family: TaskFamily, out: Path
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The table of what is finished, and the returns (runs, episodes) of all that adapts."""
-    results = {
-        variant: [read_json(u.result) for u in work if u.variant == variant and u.result.exists()]
-        for variant in dict.fromkeys(unit.variant for unit in work)
-    }
-    explored = out / "results" / "explorer.json"
-    if explored.exists():
-        results["scripted explorer"] = [read_json(explored)]
-    behaviours = out / "results" / "behaviours.json"
-    if behaviours.exists():
-        found = read_json(behaviours)
-        same = found["described"]["tasks"] == [task.to_json() for task in work[0].tasks]
-        dataset = work[0].files.episodes
-        made = EpisodeFile(dataset).fingerprint if dataset.exists() else None
-        if same and made in (None, found["described"]["dataset"]):
-            results |= {name: [row] for name, row in found["rows"].items()}
-    seeds = sorted({unit.config.seed for unit in work})
-    datasets = {unit.files.episodes for unit in work if unit.files.episodes.exists()}
-    specs = [spec_with_bounds(family.spec, path) for path in datasets] or [family.spec]
-    # where the data tell the bounds, each seed has its own: the table is on the widest
-    bounds = (min(s.return_min for s in specs), max(s.return_max for s in specs))
-    table, curves = make_table(family.name, seeds, work[0].tasks, results, bounds)
+def gather(work: Plan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Makes the table of what is finished, and the returns (runs, episodes) of all that adapts."""
+    names = dict.fromkeys(unit.variant for unit in work.units)
+    results = {name: work.results(name) for name in names} | _yardsticks(work)
+    table, curves = make_table(work.family.name, work.seeds, work.tasks, results, _bounds(work))
     return table, {name: c for name, c in curves.items() if not name.startswith("behaviour")}
+
+
+def _yardsticks(work: Plan) -> dict[str, list[Any]]:
+    """The scripted explorer and the dataset's behaviour policies, as far as they were played."""
+    rows: dict[str, list[Any]] = {}
+    explorer = work.out / "results" / "explorer.json"
+    if explorer.exists():
+        rows["scripted explorer"] = [read_json(explorer)]
+    behaviours = work.out / "results" / "behaviours.json"
+    if behaviours.exists():
+        played = read_json(behaviours)
+        dataset = work.units[0].files.episodes
+        made = EpisodeFile(dataset).fingerprint if dataset.exists() else None
+        same_tasks = played["described"]["tasks"] == [task.to_json() for task in work.tasks]
+        if same_tasks and made in (None, played["described"]["dataset"]):
+            rows |= {name: [row] for name, row in played["rows"].items()}
+    return rows
+
+
+def _bounds(work: Plan) -> tuple[float, float]:
+    """Lowest and highest return. Where the data tell them, each seed has its own: the table is on
+    the widest."""
+    datasets = {u.files.episodes for u in work.units if u.files.episodes.exists()}
+    specs = [spec_with_bounds(work.family.spec, path) for path in datasets] or [work.family.spec]
+    lows, highs = zip(*(spec.bounds for spec in specs), strict=True)
+    return min(lows), max(highs)

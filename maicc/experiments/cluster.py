@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from maicc.experiments.units import Unit, run_stage
+from maicc.experiments.units import Unit
 from maicc.types import UserError
 
 _RETRIES = 5  # of a stage whose worker died
@@ -62,21 +62,20 @@ def run_units(
 def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], object]) -> None:
     from maicc.training.fit import resolve_device
 
-    def maicc_stage(unit: Unit, stage: str, after: object) -> None:
+    def maicc_stage(unit: Unit, number: int, after: object) -> None:
         del after  # Ray starts a stage when what it waits for is done
-        run_stage(unit, stage, threads)
+        unit.run(unit.stages(threads)[number], threads)
 
     started: dict[Any, Any] = {}
     for unit in units:
         after = None
         gpu = resolve_device(unit.config.device) == "cuda"
         task = ray.remote(num_cpus=threads, max_retries=_RETRIES)(maicc_stage)
-        for stage in unit.stages:
-            path = unit.target(stage)
-            if path not in started:
-                gpus = int(gpu and stage != "collect")
-                started[path] = task.options(num_gpus=gpus).remote(unit, stage, after)
-            after = started[path]
+        for number, stage in enumerate(unit.stages(threads)):
+            if stage.target not in started:
+                gpus = int(gpu and stage.target != unit.files.episodes)
+                started[stage.target] = task.options(num_gpus=gpus).remote(unit, number, after)
+            after = started[stage.target]
     results = {started[unit.result] for unit in units}
     waiting = list(started.values())
     with tqdm(desc="benchmark", unit="stage", total=len(waiting)) as bar:

@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from maicc.baselines import GIVEN
+from maicc.baselines import method_of
 from maicc.config import RunConfig
-from maicc.envs import get_family
 from maicc.evaluation.stats import probability_of_improvement
-from maicc.experiments.benchmark import benchmark, flat, frozen_tasks, gather, units
-from maicc.experiments.run import HAVE_EMBEDDING
-from maicc.experiments.units import with_overrides
-from maicc.files import read_json, write_json, write_text
+from maicc.experiments.benchmark import Plan, finish, gather, plan, write_table
+from maicc.files import write_json, write_text
 from maicc.report import write_benchmark
 from maicc.report.table import markdown
 from maicc.teams.lookups import first_and_last
@@ -28,34 +25,52 @@ def compare(
     seeds: int,
     tasks: int,
     out: Path,
-    **options: Any,
+    draw: str = "held_out",
+    threads: int = 1,
+    cluster: str | None = None,
+    behaviours: bool = False,
 ) -> dict[str, Any]:
     """Trains and adapts every method that is not finished and writes the comparison to `out`.
 
     Args:
-        config: What every method starts from.
+        config: What every method starts from; each takes the options that it has.
         methods: By name, the options a method sets.
-        seeds, tasks, out, options: Those of `benchmark`.
+        seeds, tasks, out, draw, threads, cluster, behaviours: Those of `benchmark`.
 
     Returns:
         The comparison, as written to `compare.json`.
     """
-    benchmark(config, methods, seeds=seeds, tasks=tasks, out=out, **options)
-    family, out = get_family(config.family), out.resolve()
-    frozen = frozen_tasks(family, tasks, options.get("draw", "held_out"))
-    work = units(config, methods, range(config.seed, config.seed + seeds), frozen, out)
-    table, curves = gather(work, family, out)
-    names = np.array([task.name for task in frozen] * seeds)
+    work = plan(config, methods, seeds=seeds, tasks=tasks, out=out, draw=draw)
+    finish(work, threads=threads, cluster=cluster, behaviours=behaviours)
+    write_table(work)
+    table, curves = gather(work)
+    comparison = {"table": table, "methods": _rows(work, table, curves, list(methods))}
+    write_json(work.out / "compare.json", comparison)
+    write_text(work.out / "compare.md", comparison_markdown(comparison))
+    write_benchmark(work.out, table, curves, work.flat, comparison["methods"])
+    return comparison
+
+
+def _rows(
+    work: Plan,
+    table: Mapping[str, Any],
+    curves: Mapping[str, np.ndarray],
+    methods: Sequence[str],
+) -> list[dict[str, Any]]:
+    """The columns that a comparison adds to the table, by method."""
+    names = np.array([task.name for task in work.tasks] * len(work.seeds))
     last10 = {name: curves[name][:, -10:].mean(1) for name in methods}
     rows = []
     for row in table["rows"]:
         name = row["variant"]
         if name not in methods:
             continue
-        results = [read_json(unit.result) for unit in work if unit.variant == name]
+        results = work.results(name)
+        config = next(unit.config for unit in work.units if unit.variant == name)
+        method = method_of(config.method)
         rivals = [other for other in methods if other != name]
         best = max(rivals, key=lambda other: last10[other].mean(), default=None)
-        runs_episodes = len(results) * tasks * row["episodes"]
+        runs_episodes = len(results) * len(work.tasks) * row["episodes"]
         rows.append(
             {
                 "method": name,
@@ -67,32 +82,11 @@ def compare(
                 ),
                 "parameters": results[0].get("parameters", 0),
                 "retrieval": first_and_last(results),
-                **given(with_overrides(config, methods[name])),
+                "trained": method.trained_on(config),
+                "given": method.told(config),
             }
         )
-    comparison = {"table": table, "methods": rows}
-    write_json(out / "compare.json", comparison)
-    write_text(out / "compare.md", comparison_markdown(comparison))
-    write_benchmark(out, table, curves, flat(work), rows)
-    return comparison
-
-
-def given(config: RunConfig) -> dict[str, str]:
-    """What a method is trained on, besides observations, actions and outcomes."""
-    d, e = config.decision, config.embedding
-    steps = f"{d.steps} x {d.batch_size} trajectories"
-    if config.method == "maicc" and d.model.k == 0:  # the embedding has no part in it
-        return {"trained": steps, "given": "returns"}
-    if config.method == "maicc":
-        steps = f"{e.steps} x {e.batch_size} episodes, {steps}"
-    elif config.method in HAVE_EMBEDDING:
-        steps = f"{e.steps} + {steps}"
-    told = GIVEN[config.method]
-    if config.method == "maicc" and d.model.labels == "expert":
-        told += "; the best behaviour policy's actions"
-    if config.method == "maicc" and e.model.teacher:
-        told += "; all agents' views, for the teacher"
-    return {"trained": steps, "given": told}
+    return rows
 
 
 def comparison_markdown(comparison: Mapping[str, Any]) -> str:

@@ -7,23 +7,22 @@ Files are named by a hash of what they follow from, so that finished work is fou
 from __future__ import annotations
 
 import copy
-import gc
 import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from maicc.config import RunConfig, check_choices
-from maicc.data.collect import collect
+from maicc.baselines import method_of
+from maicc.config import RunConfig, check_options, from_json
 from maicc.envs import get_family
-from maicc.experiments.run import HAVE_EMBEDDING, fit_decision, fit_embedding
-from maicc.files import ModelFiles, locked, read_json, write_json
+from maicc.experiments.fits import model_stages
+from maicc.experiments.stages import Clock, Stage, run_stage
+from maicc.files import ModelFiles, write_json
 from maicc.types import Task, UserError
-
-STAGES = ("collect", "embedding", "decision", "adapt")
 
 
 @dataclass(frozen=True)
@@ -35,37 +34,74 @@ class Unit:
     tasks: tuple[Task, ...]
     root: Path
 
-    @property
+    @cached_property
     def files(self) -> ModelFiles:
-        """Where the models are: by the content of all they follow from."""
-        c = self.config.identity()
-        family, seed = c["family"], c["seed"]
-        data = _hash(family, get_family(family).fingerprint, seed, c["collect"])
-        rival = () if c["method"] == "maicc" else (c["method"], c["baseline"], c["decision"])
-        embedding = _hash(data, c["embedding"], *rival)
-        decision = _hash(embedding, c["decision"])
-        models = self.root / "models"
-        return ModelFiles(
-            models / f"{data}.h5",
-            models / embedding / "embedding.ckpt",
-            models / embedding / f"decision-{decision}.ckpt",
-        )
+        """Paths of the models, named by the content of all they follow from."""
+        options = self.config.identity()
+        follows = _hash(
+            options["family"], get_family(self.config.family).fingerprint, options["seed"],
+            options["collect"],
+        )  # fmt: skip
+        models, checkpoints = self.root / "models", {}
+        episodes = models / f"{follows}.h5"
+        method = method_of(self.config.method)
+        for fit in method.fits:
+            read = [options[section] for section in method.reads(fit)]
+            follows = _hash(follows, method.name, fit, read)
+            checkpoints[fit] = models / follows / f"{fit}.ckpt"
+        return ModelFiles(episodes, checkpoints)
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """What its method goes through."""
-        return tuple(s for s in STAGES if s != "embedding" or self.config.method in HAVE_EMBEDDING)
-
-    def target(self, stage: str) -> Path:
-        """The file that a stage of this unit leaves; units may share it."""
-        return self.result if stage == "adapt" else self.files[STAGES.index(stage)]
-
-    @property
+    @cached_property
     def result(self) -> Path:
+        """Path of the result."""
         tasks = [task.to_json() for task in self.tasks]
-        adapt = self.config.adapt.identity(self.config.method)
-        name = _hash(str(self.files.decision.name), adapt, tasks)
+        decision = self.files["decision"].parent.name
+        name = _hash(decision, self.config.adapt.identity(), tasks)
         return self.root / "results" / self.variant / f"seed{self.config.seed}-{name}.json"
+
+    def stages(self, threads: int = 1) -> list[Stage]:
+        """Lists what has to be made, in order; units may share stages."""
+        stages = model_stages(self.config, self.files, workers=threads)
+        return [*stages, Stage("adapt", self.result, self._adapt, self._clean_up)]
+
+    def run(self, stage: Stage, threads: int) -> None:
+        """Makes one stage's file, unless it is there or another process makes it.
+
+        Args:
+            threads: Cores of the stage. The last digits of a sum depend on how it is split, so
+                equal tables need equal numbers of threads.
+        """
+        import torch
+
+        torch.set_num_threads(threads)
+        run_stage(stage, Clock(self._clock(stage.target)), quiet=True)
+
+    def _adapt(self, before: float) -> None:
+        from maicc.evaluation.adapt import adapt
+
+        config, family = self.config, get_family(self.config.family)
+        models = method_of(config.method).load(config, self.files, family.spec, config.device)
+        start = time.monotonic()
+        result = adapt(
+            models, family, self.tasks, config.adapt, config.seed, self._kept, self.variant
+        )
+        more = {
+            "variant": self.variant,
+            "adapt_seconds": round(before + time.monotonic() - start, 2),
+            "parameters": models.parameters,
+        }
+        write_json(self.result, {**result, **more})
+
+    def _clean_up(self) -> None:
+        self._kept.unlink(missing_ok=True)
+
+    @property
+    def _kept(self) -> Path:
+        return self.result.with_suffix(".part.npz")
+
+    @staticmethod
+    def _clock(target: Path) -> Path:
+        return target.with_name(f".{target.name}.seconds.json")
 
 
 def _hash(*parts: Any) -> str:
@@ -73,11 +109,17 @@ def _hash(*parts: Any) -> str:
 
 
 def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
-    """A copy with dotted keys replaced.
+    """Copies a configuration with dotted keys replaced.
+
+    Where the method is replaced, the other method takes over every option that it has too.
 
     Raises:
         UserError: there is no such key, or the value is of another type.
     """
+    method = method_of(overrides.get("method", config.method))
+    if method.name != config.method:
+        shared = {**config.identity(), "device": config.device, "method": method.name}
+        config = from_json(method.config, shared, "variant")
     config = copy.deepcopy(config)
     for key, value in overrides.items():
         *path, last = key.split(".")
@@ -85,7 +127,7 @@ def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig
         for name in path:
             part = getattr(part, name, None)
         if not is_dataclass(part) or not hasattr(part, last):
-            raise UserError(f"a variant sets {key}, which is no option of a run")
+            raise UserError(f"a variant sets {key}, which is no option of method {method.name}")
         old = getattr(part, last)
         number = isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool)
         if type(old) is not type(value) and not number:
@@ -93,51 +135,5 @@ def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig
                 f"a variant sets {key} to {value!r}, expected {type(old).__name__} like {old!r}"
             )
         setattr(part, last, float(value) if number else value)
-    check_choices(config)
+    check_options(config)
     return config
-
-
-def run_stage(unit: Unit, stage: str, threads: int) -> None:
-    """Makes the file that one stage of a unit leaves, unless it is there or another process does.
-
-    Args:
-        threads: Cores of the stage. The last digits of a sum depend on how it is split, so equal
-            tables need equal numbers of threads.
-    """
-    with locked(unit.target(stage)):
-        if not unit.target(stage).exists():
-            _make(unit, stage, threads)
-            gc.collect()  # a trainer and its dataset hold each other
-
-
-def _make(unit: Unit, stage: str, threads: int) -> None:
-    import torch
-
-    from maicc.evaluation.adapt import adapt
-    from maicc.evaluation.trained import load_models
-
-    torch.set_num_threads(threads)
-    config, files = unit.config, unit.files
-    family = get_family(config.family)
-    if stage == "collect":
-        collect(family, files.episodes, replace(config.collect, workers=threads), config.seed)
-    elif stage == "embedding":
-        fit_embedding(config, files)
-    elif stage == "decision":
-        fit_decision(config, files)
-    else:
-        index = config.decision.retrieval.index
-        models = load_models(config.method, files, family.spec, config.device, index)
-        kept, clock = (unit.result.with_suffix(f".part.{end}") for end in ("npz", "json"))
-        before = read_json(clock) if kept.exists() and clock.exists() else 0.0
-        start = time.monotonic()
-        try:
-            tasks, seed = unit.tasks, config.seed
-            result = adapt(models, family, tasks, config.adapt, seed, kept, unit.variant)
-        finally:
-            taken = round(before + time.monotonic() - start, 2)
-            write_json(clock, taken)
-        more = {"variant": unit.variant, "adapt_seconds": taken, "parameters": models.parameters}
-        write_json(unit.result, {**result, **more})
-        kept.unlink(missing_ok=True)
-        clock.unlink()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from maicc.config import MemoryConfig, check_choices
+from maicc.config import MemoryConfig, check_options
 from maicc.data.returns import normalised
 from maicc.memory import BlendedMemory, OfflineMemory, schedule
 from maicc.models.decision import DecisionTransformer
@@ -61,7 +61,7 @@ class Team(LockStepTeam):
                 f"k={k} trajectories can't be chosen from {memory.candidates} candidates among "
                 f"{len(offline)} stored; raise memory.candidates or use a larger dataset"
             )
-        check_choices(memory, "memory")
+        check_options(memory, "memory")
         super().__init__(
             spec, seeds, agents=agents, agent_mask=agent_mask, device=device,
             key_width=embedding.config.width if k else 0, most=memory.max_episodes, draws=k,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maicc.data.dataset import EpisodeFile, slices
+from maicc.streams import Stream
 from maicc.training.family_data import FamilyData
 from maicc.types import Trajectories
 
@@ -35,7 +36,7 @@ class ChainData(FamilyData):
     Args:
         family: Task family; `maicc tasks` lists them.
         path: The dataset; collected first, with default settings, if it does not exist.
-        episodes: Of a chain.
+        episodes: Of a chain; those that the model takes if None.
         batch_size: Chains per batch.
         seed: Seed of the batches.
     """
@@ -44,7 +45,7 @@ class ChainData(FamilyData):
         self,
         family: str,
         path: str = "runs/episodes.h5",
-        episodes: int = 4,
+        episodes: int | None = None,
         batch_size: int = 24,
         seed: int = 0,
     ) -> None:
@@ -52,6 +53,9 @@ class ChainData(FamilyData):
         self.episodes, self.batch_size = episodes, batch_size
 
     def setup(self, stage: str) -> None:
+        if self.episodes is None:
+            module = self.trainer.lightning_module
+            self.episodes = module.drawn(module.config)
         dataset = EpisodeFile(self.path)
         stored = dataset.read()
         found = slices(stored, self.spec.bounds)
@@ -65,9 +69,9 @@ class ChainData(FamilyData):
             for mine in (np.flatnonzero(task == t) for t in np.unique(task))
         ]
 
-    def batches(self, step: int) -> Iterator[ChainBatch]:
+    def batches(self, step: int, rank: int = 0) -> Iterator[ChainBatch]:
         while True:
-            rng = np.random.default_rng([self.seed, 32, self.trainer.global_rank, step])
+            rng = np.random.default_rng([self.seed, Stream.CHAIN_BATCHES, rank, step])
             chosen = []
             for _ in range(self.batch_size):
                 agents = self.groups[rng.integers(len(self.groups))]

@@ -9,6 +9,7 @@ import torch
 
 from maicc.data.dataset import EpisodeFile
 from maicc.data.team_batch import TeamBatch, team_batch
+from maicc.streams import Stream
 from maicc.training.family_data import FamilyData
 
 
@@ -43,9 +44,9 @@ class EpisodeData(FamilyData):
         self.by_task = [np.flatnonzero(self.task == t) for t in np.unique(self.task)]
         self.episodes = team_batch(episodes, self.spec.bounds)
 
-    def batches(self, step: int) -> Iterator[TeamBatch]:
+    def batches(self, step: int, rank: int = 0) -> Iterator[TeamBatch]:
         while True:
-            rng = np.random.default_rng([self.seed, 30, self.trainer.global_rank, step])
+            rng = np.random.default_rng([self.seed, Stream.EPISODE_BATCHES, rank, step])
             mine = self.by_task[rng.integers(len(self.by_task))]
             yield self._batch(rng.choice(mine, self._episodes_per_batch(mine)), rng)
             step += 1

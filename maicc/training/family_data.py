@@ -1,9 +1,9 @@
-"""What all batches for training come from: the dataset of a task family."""
+"""The dataset of a task family, from which all batches for training come."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from maicc.envs import get_family
 
 
 class FamilyData(L.LightningDataModule):
-    """Batches without end from a dataset, which is collected first if it does not exist.
+    """Source of batches without end: a dataset, which is collected first if it does not exist.
 
     Args:
         family: Task family; `maicc tasks` lists them.
@@ -36,22 +36,25 @@ class FamilyData(L.LightningDataModule):
         EpisodeFile(self.path).require(self.spec)
 
     @abstractmethod
-    def batches(self, step: int) -> Iterator[Any]:
-        """Batches from a fit's step on; they follow from the seed and the step alone."""
+    def batches(self, step: int, rank: int = 0) -> Iterator[Any]:
+        """Yields batches from a fit's step on; they follow from seed, step and rank alone.
 
-    def train_dataloader(self):
-        return endless_loader(self.batches, self)
+        Args:
+            rank: The process's number among those that train together.
+        """
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(_Batches(self), batch_size=None)
 
 
 class _Batches(IterableDataset):
-    def __init__(self, make: Callable[[int], Iterator[Any]], data: L.LightningDataModule) -> None:
-        self.make, self.data = make, data
+    """Whole batches without end; a resumed fit starts at its step."""
+
+    def __init__(self, data: FamilyData) -> None:
+        self.data = data
 
     def __iter__(self) -> Iterator[Any]:
         trainer = self.data.trainer
-        return self.make(trainer.global_step * trainer.accumulate_grad_batches)
-
-
-def endless_loader(make: Callable[[int], Iterator[Any]], data: L.LightningDataModule) -> DataLoader:
-    """Whole batches from `make(first_step)`; a resumed fit starts at its step."""
-    return DataLoader(_Batches(make, data), batch_size=None)
+        assert trainer is not None
+        step = trainer.global_step * trainer.accumulate_grad_batches
+        return self.data.batches(step, trainer.global_rank)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maicc.config import DecisionConfig, EmbeddingConfig, OptimiserConfig
 from maicc.data.dataset import require_expert
@@ -24,19 +24,27 @@ class MaiccModule(L.LightningModule):
     """A network `net` built from a `Spec` and a configuration, both kept in its checkpoints."""
 
     kind: ClassVar[str]
-    config_type: ClassVar[type]  # of `network`
+    config_type: ClassVar[type]  # of `config`
+    net: nn.Module
 
-    def __init__(self, spec: Spec | None, network: Any, optimiser: OptimiserConfig) -> None:
+    def __init__(self, spec: Spec | None, config: Any, optimiser: OptimiserConfig) -> None:
         super().__init__()
         if spec is None:  # the Lightning CLI links it from the data module, after parsing
             raise UserError("a model needs the spec of its task family: pass get_family(NAME).spec")
-        self.spec, self.network, self.optimiser = spec, network, optimiser
+        self.spec, self.config, self.optimiser = spec, config, optimiser
         self.data_seed = 0
 
     @classmethod
     def from_header(cls, spec: Spec, header: Mapping[str, Any]) -> MaiccModule:
-        """The untrained module that a checkpoint's header tells of."""
-        return cls(spec, cls.config_type(**header["network"]))
+        """Makes the untrained module that a checkpoint's header tells of.
+
+        Rivals of version 0.1 kept their own options apart, beside options that they did not read.
+        """
+        options = {**header["network"], **header.get("baseline", {})}
+        names = {option.name for option in fields(cls.config_type)}
+        if "baseline" in header:
+            options = {name: value for name, value in options.items() if name in names}
+        return cls(spec, cls.config_type(**options))
 
     def configure_optimizers(self) -> Any:
         o = self.optimiser
@@ -60,7 +68,7 @@ class MaiccModule(L.LightningModule):
             )
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        if self.network.dropout:
+        if self.config.dropout:
             torch.manual_seed(self.step_seed())
 
     def step_seed(self) -> int:
@@ -72,7 +80,7 @@ class MaiccModule(L.LightningModule):
         checkpoint["maicc"] = {
             "kind": self.kind,
             "spec": asdict(self.spec),
-            "network": asdict(self.network),
+            "network": asdict(self.config),
         }
 
 
@@ -122,7 +130,7 @@ class EmbeddingModule(MaiccModule):
 
     Args:
         spec: Sizes of the task family; the data module fills it in.
-        network: Teacher and student.
+        model: Teacher and student.
         optimiser: AdamW and its schedule.
     """
 
@@ -132,11 +140,11 @@ class EmbeddingModule(MaiccModule):
     def __init__(
         self,
         spec: Spec | None = None,
-        network: EmbeddingConfig = EmbeddingConfig(),  # noqa: B008 - never changed
+        model: EmbeddingConfig = EmbeddingConfig(),  # noqa: B008 - never changed
         optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
     ) -> None:
-        super().__init__(spec, network, optimiser)
-        self.net = Embedding(self.spec, network)
+        super().__init__(spec, model, optimiser)
+        self.net = Embedding(self.spec, model)
 
     def training_step(self, batch: TeamBatch, batch_index: int) -> Tensor:
         losses = self.net.losses(batch)
@@ -152,7 +160,7 @@ class DecisionModule(MaiccModule):
 
     Args:
         spec: Sizes of the task family; the data module fills it in.
-        network: The decision transformer; `network.k` must be the data module's `k`.
+        model: The decision transformer.
         optimiser: AdamW and its schedule.
     """
 
@@ -162,21 +170,21 @@ class DecisionModule(MaiccModule):
     def __init__(
         self,
         spec: Spec | None = None,
-        network: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
+        model: DecisionConfig = DecisionConfig(),  # noqa: B008 - never changed
         optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
     ) -> None:
-        super().__init__(spec, network, optimiser)
-        self.net = DecisionTransformer(self.spec, network)
+        super().__init__(spec, model, optimiser)
+        self.net = DecisionTransformer(self.spec, model)
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule
-        if self.network.labels == "expert":
+        if self.config.labels == "expert":
             require_expert(data.expert.numpy())
-        k = getattr(data, "k", self.network.k)
-        if k != self.network.k:
+        k = getattr(data, "k", self.config.k)
+        if k != self.config.k:
             raise UserError(
-                f"the data module retrieves k={k} trajectories, the model takes {self.network.k}; "
-                "set data.init_args.k and model.init_args.network.k alike"
+                f"the data module retrieves k={k} trajectories, the model takes {self.config.k}; "
+                "leave data.init_args.k out"
             )
 
     def training_step(self, batch: DecisionBatch, batch_index: int) -> Tensor:

@@ -17,6 +17,7 @@ from maicc.data.dataset import EpisodeFile, Slices, slices
 from maicc.memory.utility import top_k, training_utility
 from maicc.models.batching import trimmed
 from maicc.models.decision import DecisionBatch
+from maicc.streams import Stream
 from maicc.training.family_data import FamilyData
 from maicc.training.modules import EmbeddingModule, load_module
 from maicc.training.offline_keys import OfflineKeys, offline_keys
@@ -32,7 +33,7 @@ class RetrievalData(FamilyData):
         family: Task family; `maicc tasks` lists them.
         path: The dataset.
         embedding: Checkpoint of a trained embedding; the keys are kept beside it.
-        k: Trajectories per context; the decision model's `k`.
+        k: Trajectories per context; those of the decision model if None.
         batch_size: Queries per batch.
         seed: Seed of the batches.
         retrieval: How contexts are found.
@@ -43,7 +44,7 @@ class RetrievalData(FamilyData):
         family: str,
         path: str = "runs/episodes.h5",
         embedding: str = "runs/embedding.ckpt",
-        k: int = 3,
+        k: int | None = None,
         batch_size: int = 96,
         seed: int = 0,
         retrieval: RetrievalConfig = RetrievalConfig(),  # noqa: B008 - never changed
@@ -63,6 +64,8 @@ class RetrievalData(FamilyData):
         return offline_keys(module.net, dataset, self.embedding.parent, self.retrieval.index)
 
     def setup(self, stage: str) -> None:
+        if self.k is None:
+            self.k = self.trainer.lightning_module.config.k
         stored = slices(EpisodeFile(self.path).read(), self.spec.bounds)
         self.use(self._keys(), stored)
 
@@ -104,10 +107,10 @@ class RetrievalData(FamilyData):
             chosen[mine] = np.take_along_axis(found, best, 1)
         return rng.permuted(chosen, axis=1)
 
-    def batches(self, step: int) -> Iterator[DecisionBatch]:
+    def batches(self, step: int, rank: int = 0) -> Iterator[DecisionBatch]:
         while True:
             chunk, skip = divmod(step, _CHUNK)
-            rng = np.random.default_rng([self.seed, 31, self.trainer.global_rank, chunk])
+            rng = np.random.default_rng([self.seed, Stream.RETRIEVAL_BATCHES, rank, chunk])
             item = rng.integers(len(self.length), size=_CHUNK * self.batch_size)
             at = (rng.random(len(item)) * self.length[item]).astype(np.int64)
             context = self.neighbours(item, at, rng)

@@ -1,0 +1,98 @@
+"""MAICC itself, described like every other method (METHOD.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from maicc.baselines.method import Method, Trained
+from maicc.config import MaiccRun
+from maicc.files import ModelFiles
+from maicc.types import Spec, UserError
+
+if TYPE_CHECKING:
+    from maicc.training.family_data import FamilyData
+    from maicc.training.modules import MaiccModule
+
+
+class MAICC(Method):
+    """Memory retrieval: an embedding of prefixes, and a decision model that reads what is found."""
+
+    name = "maicc"
+    config = MaiccRun
+    fits = ("embedding", "decision")
+
+    def prepare(
+        self, fit: str, config: MaiccRun, files: ModelFiles
+    ) -> tuple[type[MaiccModule], Any, FamilyData]:
+        from maicc.training import DecisionModule, EmbeddingModule, EpisodeData, RetrievalData
+
+        path, seed = str(files.episodes), config.seed
+        if fit == "embedding":
+            e = config.embedding
+            data: FamilyData = EpisodeData(
+                config.family, path, e.batch_size, seed, e.window, e.tokens
+            )
+            return EmbeddingModule, e.model, data
+        d = config.decision
+        data = RetrievalData(
+            config.family, path, str(files["embedding"]), d.model.k, d.batch_size, seed, d.retrieval
+        )
+        return DecisionModule, d.model, data
+
+    def load(self, config: MaiccRun, files: ModelFiles, spec: Spec | None, device: str) -> Trained:
+        from maicc.baselines.trained import TrainedMAICC
+
+        return TrainedMAICC(files, spec, device, config.decision.retrieval.index)
+
+    def told(self, config: MaiccRun) -> str:
+        if config.decision.model.k == 0:  # the embedding has no part in it
+            return "returns"
+        told = "returns; tasks; the dataset as a memory at test time"
+        if config.decision.model.labels == "expert":
+            told += "; the best behaviour policy's actions"
+        if config.embedding.model.teacher:
+            told += "; all agents' views, for the teacher"
+        return told
+
+    def trained_on(self, config: MaiccRun) -> str:
+        d, e = config.decision, config.embedding
+        trained = super().trained_on(config)
+        return trained if d.model.k == 0 else f"{e.steps} x {e.batch_size} episodes, {trained}"
+
+    def needs_expert(self, config: MaiccRun) -> str | None:
+        return "decision.model.labels=expert" if config.decision.model.labels == "expert" else None
+
+    def key_width(self, config: MaiccRun) -> int:
+        return config.embedding.model.width
+
+    def check(self, config: MaiccRun, stored: int) -> None:
+        from maicc.memory.index import empty_index
+
+        e, d = config.embedding.model, config.decision
+        empty_index(e.width, d.retrieval.index)
+        if d.model.k > stored:
+            raise UserError(
+                f"decision.model.k={d.model.k} must be between 0 and {stored}, the trajectories of "
+                "other episodes in the dataset"
+            )
+        check_candidates("decision.retrieval", d.retrieval.candidates, d.model.k)
+        check_candidates("adapt.memory", config.adapt.memory.candidates, d.model.k)
+        if e.credit == "teacher" and not e.teacher:
+            raise UserError(
+                "embedding.model.credit=teacher needs a teacher; set it to local, or "
+                "embedding.model.teacher=true"
+            )
+        if e.attention == "factored" and e.layers < 2:
+            raise UserError(
+                "embedding.model.attention=factored needs embedding.model.layers=2 or more"
+            )
+
+
+def check_candidates(section: str, candidates: int, k: int) -> None:
+    """Refuses fewer candidates than are shown.
+
+    Raises:
+        UserError: names the option.
+    """
+    if candidates < k:
+        raise UserError(f"{section}.candidates={candidates} must be at least {k}, the model's k")

@@ -1,0 +1,182 @@
+"""Options of the rivals: a class for each, with no option that the rival does not read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from maicc.config import AdaptConfig, FitConfig, PolicyConfig, RunConfig, limited
+
+
+@dataclass
+class SamplingAdapt(AdaptConfig):
+    """Adaptation of teams that sample actions to find out.
+
+    Args:
+        explore: `sample` actions up to the last tenth of the episodes, or take the best in all
+            (`greedy`).
+    """
+
+    explore: Literal["sample", "greedy"] = "sample"
+
+
+@dataclass
+class RivalFit(FitConfig):
+    """Training of a rival.
+
+    Args:
+        model: The rival's transformer.
+    """
+
+    model: PolicyConfig = field(default_factory=PolicyConfig)
+
+
+@dataclass
+class RivalRun(RunConfig):
+    """A run of a rival.
+
+    Args:
+        decision: Training of the rival.
+    """
+
+    decision: RivalFit = field(default_factory=RivalFit)
+
+
+@dataclass
+class ATConfig(PolicyConfig):
+    """AT's transformer.
+
+    Args:
+        episodes: Episodes in a row, the running one included.
+        supervise: Loss on `all` episodes in a row, or on the `last`.
+    """
+
+    episodes: int = limited(4, 2)
+    supervise: Literal["all", "last"] = "all"
+
+
+@dataclass
+class ATFit(RivalFit):
+    """Training of AT."""
+
+    model: ATConfig = field(default_factory=ATConfig)
+
+
+@dataclass
+class ATRun(RivalRun):
+    """A run of AT."""
+
+    decision: ATFit = field(default_factory=ATFit)
+    adapt: SamplingAdapt = field(default_factory=SamplingAdapt)
+
+
+@dataclass
+class ADConfig(PolicyConfig):
+    """AD's transformer.
+
+    Args:
+        episodes: Episodes in a row, the running one included.
+    """
+
+    episodes: int = limited(4, 2)
+
+
+@dataclass
+class ADFit(RivalFit):
+    """Training of AD."""
+
+    model: ADConfig = field(default_factory=ADConfig)
+
+
+@dataclass
+class ADRun(RivalRun):
+    """A run of AD."""
+
+    decision: ADFit = field(default_factory=ADFit)
+    adapt: SamplingAdapt = field(default_factory=SamplingAdapt)
+
+
+@dataclass
+class DPTConfig(PolicyConfig):
+    """DPT's transformer.
+
+    Args:
+        set_episodes: Episodes whose steps make up a set.
+    """
+
+    set_episodes: int = limited(8, 1)
+
+
+@dataclass
+class DPTFit(RivalFit):
+    """Training of DPT."""
+
+    model: DPTConfig = field(default_factory=DPTConfig)
+
+
+@dataclass
+class DPTRun(RivalRun):
+    """A run of DPT."""
+
+    decision: DPTFit = field(default_factory=DPTFit)
+    adapt: SamplingAdapt = field(default_factory=SamplingAdapt)
+
+
+@dataclass
+class RADTConfig(PolicyConfig):
+    """RADT's transformers, the one that retrieves and the one that decides.
+
+    Args:
+        window: Steps of a piece of a trajectory, and of what followed it.
+    """
+
+    window: int = limited(8, 1)
+
+
+@dataclass
+class RADTFit(RivalFit):
+    """Training of RADT's decision model."""
+
+    model: RADTConfig = field(default_factory=RADTConfig)
+
+
+@dataclass
+class RetrieverFit:
+    """Training of RADT's retriever; sizes, optimiser and batches are those of `decision`.
+
+    Args:
+        steps: Gradient steps.
+    """
+
+    steps: int = limited(1000, 1)
+
+
+@dataclass
+class RADTRun(RivalRun):
+    """A run of RADT.
+
+    Args:
+        retriever: Training of the decision transformer that retrieves.
+    """
+
+    retriever: RetrieverFit = field(default_factory=RetrieverFit)
+    decision: RADTFit = field(default_factory=RADTFit)
+    adapt: SamplingAdapt = field(default_factory=SamplingAdapt)
+
+
+@dataclass
+class HiSSDFit(RivalFit):
+    """Training of HiSSD.
+
+    Args:
+        window: Steps of each episode that are shown, from a random one on; 0 shows all.
+    """
+
+    window: int = limited(0, 0)
+
+
+@dataclass
+class HiSSDRun(RivalRun):
+    """A run of HiSSD."""
+
+    decision: HiSSDFit = field(default_factory=HiSSDFit)

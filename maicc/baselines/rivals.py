@@ -1,0 +1,116 @@
+"""The rivals, described: each has a file of its own that says what makes it itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from maicc.baselines.method import Method, Trained
+from maicc.baselines.options import ADRun, ATRun, DPTRun, HiSSDRun, RADTRun, RivalRun
+from maicc.config import PolicyConfig, RunConfig
+from maicc.files import ModelFiles
+from maicc.types import Spec
+
+if TYPE_CHECKING:
+    from maicc.baselines.base import BaselineModule
+    from maicc.training.family_data import FamilyData
+    from maicc.training.modules import MaiccModule
+
+
+@dataclass(frozen=True)
+class Rival(Method):
+    """A method with one module that trains it and makes its team.
+
+    Args:
+        module: Where the module is, `module:class`.
+        signals: What training tells it.
+        expert: Whether it learns the best behaviour policy's actions.
+    """
+
+    name: str
+    config: type[RunConfig]
+    module: str
+    signals: str
+    adapts: bool = True
+    expert: bool = False
+
+    def load_module_type(self) -> type[BaselineModule]:
+        """Imports the module's class, and torch with it."""
+        where, _, kind = self.module.partition(":")
+        found: type[BaselineModule] = getattr(import_module(where), kind)
+        return found
+
+    def prepare(
+        self, fit: str, config: RivalRun, files: ModelFiles
+    ) -> tuple[type[MaiccModule], Any, FamilyData]:
+        module = self.load_module_type()
+        return module, config.decision.model, module.data(config, files)
+
+    def load(self, config: RivalRun, files: ModelFiles, spec: Spec | None, device: str) -> Trained:
+        from maicc.baselines.trained import TrainedRival
+
+        return TrainedRival(self.load_module_type(), type(config.adapt), files, spec, device)
+
+    def told(self, config: RivalRun) -> str:
+        return self.signals
+
+    def needs_expert(self, config: RivalRun) -> str | None:
+        return f"method={self.name}" if self.expert else None
+
+
+@dataclass(frozen=True)
+class Retrieving(Rival):
+    """A rival whose retriever, a MADT, is trained first."""
+
+    fits: tuple[str, ...] = ("retriever", "decision")
+    renamed: ClassVar[dict[str, str]] = {
+        "embedding.ckpt": "retriever.ckpt",
+        "embedding.part.ckpt": "retriever.part.ckpt",
+    }
+
+    def prepare(
+        self, fit: str, config: RADTRun, files: ModelFiles
+    ) -> tuple[type[MaiccModule], Any, FamilyData]:
+        if fit == "decision":
+            return super().prepare(fit, config, files)
+        from maicc.baselines.madt import MADTModule
+
+        sizes = {f.name: getattr(config.decision.model, f.name) for f in fields(PolicyConfig)}
+        return MADTModule, PolicyConfig(**sizes), MADTModule.data(config, files)
+
+    def reads(self, fit: str) -> tuple[str, ...]:
+        return ("retriever", "decision") if fit == "retriever" else (fit,)
+
+    def key_width(self, config: RADTRun) -> int:
+        return config.decision.model.width
+
+    def trained_on(self, config: RADTRun) -> str:
+        return f"{config.retriever.steps} + {super().trained_on(config)}"
+
+
+RIVALS: tuple[Method, ...] = (
+    Rival("madt", RivalRun, "maicc.baselines.madt:MADTModule", "returns", adapts=False),
+    Rival("at", ATRun, "maicc.baselines.at:ATModule", "returns; tasks"),
+    Retrieving("radt", RADTRun, "maicc.baselines.radt:RADTModule", "returns; tasks"),
+    Rival(
+        "ad",
+        ADRun,
+        "maicc.baselines.ad:ADModule",
+        "tasks; the level of each behaviour policy",
+    ),
+    Rival(
+        "dpt",
+        DPTRun,
+        "maicc.baselines.dpt:DPTModule",
+        "tasks; the best behaviour policy's actions",
+        expert=True,
+    ),
+    Rival(
+        "hissd",
+        HiSSDRun,
+        "maicc.baselines.hissd:HiSSDModule",
+        "tasks; what the whole team observes next",
+        adapts=False,
+    ),
+)

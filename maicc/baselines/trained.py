@@ -1,0 +1,129 @@
+"""Trained files, loaded once, from which teams are made: MAICC's and a rival's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from maicc.baselines.base import BaselineModule
+from maicc.baselines.method import Trained, own_options
+from maicc.config import AdaptConfig, MaiccAdapt
+from maicc.data.dataset import EpisodeFile, slices
+from maicc.files import ModelFiles
+from maicc.teams.lockstep import LockStepTeam
+from maicc.teams.team import Team
+from maicc.training.fit import resolve_device
+from maicc.training.modules import DecisionModule, EmbeddingModule, load_module, weights_hash
+from maicc.training.offline_keys import offline_keys, offline_memory
+from maicc.types import Spec
+
+
+class TrainedMAICC(Trained):
+    """MAICC's dataset, keys and models.
+
+    Args:
+        files: Dataset and checkpoints.
+        spec: Sizes that are expected; those of the dataset if None.
+        device: Where the networks run.
+        index: A FAISS index_factory string, as in training.
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        spec: Spec | None = None,
+        device: str = "auto",
+        index: str = "Flat",
+    ) -> None:
+        self.device = resolve_device(device)
+        dataset = EpisodeFile(files.episodes)
+        self.spec, self.tasks = dataset.require(spec or dataset.spec), dataset.tasks
+        self.embedding = load_module(files["embedding"], EmbeddingModule, self.spec).net
+        self.decision = load_module(files["decision"], DecisionModule, self.spec).net
+        stored = slices(dataset.read(), self.spec.bounds)
+        keys = offline_keys(self.embedding, dataset, files["embedding"].parent, index, self.device)
+        if self.device == "cuda":
+            keys = keys._replace(index=keys.index.to_gpu())
+        self.offline = offline_memory(keys, stored, self.spec)
+        self.content = " ".join(
+            [weights_hash(self.embedding), weights_hash(self.decision), dataset.fingerprint]
+        )
+        # with context the student acts as well
+        self.parameters = count_parameters(self.decision)
+        if self.decision.config.k:
+            self.parameters += count_parameters(self.embedding)
+
+    def team(
+        self,
+        seeds: Sequence[int],
+        adapt: AdaptConfig | None = None,
+        *,
+        agent_mask: np.ndarray | None = None,
+        agents: Sequence[int] | None = None,
+    ) -> Team:
+        options: MaiccAdapt = own_options(adapt, MaiccAdapt, "maicc")
+        return Team(
+            self.spec,
+            self.embedding,
+            self.decision,
+            self.offline,
+            options.memory,
+            seeds,
+            episodes=options.episodes,
+            agents=agents,
+            agent_mask=agent_mask,
+            device=self.device,
+        )
+
+
+class TrainedRival(Trained):
+    """A rival's model; its teams need no dataset to act.
+
+    Args:
+        module: The rival's module.
+        options: Its options of adaptation.
+        files: Dataset and checkpoints.
+        spec: Sizes that are expected; those of the dataset if None.
+        device: Where the network runs.
+    """
+
+    def __init__(
+        self,
+        module: type[BaselineModule],
+        options: type[AdaptConfig],
+        files: ModelFiles,
+        spec: Spec | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.device, self.options = resolve_device(device), options
+        dataset = EpisodeFile(files.episodes)
+        self.spec = dataset.require(spec or dataset.spec)
+        self.module = load_module(files["decision"], module, self.spec)
+        self.content = f"{module.kind} {weights_hash(self.module)}"
+        self.parameters = count_parameters(self.module.net)
+
+    def team(
+        self,
+        seeds: Sequence[int],
+        adapt: AdaptConfig | None = None,
+        *,
+        agent_mask: np.ndarray | None = None,
+        agents: Sequence[int] | None = None,
+    ) -> LockStepTeam:
+        options = own_options(adapt, self.options, self.module.kind)
+        return self.module.team(
+            seeds,
+            options.episodes,
+            agent_mask,
+            getattr(options, "explore", "greedy"),
+            agents=agents,
+            device=self.device,
+        )
+
+
+def count_parameters(net: torch.nn.Module) -> int:
+    """Counts the numbers in a network's parameters, without parts it names `training_only`."""
+    idle = getattr(net, "training_only", ())
+    return sum(p.numel() for name, p in net.named_parameters() if name.split(".")[0] not in idle)

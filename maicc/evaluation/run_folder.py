@@ -1,0 +1,67 @@
+"""A run's folder: how it was configured, also by version 0.1. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from maicc.baselines import method_of
+from maicc.config import RunConfig, from_json
+from maicc.data.dataset import EpisodeFile
+from maicc.files import ModelFiles, read_json
+
+
+def read_config(folder: str | Path) -> RunConfig:
+    """Reads what a run was configured with; the defaults where its parts were made one by one.
+
+    Raises:
+        UserError: config.json is damaged, or names no method.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        spec = EpisodeFile(ModelFiles.in_folder(folder).episodes).spec
+        return method_of("maicc").config(spec.family)
+    return parse_config(read_json(path), str(path))
+
+
+def parse_config(stored: Any, where: str) -> RunConfig:
+    """Makes the configuration of its method from what `config.json` holds.
+
+    Raises:
+        UserError: it is none; `where` it was found is named.
+    """
+    base: RunConfig = from_json(RunConfig, stored, where)
+    return from_json(method_of(base.method).config, upgraded(stored), where)
+
+
+def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Rewrites a configuration of version 0.1, which kept the options of all rivals in one section.
+
+    There, `embedding.steps` were those of RADT's retriever and `embedding.window` that of HiSSD.
+    """
+    if "baseline" not in stored:
+        return dict(stored)
+    new = {name: value for name, value in stored.items() if name != "baseline"}
+    if stored.get("method", "maicc") != "maicc":
+        decision, embedding = stored["decision"], stored["embedding"]
+        new["decision"] = {
+            **decision,
+            "model": {**decision["model"], **stored["baseline"]},
+            "window": embedding["window"],
+        }
+        new["retriever"] = {"steps": embedding["steps"]}
+    return new
+
+
+def rename_old_files(folder: Path, config: RunConfig) -> None:
+    """Gives files of version 0.1 their names of today."""
+    for old, new in method_of(config.method).renamed.items():
+        if (folder / old).exists() and not (folder / new).exists():
+            os.replace(folder / old, folder / new)
+
+
+def files_of(folder: str | Path, config: RunConfig) -> ModelFiles:
+    """Names the dataset and the checkpoints of a run."""
+    return ModelFiles.in_folder(folder, method_of(config.method).fits)

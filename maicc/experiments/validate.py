@@ -1,0 +1,69 @@
+"""Checks of a whole configuration against a family, before any long work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maicc.baselines import method_of
+from maicc.config import RunConfig, check_encoder, check_options
+from maicc.data.behaviour import behaviour_count, labelling_policy
+from maicc.data.collect import check_settings
+from maicc.envs import TaskFamily
+from maicc.types import UserError
+
+
+def check(config: RunConfig, family: TaskFamily) -> None:
+    """Refuses what can't work.
+
+    Raises:
+        UserError: names the option, and what to do.
+    """
+    method = method_of(config.method)
+    check_options(config)
+    if config.device == "cuda":
+        from maicc.training.fit import resolve_device
+
+        resolve_device(config.device)
+    check_settings(family, config.collect)
+    for fit in method.fits:
+        model = getattr(getattr(config, fit), "model", None)
+        if model is not None:
+            check_model(model, f"{fit}.model", family)
+    episodes = len(family.training) * config.collect.episodes
+    stored = (episodes * behaviour_count(family, config.collect) - 1) * family.spec.n_agents
+    method.check(config, stored)
+    if (option := method.needs_expert(config)) and labelling_policy(family) is None:
+        raise UserError(
+            f"{option} learns the actions of the best behaviour policy, and {family.name} has "
+            "none: give the family an expert or policies, or leave it out"
+        )
+
+
+def check_model(model: Any, name: str, family: TaskFamily) -> None:
+    """Refuses sizes of a transformer that do not fit together, and an encoder without a layout.
+
+    Raises:
+        UserError: names the option.
+    """
+    if model.width % model.heads:
+        raise UserError(f"{name}.width={model.width} must be a multiple of heads={model.heads}")
+    check_encoder(model.encoder, family.spec)
+
+
+def memory_needed(config: RunConfig, family: TaskFamily) -> str:
+    """Estimates how much memory the dataset and the teams take, and names options that bound it."""
+    s, adapt, memory = family.spec, config.adapt, getattr(config.adapt, "memory", None)
+    count = behaviour_count(family, config.collect) * config.collect.episodes * len(family.training)
+    trajectory = s.max_steps * (4 * s.observation_size + 29)  # 29: all else that is kept of a step
+    key = s.max_steps * 4 * method_of(config.method).key_width(config)
+    offline = count * s.n_agents * (2 * trajectory + 2 * key)  # read and sliced; kept and indexed
+    kept = memory.max_episodes if memory else 0
+    episodes = min(kept or adapt.episodes, adapt.episodes)
+    online = max(adapt.runs, adapt.training_runs) * s.n_agents * episodes * (trajectory + key)
+    bounds = "adapt.runs, " + ("adapt.memory.max_episodes" if memory else "adapt.episodes")
+    cache = f", {memory.cache_gib:g} GiB of cache" if memory else ""
+    return (
+        f"memory: up to {offline / 2**30:.1f} GiB for the dataset and its keys "
+        f"(collect.episodes{', decision.retrieval.index' if memory else ''}), "
+        f"{online / 2**30:.1f} GiB for what the teams live through ({bounds}){cache}"
+    )

@@ -1,0 +1,47 @@
+"""Names of the random streams: two things that draw from one seed draw from different streams.
+
+A stream is `numpy.random.default_rng([seed, Stream.NAME, ...])`. A number is never changed or used
+again: data and results follow from it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Stream(IntEnum):
+    """What each number is for.
+
+    Agents draw from `[seed, number of the agent, episode]`, without a stream: that clashes with
+    `ADAPT_RESET` of the same seed only in a team of more than 50 agents, and does no harm there.
+    """
+
+    # of one episode that a behaviour policy plays, behind the episode's own seed
+    RANDOM_ACTIONS = 0
+    BEHAVIOUR = 1
+    EXPERT_LABELS = 2
+    # seeds of episodes
+    CALIBRATION = 10
+    COLLECTION = 11
+    # which tasks
+    DRAW_TASKS = 20
+    SAMPLE_TASKS = 21
+    # batches for training
+    EPISODE_BATCHES = 30
+    RETRIEVAL_BATCHES = 31
+    CHAIN_BATCHES = 32
+    RADT_BATCHES = 33
+    HISSD_BATCHES = 34
+    # order of trajectories that share a key
+    KEY_ORDER = 40
+    # seed of an adaptation episode
+    ADAPT_RESET = 50
+    # resampling of runs
+    BOOTSTRAP = 60
+    # yardsticks of a benchmark
+    EXPLORER = 70
+    BEHAVIOUR_YARDSTICK = 71
+    CREDIT = 80
+    # units of battles
+    SMAX_UNITS = 90
+    SMAC_UNITS = 91
