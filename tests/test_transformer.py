@@ -65,10 +65,10 @@ def test_only_the_wanted_outputs_are_computed(model):
     x = torch.randn(3, 10, 16)
     at = torch.tensor([[0, 9], [3, 4], [7, 2]])
     everything, _ = model(x)
-    wanted, kept = model(x, at=at)
+    wanted, kept = model(x, positions=at)
     assert torch.allclose(wanted, everything[torch.arange(3)[:, None], at], atol=1e-6)
     assert kept[-1][0].shape[2] == 10  # keys of all tokens
-    masked, _ = model(x, causal_mask(10), at=at)
+    masked, _ = model(x, causal_mask(10), positions=at)
     assert torch.allclose(masked, wanted, atol=1e-6)
     _, past = model(torch.randn(3, 4, 16))
     seen = torch.rand(3, 1, 10, 14) < 0.7
