@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maicc.memory import KeyIndex
+from maicc.memory.index import _Step, empty_index
 from maicc.types import UserError
 
 
@@ -53,6 +54,16 @@ def test_trajectories_that_share_a_key_are_taken_in_turn():
     assert (counts[:10] > 60).all()  # 120 each on average
     everything = index.search(0, shared[None], 12, np.array([0.5])).item[0]
     assert sorted(everything) == list(range(12))
+
+
+def test_the_example_of_the_docstring_of_search():
+    keys = empty_index(3, "Flat")
+    keys.add(np.eye(3, dtype=np.float32))  # a, b, c
+    step = _Step(keys, np.array([0, 3, 5, 7]), np.array([4, 0, 2, 5, 1, 3, 6]))
+    query = np.array([[0.6, 0.7, 0.4]], np.float32)
+    candidates = KeyIndex([step]).search(0, query, 4, np.array([0.7]))
+    assert candidates.item.tolist() == [[1, 5, 2, 4]]
+    assert np.allclose(candidates.similarity, [[0.7, 0.7, 0.6, 0.6]])
 
 
 def test_only_played_steps_have_keys():
