@@ -86,8 +86,10 @@ class BlendedMemory:
     def _best(
         self, offline: bool, rows: np.ndarray, step: int, queries: np.ndarray, tie: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Items with the best scores in one of the memories, their similarities and their scores:
-        (Q, K) each.
+        """Finds the items with the best scores in one of the memories.
+
+        Returns:
+            Items, their similarities and their scores, (Q, K) each.
         """
         assert self.score != "random"
         if offline:

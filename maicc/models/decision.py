@@ -38,10 +38,10 @@ class DecisionBatch(NamedTuple):
 
 
 class DecisionTransformer(nn.Module):
-    """Predicts an agent's action at each step of its current trajectory.
+    """Model that predicts an agent's action at each step of its current trajectory.
 
-    With `context: independent` the keys and values of a stored trajectory depend on nothing else:
-    `encode_contexts` makes them once, `decide` uses them.
+    With `context: independent` the keys and values of a stored trajectory depend on nothing else.
+    `encode_contexts` makes them once, and `decide` uses them.
     """
 
     def __init__(self, spec: Spec, config: DecisionConfig) -> None:
@@ -137,15 +137,18 @@ class DecisionTransformer(nn.Module):
     def _concatenated(
         self, current: Trajectories, encoded: EncodedObservations, contexts: Trajectories
     ) -> Tensor:
-        """`forward` with attention that runs through all contexts and the current trajectory."""
+        """Logits (Q, T, A) with attention across all contexts and the current trajectory.
+
+        Arguments as in `forward`, for `context: concatenated`.
+        """
         context_x = rearrange(self._context_tokens(contexts), "q k l d -> q (k l) d")
         current_x = self._current_tokens(current, encoded)
         Q, L = current_x.shape[:2]
         # Padding moves to the end, where plain causal attention, the fast path, never meets it:
         # where a token stands is told by its embedding alone.
         visible = self.visible(contexts.step_mask)
-        real = F.pad(visible, (0, L), value=True)
-        order = (~real).long().argsort(dim=1, stable=True)[:, : int(real.sum(1).max())]
+        token_mask = F.pad(visible, (0, L), value=True)
+        order = (~token_mask).long().argsort(dim=1, stable=True)[:, : int(token_mask.sum(1).max())]
         x = take_tokens(torch.cat([context_x, current_x], 1), order)
         positions = visible.sum(1, keepdim=True) + self._action_positions(Q, L, x.device)
         y, _ = self.transformer(x, positions=positions)

@@ -32,7 +32,7 @@ class Keys(NamedTuple):
 
 
 class EmbeddingLosses(NamedTuple):
-    """Means over real steps; None where the model has no such loss."""
+    """Losses, as means over the steps that were played; None where the model has no such loss."""
 
     action: Tensor
     reward: Tensor

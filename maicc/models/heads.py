@@ -21,7 +21,12 @@ class ActionHead(nn.Module):
         self.aim = nn.Linear(width, HIDDEN) if entities else None
 
     def forward(self, z: Tensor, targets: Tensor) -> Tensor:
-        """z (..., D) of agents that have read `targets` (..., M, HIDDEN) -> logits (..., A)."""
+        """Logits (..., A) of the actions.
+
+        Args:
+            z: (..., D) outputs at the observation.
+            targets: (..., M, HIDDEN) attack targets of the observation.
+        """
         logits = self.plain(z)
         if self.aim is None:
             return logits
@@ -77,8 +82,11 @@ class DynamicsHead(nn.Module):
 
 
 def _negative_log_likelihood(predicted: Tensor, value: Tensor) -> Tensor:
-    """Gaussian negative log-likelihood of each number, up to a constant: (..., 2 F), (..., F) ->
-    (..., F).
+    """Gaussian negative log-likelihood (..., F) of each number, up to a constant.
+
+    Args:
+        predicted: (..., 2 F) means and log-variances.
+        value: (..., F).
     """
     mean, log_variance = predicted.chunk(2, -1)
     log_variance = log_variance.clamp(-2.0, 0.0)

@@ -33,12 +33,16 @@ class EncodedObservations(NamedTuple):
     # (..., M, HIDDEN) of whom each attack is aimed at; zero where nobody is in sight; M = 0 if flat
     attack_targets: Tensor
 
-    def target(self, which: Tensor) -> Tensor:
-        """Picks one target of each observation: (...,) -> (..., HIDDEN); zero where below 0."""
+    def target(self, number: Tensor) -> Tensor:
+        """Picks the target with this number (...,) of each observation; zero where it is below 0.
+
+        Returns:
+            (..., HIDDEN).
+        """
         if not self.attack_targets.shape[-2]:
-            return self.attack_targets.new_zeros(*which.shape, HIDDEN)
-        index = which.clamp(min=0)[..., None, None].expand(*which.shape, 1, HIDDEN)
-        return self.attack_targets.gather(-2, index).squeeze(-2) * (which >= 0).unsqueeze(-1)
+            return self.attack_targets.new_zeros(*number.shape, HIDDEN)
+        index = number.clamp(min=0)[..., None, None].expand(*number.shape, 1, HIDDEN)
+        return self.attack_targets.gather(-2, index).squeeze(-2) * (number >= 0).unsqueeze(-1)
 
 
 class FlatObservation(nn.Module):
@@ -98,14 +102,14 @@ def attack_targets(
 
 
 def is_visible(entities: Tensor) -> Tensor:
-    """Entities that are in sight: (..., A, F) -> (..., A) bool."""
+    """Marks the entities that are in sight: (..., A, F) -> (..., A) bool."""
     return (entities != 0).any(-1)
 
 
 def deduplicate_blank(observations: Tensor) -> tuple[Tensor, Tensor]:
-    """Drops blank observations, so that they are read only once: (..., O).
+    """Drops blank ones of observations (..., O), so that a blank one is read only once.
 
-    Observations of steps that were not played and those of the dead are blank.
+    Observations of steps that were not played are blank, and those of the dead.
 
     Returns:
         Rows (R, O), of which row 0 is all zero, and for each observation the number of its row,
@@ -130,7 +134,11 @@ class EntityTokens(nn.Module):
         self.each = nn.ModuleList(nn.Linear(size, width) for size in sizes)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, O) -> tokens (B, E, D), and (B, E) bool, True at oneself and those in sight."""
+        """Makes tokens of observations (B, O).
+
+        Returns:
+            (B, E, D) tokens, and (B, E) bool, True at oneself and at those in sight.
+        """
         if self.layout is None:
             x = self.whole(observations).embedding.unsqueeze(1)
             return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -159,16 +167,17 @@ class EntityTransformer(nn.Module):
         self,
         observations: Tensor,
         front: Tensor | None = None,
-        wanted: Sequence[int] | None = None,
+        positions: Sequence[int] | None = None,
     ) -> Tensor:
-        """
+        """Outputs of the tokens in front and of the entities.
+
         Args:
             observations: (B, O).
             front: (B, n, D) tokens in front of the entities; none by default.
-            wanted: Numbers of the tokens whose outputs are wanted; all of them by default.
+            positions: The m tokens whose outputs are wanted; all of them by default.
 
         Returns:
-            (B, n + E, D), or (B, wanted, D). Outputs of entities that are out of sight are zero.
+            (B, n + E, D), or (B, m, D). Outputs of entities that are out of sight are zero.
         """
         x, visible = self.tokens(observations)
         if front is not None:
@@ -179,14 +188,14 @@ class EntityTransformer(nn.Module):
 
         def read(rows: Tensor) -> Tensor:
             tokens = order[rows, : int(size[rows].max())]  # (b, l) numbers of tokens
-            real = visible[rows].gather(1, tokens)  # (b, l)
-            mask = real[:, None, None].expand(-1, 1, real.shape[1], -1)
-            positions = None if wanted is None else tokens.new_tensor(wanted).expand(len(rows), -1)
-            z, _ = self.transformer(take_tokens(x[rows], tokens), mask, positions=positions)
+            token_mask = visible[rows].gather(1, tokens)  # (b, l)
+            mask = token_mask[:, None, None].expand(-1, 1, token_mask.shape[1], -1)
             if positions is not None:
-                return z
+                each_row = tokens.new_tensor(positions).expand(len(rows), -1)
+                return self.transformer(take_tokens(x[rows], tokens), mask, None, each_row)[0]
+            z, _ = self.transformer(take_tokens(x[rows], tokens), mask)
             index = tokens.unsqueeze(-1).expand(-1, -1, z.shape[-1])
-            return torch.zeros_like(x[rows]).scatter(1, index, z * real.unsqueeze(-1))
+            return torch.zeros_like(x[rows]).scatter(1, index, z * token_mask.unsqueeze(-1))
 
         return map_by_length(size, read)
 
@@ -222,6 +231,6 @@ def observation_encoder(spec: Spec, width: int, encoder: str) -> nn.Module:
 
 
 def layout_of(spec: Spec) -> ObsLayout:
-    """The layout of a family that is read by entities, which `check_encoder` has made sure of."""
+    """The layout of a family that is read by entities; `check_encoder` has made sure of it."""
     assert spec.layout is not None
     return spec.layout

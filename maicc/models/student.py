@@ -30,8 +30,10 @@ class Student(nn.Module):
         encoded: EncodedObservations,
         first: Tensor | None = None,
     ) -> Embeddings:
-        """
+        """Embeddings of single agents' slices.
+
         Args:
+            encoders: Encoders that teacher and student share.
             slices: (B, T, ...).
             encoded: (B, T, ...) the observations of the slices, read by `encoders`.
             first: (B,) number of each slice's first step; 0 by default.

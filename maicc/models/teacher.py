@@ -47,7 +47,8 @@ class FactoredTransformer(nn.Module):
         initialise(self, layers)
 
     def forward(self, x: Tensor, kinds: tuple[int, ...], agent_mask: Tensor) -> Tensor:
-        """
+        """Outputs of all tokens.
+
         Args:
             x: (B, T, m, D) the m tokens of each step.
             kinds: (m) kinds of these tokens.
@@ -108,8 +109,11 @@ class Teacher(nn.Module):
     def forward(
         self, encoders: TokenEncoders, batch: TeamBatch, encoded: EncodedObservations
     ) -> Embeddings:
-        """
+        """Embeddings of the team's episodes.
+
         Args:
+            encoders: Encoders that teacher and student share.
+            batch: B episodes, or windows of them.
             encoded: (B, T, N, ...) the observations of the batch, read by `encoders`.
         """
         T, N = batch.actions.shape[1:]

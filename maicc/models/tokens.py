@@ -90,7 +90,7 @@ def team_kinds(n_agents: int, with_return_to_go: bool) -> tuple[int, ...]:
 
 
 def team_mask(kinds: tuple[int, ...], steps: int, agent_mask: Tensor) -> Tensor:
-    """`rank_mask` in which nobody looks at agents that are missing from a team.
+    """Mask like `rank_mask`, in which nobody looks at agents that are missing from a team.
 
     Args:
         agent_mask: (B, N) bool, False where an agent is missing.
@@ -101,17 +101,19 @@ def team_mask(kinds: tuple[int, ...], steps: int, agent_mask: Tensor) -> Tensor:
     mask = rank_mask(kinds, steps, agent_mask.device)
     if agent_mask.all():
         return mask
-    real = agent_mask.repeat_interleave(2, 1)  # observation and action of each agent
-    real = F.pad(real, (kinds.index(OBSERVATION), 1), value=True)  # (B, tokens of a step)
-    return mask & real.repeat(1, steps)[:, None, None]
+    token_mask = agent_mask.repeat_interleave(2, 1)  # observation and action of each agent
+    token_mask = F.pad(
+        token_mask, (kinds.index(OBSERVATION), 1), value=True
+    )  # (B, tokens of a step)
+    return mask & token_mask.repeat(1, steps)[:, None, None]
 
 
 @lru_cache(maxsize=64)
 def rank_mask(kinds: tuple[int, ...], steps: int, device: torch.device | None = None) -> Tensor:
-    """(L, L) boolean, L = steps * len(kinds): token q may look at token k when rank(k) <= rank(q).
+    """Mask (L, L) bool, L = steps * len(kinds): token q looks at token k if rank(k) <= rank(q).
 
     rank = 4 * step + kind (METHOD.md, section 3): causal over steps, and inside a step an
-    observation sees all observations but no action, an action sees all of both.
+    observation sees all observations but no action, and an action sees all of both.
     """
     step = torch.arange(steps, device=device).repeat_interleave(len(kinds))
     rank = 4 * step + torch.tensor(kinds, device=device).repeat(steps)

@@ -34,7 +34,8 @@ class Attention(nn.Module):
         past: tuple[Tensor, Tensor] | None,
         positions: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """
+        """Outputs of the new tokens, and their keys and values.
+
         Args:
             x: (B, L, D) new tokens.
             mask: Boolean, broadcastable to (B, h, L, P + L), True where a token may look; None is
@@ -92,7 +93,7 @@ class Block(nn.Module):
         past: tuple[Tensor, Tensor] | None,
         positions: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Arguments and results are those of `Attention.forward`."""
+        """Outputs, keys and values of the new tokens; arguments as in `Attention.forward`."""
         attended, new_kv = self.attention(self.attention_norm(x), mask, past, positions)
         x = (x if positions is None else take_tokens(x, positions)) + self.drop(attended)
         return x + self.drop(self.mlp(self.mlp_norm(x))), new_kv
@@ -115,7 +116,8 @@ class Transformer(nn.Module):
         past: KeyValues | None = None,
         positions: Tensor | None = None,
     ) -> tuple[Tensor, KeyValues]:
-        """
+        """Outputs of the new tokens, and their keys and values in every layer.
+
         Args:
             x: (B, L, D) new tokens.
             mask: Boolean, broadcastable to (B, h, L, P + L), True where a token may look; None is
@@ -125,7 +127,7 @@ class Transformer(nn.Module):
                 last layer computes no others.
 
         Returns:
-            (B, L, D) outputs, or (B, n, D), and the new tokens' keys and values in every layer.
+            (B, L, D) outputs, or (B, n, D), and per layer the new tokens' keys and values.
 
         Raises:
             ValueError: there is a past and no mask.
@@ -155,8 +157,9 @@ def initialise(module: nn.Module, layers: int) -> None:
 
 
 def causal_mask(new: int, past: int = 0, device: torch.device | None = None) -> Tensor:
-    """Boolean mask (new, past + new): a new token may look at all of the past, at the new tokens
-    before it and at itself.
+    """Boolean mask (new, past + new) of plain causal attention behind a past.
+
+    A new token may look at all of the past, at the new tokens before it and at itself.
     """
     return torch.ones(new, past + new, dtype=torch.bool, device=device).tril(past)
 
@@ -186,6 +189,7 @@ def attend(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """`attend` as torch does it."""
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
     )

@@ -136,6 +136,7 @@ class ContextCache:
 
     @staticmethod
     def _tensors(arrays: Trajectories, like: Trajectories) -> Trajectories:
+        """Tensors of NumPy trajectories, on the device of `like`."""
         device = like.actions.device
         return Trajectories(
             *(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in arrays)
