@@ -17,11 +17,12 @@ _ROW = 1_000_000  # more trajectories than an agent ever stores: ids of one row 
 
 
 class ContextCache:
-    """Decisions on retrieved contexts, of which each is encoded once, if they are independent.
+    """Decisions on retrieved contexts. Independent contexts are encoded only once.
 
-    A slot holds one trajectory's keys and values in every layer. A trajectory has an id: offline
-    ones, which all rows share, their number; online ones, which are a row's own, higher numbers.
-    When all slots are taken, the cache starts afresh.
+    A slot holds one trajectory's keys and values in every layer. Slots are found by the
+    trajectory's id. An offline trajectory, which all rows share, has its number as id; an online
+    one, which belongs to one row, has a higher id; an absent one has -1. When all slots are taken,
+    the cache starts afresh.
 
     Args:
         gibibytes: Size of the slots' memory.
@@ -37,7 +38,7 @@ class ContextCache:
     def clear(self) -> None:
         """Gives up all slots."""
         self.slot_of: dict[int, int] = {}  # by the trajectory's id
-        self.used = 0  # slots; those of trajectories that were forgotten stay until all are taken
+        self.n_used = 0  # slots of forgotten trajectories count until all slots are taken
         self.keys: Tensor | None = None  # (slots, layers, heads, tokens, width / heads)
         self.values: Tensor | None = None
         self.visible: Tensor | None = None  # (slots, tokens) bool, tokens of steps that were played
@@ -70,7 +71,7 @@ class ContextCache:
         ids = np.where(item >= 0, ids, -1)  # (Q, K)
         missing = self._missing(ids)
         max_slots = self._max_slots(current)
-        if self.used + len(missing) > max_slots:
+        if self.n_used + len(missing) > max_slots:
             self.clear()
             missing = self._missing(ids)
         if missing:
@@ -124,7 +125,7 @@ class ContextCache:
             parts.append(torch.stack([torch.stack(layer) for layer in kv], 2))
         keys, values = torch.cat(parts, 1)[:, : len(ids)]  # (n, layers, heads, tokens, d) each
         visible = self.decision.visible(contexts.step_mask.unsqueeze(1))  # (n, tokens)
-        start, end = self.used, self.used + len(ids)
+        start, end = self.n_used, self.n_used + len(ids)
         n_slots = 0 if self.keys is None else len(self.keys)
         if end > n_slots:
             n_slots = max(min(2 * start, max_slots), end, min(1024, max_slots))
@@ -132,7 +133,7 @@ class ContextCache:
         self.values = _place(values, self.values, start, n_slots)
         self.visible = _place(visible, self.visible, start, n_slots)
         self.slot_of.update({id_: start + i for i, id_ in enumerate(ids)})
-        self.used = end
+        self.n_used = end
 
     @staticmethod
     def _tensors(arrays: Trajectories, like: Trajectories) -> Trajectories:
