@@ -1,4 +1,4 @@
-"""The blend of offline and online memory: which is asked, and what is shown."""
+"""The blend of offline and online memory: which one is asked, and which trajectories are shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maicc.types import Retrieval, Trajectories
 
 
 class BlendedMemory:
-    """Asks the offline or the online memory, as told for each query, and scores what it offers.
+    """An offline and an online memory, of which each query asks one, and the scores of the answers.
 
     Args:
         k: Trajectories per query.
@@ -44,69 +44,80 @@ class BlendedMemory:
         tie: np.ndarray,
         draws: np.ndarray,
     ) -> Retrieval:
-        """
-        Where too few of an agent's own trajectories reached `step`, the offline memory is asked:
-        fewer than k, or none where the best one is shown again: with a margin, but not at random.
+        """Looks up the k best trajectories for each query, in the memory that the query asks.
+
+        A query is sent to the offline memory, whatever `ask_offline` says, while too few of the
+        agent's own trajectories reached `step`. One is enough where the best may be shown again,
+        which is with a margin and a score other than `random`; else k are needed.
 
         Args:
             rows: (Q,) the agent that asks.
+            step: The step of all queries.
             queries: (Q, D) unit norm.
             ask_offline: (Q,) bool.
             tie: (Q,) in [0, 1), for ties.
             draws: (Q, K) in [0, 1), for score `random`.
         """
-        used = int(self.online.count.max(initial=0))
-        reached = self.online.trajectories.step_mask[rows, :used, step].sum(1)
-        repeats = self.margin < np.inf and self.score != "random"
-        offline = ask_offline | (reached < (1 if repeats else self.k))
+        n_reached = self.online.played(rows, step).sum(1)
+        n_needed = 1 if self.margin < np.inf and self.score != "random" else self.k
+        offline = ask_offline | (n_reached < n_needed)
         shape = (len(rows), self.k)
         result = Retrieval(
             np.full(shape, -1), offline, np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         )
         for source in (True, False):
-            mine = np.flatnonzero(offline == source)
-            if len(mine):
-                self._from(source, mine, rows, step, queries, tie, draws, result)
+            asking = np.flatnonzero(offline == source)
+            if len(asking) == 0:
+                continue
+            if self.score == "random":
+                result.item[asking] = self._draw(source, rows[asking], step, draws[asking])
+                continue
+            result.item[asking], result.similarity[asking], result.score[asking] = self._best(
+                source, rows[asking], step, queries[asking], tie[asking]
+            )
         return result
 
-    def _from(
-        self,
-        offline: bool,
-        mine: np.ndarray,
-        rows: np.ndarray,
-        step: int,
-        queries: np.ndarray,
-        tie: np.ndarray,
-        draws: np.ndarray,
-        result: Retrieval,
-    ) -> None:
-        """Fills in the `result` of the queries `mine` from one of the memories."""
-        if self.score == "random":
-            result.item[mine] = (
-                self.offline.index.draw(step, draws[mine])
-                if offline
-                else self.online.draw(rows[mine], step, draws[mine])
-            )
-            return
+    def _draw(self, offline: bool, rows: np.ndarray, step: int, draws: np.ndarray) -> np.ndarray:
+        """Draws items (Q, K) from one of the memories."""
         if offline:
-            found = self.offline.index.search(step, queries[mine], self.candidates, tie[mine])
-            team = self.offline.team_return[found.item]
-            individual = self.offline.individual_return[found.item]
+            return self.offline.index.draw(step, draws)
+        return self.online.draw(rows, step, draws)
+
+    def _best(
+        self, offline: bool, rows: np.ndarray, step: int, queries: np.ndarray, tie: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Finds the items with the best scores in one of the memories.
+
+        Returns:
+            Items, their similarities and their scores, (Q, K) each.
+        """
+        assert self.score != "random"
+        if offline:
+            item, similarity = self.offline.index.search(step, queries, self.candidates, tie)
+            team = self.offline.team_return[item]
+            individual = self.offline.individual_return[item]
         else:
-            found = self.online.search(rows[mine], step, queries[mine], self.candidates, tie[mine])
-            team = np.take_along_axis(self.online.team_return[rows[mine]], found.item, 1)
-            individual = np.take_along_axis(
-                self.online.individual_return[rows[mine]], found.item, 1
-            )
-        score = hybrid_utility(found.similarity, team, individual, self.alpha, self.score, offline)
-        best = top_k(score, found.item, self.k, self.margin)
-        result.item[mine] = np.take_along_axis(found.item, best, 1)
-        result.similarity[mine] = np.take_along_axis(found.similarity, best, 1)
-        result.score[mine] = np.take_along_axis(score, best, 1)
+            item, similarity = self.online.search(rows, step, queries, self.candidates, tie)
+            team = np.take_along_axis(self.online.team_return[rows], item, 1)
+            individual = np.take_along_axis(self.online.individual_return[rows], item, 1)
+        score = hybrid_utility(similarity, team, individual, self.alpha, self.score, offline)
+        best = top_k(score, item, self.k, self.margin)
+        return (
+            np.take_along_axis(item, best, 1),
+            np.take_along_axis(similarity, best, 1),
+            np.take_along_axis(score, best, 1),
+        )
 
     def origin(self, rows: np.ndarray, retrieval: Retrieval) -> tuple[np.ndarray, np.ndarray]:
-        """Team return in [0, 1], NaN for an absent one, and task of the dataset, -1 for none:
-        (Q, K) each."""
+        """Origin of the retrieved trajectories: team returns and tasks, (Q, K) each.
+
+        Args:
+            rows: (Q,) the agent that asked.
+
+        Returns:
+            Team return in [0, 1], NaN for an absent trajectory, and number of the dataset's task,
+            -1 for a trajectory that is absent or not of the dataset.
+        """
         offline, item = retrieval.offline, retrieval.item
         team_return = np.empty(item.shape)
         task = np.full(item.shape, -1)
@@ -120,11 +131,13 @@ class BlendedMemory:
         """The retrieved trajectories (Q, K, T, ...); an absent one has no step that was played."""
         offline, item = retrieval.offline, retrieval.item
         parts = []
-        for stored, own in zip(self.offline.trajectories, self.online.trajectories, strict=True):
-            part = np.empty((*item.shape, *stored.shape[1:]), stored.dtype)
-            part[offline] = stored[item[offline]]
+        for dataset_part, online_part in zip(
+            self.offline.trajectories, self.online.trajectories, strict=True
+        ):
+            part = np.empty((*item.shape, *dataset_part.shape[1:]), dataset_part.dtype)
+            part[offline] = dataset_part[item[offline]]
             if not offline.all():
-                part[~offline] = own[rows[~offline, None], item[~offline]]
+                part[~offline] = online_part[rows[~offline, None], item[~offline]]
             parts.append(part)
-        found = Trajectories(*parts)
-        return found._replace(step_mask=found.step_mask & (item >= 0)[..., None])
+        contexts = Trajectories(*parts)
+        return contexts._replace(step_mask=contexts.step_mask & (item >= 0)[..., None])

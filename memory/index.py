@@ -26,17 +26,19 @@ def import_faiss() -> Any:
 
 
 class _Step(NamedTuple):
+    """Keys of one step, equal ones stored once."""
+
     index: Any  # a FAISS index over U distinct keys
     offsets: np.ndarray  # (U + 1,) int64
     members: np.ndarray  # trajectories with distinct key u: members[offsets[u]:offsets[u + 1]]
 
 
 class KeyIndex:
-    """Nearest keys of the same step, by cosine.
+    """Search for the nearest keys of the same step, by cosine.
 
     Early in an episode thousands of trajectories share one prefix and so one key. Equal keys are
-    indexed once; a hit stands for all trajectories that share it, taken in an order the caller
-    draws, so that no trajectory is favoured for being stored first.
+    indexed once, and a hit stands for all trajectories that share it. The caller draws a number
+    that turns their order, so that no trajectory is favoured for being stored first.
     """
 
     def __init__(self, steps: list[_Step]) -> None:
@@ -46,19 +48,23 @@ class KeyIndex:
     def build(
         cls, vectors: np.ndarray, played: np.ndarray, factory: str = "Flat", seed: int = 0
     ) -> KeyIndex:
-        """
+        """Builds the index of M trajectories.
+
         Args:
             vectors: (M, T, D) float32, unit norm.
             played: (M, T) bool; only these get keys.
             factory: A FAISS index_factory string; `Flat` is exact. Search parameters may follow
                 a semicolon: `IVF256,Flat;nprobe=16`. A step with few distinct keys is searched
                 exactly where the index would have to be trained on them.
-            seed: Order of the trajectories that share a key.
+            seed: Draws the order of the trajectories that share a key.
+
+        Raises:
+            UserError: FAISS is not installed, or can't make such an index.
         """
-        order = np.random.default_rng([seed, 40])
+        rng = np.random.default_rng([seed, 40])
         steps = []
         for t in range(vectors.shape[1]):
-            items = order.permutation(np.flatnonzero(played[:, t]))
+            items = rng.permutation(np.flatnonzero(played[:, t]))
             keys = np.ascontiguousarray(vectors[items, t], np.float32)
             first, group = _equal_rows(keys)
             by_group = np.argsort(group, kind="stable")
@@ -68,7 +74,26 @@ class KeyIndex:
         return cls(steps)
 
     def search(self, step: int, queries: np.ndarray, n: int, tie: np.ndarray) -> Candidates:
-        """The `n` trajectories with the most similar keys at `step`, for each query.
+        """Finds the `n` trajectories with the most similar keys at `step`, for each query.
+
+        Example: three distinct keys a, b, c are shared by seven trajectories. `build` has drawn
+        this order of those that share a key::
+
+            key       a         b       c
+            members   4  0  2   5  1    3  6
+            offsets   0         3       5      7
+
+        A query is nearest to b, then to a, then to c; n = 4 and its tie is 0.7::
+
+            hits      b  a  c       distinct keys, nearest first
+            sizes     2  3  2       trajectories that share each
+            ends      2  5  7       running totals of the sizes
+
+            slots     0  1  2  3    the n places to fill
+            hit       0  0  1  1    the first hit whose end exceeds the slot: b b a a
+            within    0  1  0  1    place among the trajectories of that hit
+            turned    1  0  2  0    within + int(tie * size), modulo size
+            item      1  5  2  4    the member of that hit at the turned place
 
         Args:
             queries: (Q, D) float32, unit norm.
@@ -79,39 +104,40 @@ class KeyIndex:
         """
         index, offsets, members = self.steps[step]
         queries = np.ascontiguousarray(queries, np.float32)
-        distinct = len(offsets) - 1
-        if distinct == 0:
+        n_keys = len(offsets) - 1
+        if n_keys == 0:
             return Candidates(
                 np.full((len(queries), n), -1), np.full((len(queries), n), -1.0, np.float32)
             )
-        similarity, hit = index.search(queries, min(n, distinct))
-        sizes = np.where(hit >= 0, np.diff(offsets)[hit], 0)  # (Q, U)
+        similarity, hits = index.search(queries, min(n, n_keys))  # (Q, U); hit -1 is none
+        sizes = np.where(hits >= 0, np.diff(offsets)[hits], 0)
         ends = sizes.cumsum(1)
-        slot = np.arange(n)
-        # slot j falls into the first hit whose running total exceeds j
-        which = (ends[:, :, None] <= slot).sum(1)  # (Q, n)
-        found = which < hit.shape[1]
-        which = np.minimum(which, hit.shape[1] - 1)
+        slots = np.arange(n)
+        hit = (ends[:, :, None] <= slots).sum(1)  # (Q, n)
+        exists = hit < hits.shape[1]
+        hit = np.minimum(hit, hits.shape[1] - 1)
 
-        def at(values: np.ndarray) -> np.ndarray:
-            return np.take_along_axis(values, which, 1)
+        def of_hit(values: np.ndarray) -> np.ndarray:
+            return np.take_along_axis(values, hit, 1)  # (Q, U) -> (Q, n)
 
-        size = np.maximum(at(sizes), 1)
-        within = slot - (at(ends) - at(sizes))
+        size = np.maximum(of_hit(sizes), 1)
+        within = slots - (of_hit(ends) - of_hit(sizes))
         turned = (within + (tie[:, None] * size).astype(np.int64)) % size
-        item = members[np.minimum(offsets[at(hit)] + turned, len(members) - 1)]
+        item = members[np.minimum(offsets[of_hit(hits)] + turned, len(members) - 1)]
         return Candidates(
-            np.where(found, item, -1), np.where(found, at(similarity), -1.0).astype(np.float32)
+            np.where(exists, item, -1),
+            np.where(exists, of_hit(similarity), -1.0).astype(np.float32),
         )
 
     def draw(self, step: int, draws: np.ndarray) -> np.ndarray:
-        """Trajectories that reached `step`, at random: draws (Q, K) in [0, 1) -> items (Q, K)."""
+        """Draws trajectories that reached `step`: draws (Q, K) in [0, 1) -> items (Q, K)."""
         members = self.steps[step].members
         if len(members) == 0:
             return np.full(draws.shape, -1)
         return members[(draws * len(members)).astype(np.int64)]
 
     def save(self, group: h5py.Group) -> None:
+        """Writes the index into a group of an HDF5 file."""
         faiss = import_faiss()
         for t, step in enumerate(self.steps):
             part = group.create_group(str(t))
@@ -121,6 +147,7 @@ class KeyIndex:
 
     @classmethod
     def load(cls, group: h5py.Group) -> KeyIndex:
+        """Reads an index that `save` has written."""
         faiss = import_faiss()
         steps = []
         for t in range(len(group)):
@@ -141,12 +168,16 @@ class KeyIndex:
 
 
 def distinct(keys: np.ndarray) -> np.ndarray:
-    """Numbers of rows (M, D) that no row before them equals."""
+    """Numbers of the rows of `keys` (M, D) that no row before them equals."""
     return _equal_rows(keys)[0]
 
 
 def _equal_rows(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First row of each group of equal rows, and every row's group."""
+    """Groups equal rows of `keys` (M, D).
+
+    Returns:
+        The first row of each group, (U,), and the group of every row, (M,).
+    """
     grid = np.round(keys / _GRID).astype(np.int64)
     multipliers = np.random.default_rng(0).integers(1, 2**62, keys.shape[1]) * 2 + 1
     _, first, group = np.unique(grid @ multipliers, return_index=True, return_inverse=True)
@@ -154,7 +185,7 @@ def _equal_rows(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def empty_index(width: int, factory: str) -> Any:
-    """An index as the string says.
+    """Makes an empty index by a FAISS index_factory string; see `KeyIndex.build`.
 
     Raises:
         UserError: FAISS can't read the string.
@@ -172,6 +203,7 @@ def empty_index(width: int, factory: str) -> Any:
 
 
 def _make_index(keys: np.ndarray, width: int, factory: str) -> Any:
+    """Makes an index of `keys` (U, D)."""
     try:
         index = empty_index(width, factory)
         if not index.is_trained:

@@ -1,4 +1,4 @@
-"""When to look things up offline and when to explore: METHOD.md, sections 7 and 12."""
+"""Schedules of looking up offline and of exploring: METHOD.md, sections 7 and 12."""
 
 from __future__ import annotations
 
@@ -15,21 +15,28 @@ class Mixture(NamedTuple):
 
 
 def decay(episode: int, episodes: int, rate: float, runs: int) -> Mixture:
-    """The paper's: beta_t = exp(-rate t / T); sampling with 0.001^(t / T), the authors' code."""
-    done = episode / episodes
-    return Mixture(np.full(runs, np.exp(-rate * done)), np.full(runs, 0.001**done))
+    """The paper's schedule: offline with exp(-rate t / T) in episode t of T.
+
+    Sampling with 0.001^(t / T) is the authors' code.
+    """
+    progress = episode / episodes
+    return Mixture(np.full(runs, np.exp(-rate * progress)), np.full(runs, 0.001**progress))
 
 
 def fixed(beta: float, episode: int, episodes: int, runs: int) -> Mixture:
-    """A share that never changes: 0 is online only, 1 offline only."""
+    """A probability `beta` that never changes: 0 is online only, 1 offline only."""
     return Mixture(np.full(runs, beta), np.full(runs, 0.001 ** (episode / episodes)))
 
 
 def evidence(best_return: np.ndarray, goal: float, floor: float) -> Mixture:
-    """Needs no number of episodes: what is missing to the goal says how much to explore.
+    """A schedule by the gap that is left to the goal, 1 - best return / goal.
+
+    The team looks up offline with this probability, and samples with half of it. No number of
+    episodes is needed.
 
     Args:
-        best_return: (R,) best team return of each run lately, on the family's scale [0, 1].
+        best_return: (R,) best team return of each run in its latest episodes, on the family's scale
+            [0, 1].
         goal: The return to strive for, on the same scale and above 0.
         floor: Least probability of looking up offline, also when the goal is reached.
     """

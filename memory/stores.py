@@ -1,4 +1,4 @@
-"""Offline memory, the dataset, and online memory, what each agent has lived through itself."""
+"""Offline memory, which is the dataset, and online memory, which is each agent's own episodes."""
 
 from __future__ import annotations
 
@@ -37,30 +37,31 @@ class OfflineMemory:
 
 
 class OnlineMemory:
-    """What each agent of each run has lived through itself. Row r is one agent; rows never mix.
+    """Trajectories of each agent's own episodes. Row r is one agent of one run; rows never mix.
 
-    Search is exact: a row holds as many trajectories as it played episodes, or `most` of them.
+    Search is exact, since a row holds few trajectories: one for each episode played, or `capacity`.
 
     Args:
         rows: Agents.
-        steps: Most steps of a trajectory.
-        width: Of a key.
+        steps: Longest trajectory.
+        width: Width of a key.
         observation_size: Numbers of an observation.
-        most: Trajectories that a row keeps; of more, the one with the lowest team return gives way,
-            the oldest first. 0 keeps all.
+        capacity: Trajectories that a row keeps at most, 0 for all of them. In a full row the
+            trajectory with the lowest team return makes room, of equal ones the oldest.
     """
 
     def __init__(
-        self, rows: int, steps: int, width: int, observation_size: int, most: int = 0
+        self, rows: int, steps: int, width: int, observation_size: int, capacity: int = 0
     ) -> None:
-        self.count = np.zeros(rows, np.int64)  # of the trajectories that are kept
-        self.history = np.zeros((rows, 0), np.float32)  # team return of every episode lived through
+        self.count = np.zeros(rows, np.int64)  # trajectories that each row holds
+        self.history = np.zeros((rows, 0), np.float32)  # team return of every episode played
         self._steps, self._width, self._observation_size = steps, width, observation_size
-        self.most = most
+        self.capacity = capacity
         self._allocate(rows, 0)
 
-    def _allocate(self, rows: int, room: int) -> None:
-        T, shape = self._steps, (rows, room)
+    def _allocate(self, rows: int, slots: int) -> None:
+        """Makes empty arrays with so many slots for trajectories in each row."""
+        T, shape = self._steps, (rows, slots)
         self.keys = np.zeros((*shape, T, self._width), np.float32)
         self.trajectories = Trajectories(
             observations=np.zeros((*shape, T, self._observation_size), np.float32),
@@ -74,11 +75,12 @@ class OnlineMemory:
         self.team_return = np.zeros(shape, np.float32)
         self.individual_return = np.zeros(shape, np.float32)
         self.order = np.zeros(shape)  # random rank of each trajectory, for ties
-        self.born = np.zeros(shape, np.int64)  # the episode it was lived in
+        self.born = np.zeros(shape, np.int64)  # number of the episode it was played in
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        own = ("keys", "team_return", "individual_return", "order", "born")
-        return {**{name: getattr(self, name) for name in own}, **self.trajectories._asdict()}
+        """All arrays (rows, slots, ...), by their names."""
+        names = ("keys", "team_return", "individual_return", "order", "born")
+        return {**{name: getattr(self, name) for name in names}, **self.trajectories._asdict()}
 
     def store(
         self,
@@ -88,77 +90,100 @@ class OnlineMemory:
         individual_return: np.ndarray,
         order: np.ndarray,
     ) -> np.ndarray:
-        """One more trajectory for every row: keys (rows, T, D), trajectories (rows, T, ...).
+        """Stores one more trajectory in every row.
+
+        Args:
+            keys: (rows, T, D).
+            trajectories: (rows, T, ...).
+            team_return: (rows,) in [0, 1] on the family's scale.
+            individual_return: (rows,) predicted, times the number of agents, on the same scale.
+            order: (rows,) in [0, 1), random, for ties.
 
         Returns:
-            (rows,) the place of each, where another may have made room.
+            (rows,) the slot of each, where another trajectory may have made room.
         """
-        # first: an interrupted bounded memory is then known to be ahead of what was kept
+        # first: an interrupted bounded memory is then known to be ahead of its saved state
         self.history = np.concatenate([self.history, team_return[:, None]], 1)
-        rows, room = np.arange(len(self.count)), self.keys.shape[1]
-        full = self.most and self.count[0] == self.most
-        if not full and self.count.max() >= room:
-            grown = copy.copy(self)
-            wanted = max(16, 2 * room)
-            grown._allocate(len(rows), min(wanted, self.most) if self.most else wanted)
-            for name, array in grown._arrays().items():
-                array[:, :room] = self._arrays()[name]
-            self.__dict__.update(grown.__dict__)  # at once: an interruption finds all or nothing
-        place = np.lexsort((self.born, self.team_return))[:, 0] if full else self.count.copy()
-        at = (rows, place)
-        self.keys[at] = keys
-        for mine, new in zip(self.trajectories, trajectories, strict=True):
-            mine[at] = new
-        self.team_return[at] = team_return
-        self.individual_return[at] = individual_return
-        self.order[at] = order
-        self.born[at] = self.history.shape[1]
+        n_slots = self.keys.shape[1]
+        full = self.capacity and self.count[0] == self.capacity
+        if not full and self.count.max() >= n_slots:
+            self._grow()
+        slot = np.lexsort((self.born, self.team_return))[:, 0] if full else self.count.copy()
+        index = (np.arange(len(self.count)), slot)
+        self.keys[index] = keys
+        for array, new in zip(self.trajectories, trajectories, strict=True):
+            array[index] = new
+        self.team_return[index] = team_return
+        self.individual_return[index] = individual_return
+        self.order[index] = order
+        self.born[index] = self.history.shape[1]
         if not full:
-            self.count += 1  # last: until then the trajectory is not there
-        return place
+            self.count += 1  # last: until then the trajectory does not count
+        return slot
+
+    def _grow(self) -> None:
+        """Doubles the slots, up to the capacity. An interruption finds all of it done or none."""
+        n_slots = self.keys.shape[1]
+        n_grown = max(16, 2 * n_slots)
+        larger = copy.copy(self)
+        larger._allocate(len(self.count), min(n_grown, self.capacity) if self.capacity else n_grown)
+        for name, array in larger._arrays().items():
+            array[:, :n_slots] = self._arrays()[name]
+        self.__dict__.update(larger.__dict__)
+
+    def played(self, rows: np.ndarray, step: int) -> np.ndarray:
+        """Trajectories of these rows (Q,) that reached `step`: (Q, C) bool, C the largest count."""
+        return self.trajectories.step_mask[rows, : int(self.count.max(initial=0)), step]
 
     def search(
         self, rows: np.ndarray, step: int, queries: np.ndarray, n: int, tie: np.ndarray
     ) -> Candidates:
-        """Like `KeyIndex.search`, query q among the trajectories of `rows[q]` only."""
-        used = int(self.count.max(initial=0))
-        similarity = np.einsum("rcd,rd->rc", self.keys[rows, :used, step], queries)
-        played = self.trajectories.step_mask[rows, :used, step]
-        rank = (self.order[rows, :used] + tie[:, None]) % 1.0
-        near = np.where(played, np.round(similarity, 4), -2.0)
-        best = np.lexsort((rank, -near))[:, :n]
-        found = np.take_along_axis(played, best, 1)
+        """Finds candidates like `KeyIndex.search`, for query q in row `rows[q]` only.
+
+        Similarities that agree to 4 decimals count as equal, and `tie` decides among them.
+        """
+        played = self.played(rows, step)  # (Q, C)
+        C = played.shape[1]
+        similarity = np.einsum("qcd,qd->qc", self.keys[rows, :C, step], queries)
+        tie_rank = (self.order[rows, :C] + tie[:, None]) % 1.0
+        rounded = np.where(played, np.round(similarity, 4), -2.0)
+        best = np.lexsort((tie_rank, -rounded))[:, :n]
+        exists = np.take_along_axis(played, best, 1)
         pad = ((0, 0), (0, n - best.shape[1]))
         return Candidates(
-            np.pad(np.where(found, best, -1), pad, constant_values=-1),
+            np.pad(np.where(exists, best, -1), pad, constant_values=-1),
             np.pad(np.take_along_axis(similarity, best, 1), pad, constant_values=-1.0),
         )
 
     def draw(self, rows: np.ndarray, step: int, draws: np.ndarray) -> np.ndarray:
-        """Like `KeyIndex.draw`, without repetition; -1 where too few reached `step`."""
-        used = int(self.count.max(initial=0))
-        played = self.trajectories.step_mask[rows, :used, step]
-        rank = np.where(played, (self.order[rows, :used] * 997 + draws[:, :1] * 991) % 1.0, 2.0)
-        chosen = np.argsort(rank, axis=1)[:, : draws.shape[1]]
-        chosen = np.where(np.take_along_axis(played, chosen, 1), chosen, -1)
-        return np.pad(chosen, ((0, 0), (0, draws.shape[1] - chosen.shape[1])), constant_values=-1)
+        """Draws items like `KeyIndex.draw`, for query q in row `rows[q]` only.
+
+        None is drawn twice for a query; -1 where too few reached `step`.
+        """
+        played = self.played(rows, step)  # (Q, C)
+        order = self.order[rows, : played.shape[1]]
+        rank = np.where(played, (order * 997 + draws[:, :1] * 991) % 1.0, 2.0)
+        item = np.argsort(rank, axis=1)[:, : draws.shape[1]]
+        item = np.where(np.take_along_axis(played, item, 1), item, -1)
+        return np.pad(item, ((0, 0), (0, draws.shape[1] - item.shape[1])), constant_values=-1)
 
     def state(self, episodes: int) -> dict[str, np.ndarray]:
-        """What each row had after so many episodes, as plain arrays.
+        """Contents of each row after so many episodes, as plain arrays.
 
         Raises:
-            ValueError: the memory is bounded and has lived on since.
+            ValueError: the memory is bounded and has stored more episodes since.
         """
-        if self.most and episodes < self.history.shape[1]:
+        if self.capacity and episodes < self.history.shape[1]:
             raise ValueError("a bounded memory can't tell what it held before")
-        kept = {name: array[:, :episodes] for name, array in self._arrays().items()}
+        arrays = {name: array[:, :episodes] for name, array in self._arrays().items()}
         return {
             "count": np.minimum(self.count, episodes),
             "history": self.history[:, :episodes],
-            **kept,
+            **arrays,
         }
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Takes over what `state` gave."""
         self.count, self.history = state["count"].copy(), state["history"].copy()
         self._allocate(len(self.count), state["keys"].shape[1])
         for name, array in self._arrays().items():

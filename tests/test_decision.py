@@ -92,13 +92,13 @@ def test_kept_keys_and_values_give_the_same_decision(slices, tokens):
     model = make(tokens=tokens)
     current, index = slices.take(slice(0, 2)), torch.tensor([[4, 5, 6], [7, 4, 9]])
     direct = model(current, slices.take(index))
-    kept = model.encode_contexts(slices)  # all, once
+    kv = model.encode_contexts(slices)  # all, once
     past = [
-        tuple(part[index].permute(0, 2, 1, 3, 4).flatten(2, 3) for part in layer) for layer in kept
+        tuple(part[index].permute(0, 2, 1, 3, 4).flatten(2, 3) for part in layer) for layer in kv
     ]
     visible = model.visible(slices.step_mask[index])
-    seen = model.encoders.observation(current.observations)
-    assert torch.allclose(model.decide(current, seen, past, visible), direct, atol=1e-5)
+    encoded = model.encoders.observation(current.observations)
+    assert torch.allclose(model.decide(current, encoded, past, visible), direct, atol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", ["fused", "four"])
@@ -124,8 +124,8 @@ def test_loss_is_cross_entropy_over_the_supervised_steps(slices):
     assert torch.allclose(
         make(label_smoothing=0.0, supervise="last").loss(batch)[0], last, atol=1e-6
     )
-    known = current.step_mask & (expert >= 0)
-    best = -log_p.gather(-1, expert.clamp(min=0).unsqueeze(-1)).squeeze(-1)[known].mean()
+    supervised = current.step_mask & (expert >= 0)
+    best = -log_p.gather(-1, expert.clamp(min=0).unsqueeze(-1)).squeeze(-1)[supervised].mean()
     taught = make(label_smoothing=0.0, labels="expert")
     assert torch.allclose(taught.loss(batch)[0], best, atol=1e-6)
     smooth = F.cross_entropy(
@@ -143,8 +143,8 @@ def test_a_batch_taken_by_length_has_the_loss_of_the_batch(slices):
     contexts = contexts_of(slices, [[4, 5, 6], [7, 8, 9], [10, 11, 12], [13, 14, 15]])
     mask = torch.arange(15) < torch.tensor([1, 15, 4, 6])[:, None, None]
     contexts = contexts._replace(step_mask=contexts.step_mask & mask)
-    at = torch.zeros(4, dtype=torch.long)
-    batch = DecisionBatch(current, contexts, at, torch.full((4, 15), -1))
+    step = torch.zeros(4, dtype=torch.long)
+    batch = DecisionBatch(current, contexts, step, torch.full((4, 15), -1))
     logits = model(current, contexts)[current.step_mask]
     expected = F.cross_entropy(logits, current.actions[current.step_mask], label_smoothing=0.1)
     shapes, forward = [], model.forward
@@ -175,8 +175,8 @@ def test_it_learns_to_copy_its_context(slices, tokens, context):
     for _ in range(300):
         same = slices._replace(actions=torch.randint(6, slices.actions.shape))
         contexts = Trajectories(*(part.unsqueeze(1) for part in same))
-        at = torch.zeros(18, dtype=torch.long)
-        loss, right = model.loss(DecisionBatch(same, contexts, at, same.actions))
+        step = torch.zeros(18, dtype=torch.long)
+        loss, right = model.loss(DecisionBatch(same, contexts, step, same.actions))
         adam.zero_grad()
         loss.backward()
         adam.step()

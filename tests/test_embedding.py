@@ -35,13 +35,13 @@ def make(**changes) -> Embedding:
 
 
 def student(model: Embedding, slices: Trajectories, first: torch.Tensor | None = None):
-    seen = model.encoders.observation(slices.observations)
-    return model.student(model.encoders, slices, seen, first)
+    encoded = model.encoders.observation(slices.observations)
+    return model.student(model.encoders, slices, encoded, first)
 
 
 def teacher(model: Embedding, batch: TeamBatch):
-    seen = model.encoders.observation(batch.observations[:, :-1])
-    return model.teacher(model.encoders, batch, seen)
+    encoded = model.encoders.observation(batch.observations[:, :-1])
+    return model.teacher(model.encoders, batch, encoded)
 
 
 @ENCODERS
@@ -100,13 +100,13 @@ def test_slices_of_very_different_length_are_read_as_one_by_one(batch):
 def test_the_running_prefix_gives_the_same_keys(batch, g, encoder):
     model, slices = make(return_to_go=g, encoder=encoder), batch.slices()
     keys, running = model.keys(slices), RunningPrefix(model)
-    real = slices.step_mask
+    played = slices.step_mask
     for t in range(15):
         query = running.query(slices.observations[:, t], slices.return_to_go[:, t])
         running.advance(
             slices.actions[:, t], slices.rewards[:, t], slices.done[:, t], slices.completed[:, t]
         )
-        assert torch.allclose(query[real[:, t]], keys.vectors[:, t][real[:, t]], atol=1e-5)
+        assert torch.allclose(query[played[:, t]], keys.vectors[:, t][played[:, t]], atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["joint", "factored"])
@@ -115,9 +115,9 @@ def test_the_student_sees_its_own_agent_only_and_the_teacher_sees_all(batch, att
     changed = batch._replace(observations=batch.observations.clone())
     changed.observations[:, :, 2] += 1  # agent 2 sees something else
     before, after = (student(model, b.slices()).observation for b in (batch, changed))
-    own = torch.arange(len(before)) % 3 == 2
-    assert torch.equal(before[~own], after[~own])
-    assert not torch.allclose(before[own], after[own])
+    of_agent_2 = torch.arange(len(before)) % 3 == 2
+    assert torch.equal(before[~of_agent_2], after[~of_agent_2])
+    assert not torch.allclose(before[of_agent_2], after[of_agent_2])
     before, after = (teacher(model, b).observation for b in (batch, changed))
     assert not torch.allclose(before[:, :, 0], after[:, :, 0])
 
@@ -170,9 +170,9 @@ def test_losses_against_a_second_way_of_computing_them(batch):
             reward.append((batch.rewards[b, t].item() - total) ** 2)
             nll = []
             for j in range(3):
-                here = model.encoders.observation(batch.observations[b, t, j]).embedding
+                encoded = model.encoders.observation(batch.observations[b, t, j]).embedding
                 head = model.dynamics_head
-                out = head.own(head.shared(torch.cat([z.outcome[b, t], here])).relu())
+                out = head.own(head.shared(torch.cat([z.outcome[b, t], encoded])).relu())
                 mean, log_var = out[:8], out[8:].clamp(-2, 0)
                 normal = torch.distributions.Normal(mean, (log_var / 2).exp())
                 nll.append(-normal.log_prob(batch.observations[b, t + 1, j]).mean().item())
@@ -185,9 +185,9 @@ def test_losses_against_a_second_way_of_computing_them(batch):
 def test_distillation_moves_the_student_only(batch):
     model = make(action_weight=0, reward_weight=0, dynamics_weight=0, credit="teacher")
     model.total(model.losses(batch)).backward()
-    grown = lambda part: any(p.grad is not None and p.grad.any() for p in part.parameters())  # noqa: E731
-    assert grown(model.student)
-    assert not grown(model.teacher)
+    has_gradient = lambda part: any(p.grad is not None and p.grad.any() for p in part.parameters())  # noqa: E731
+    assert has_gradient(model.student)
+    assert not has_gradient(model.teacher)
 
 
 @pytest.mark.parametrize("distillation", ["mse", "kl"])
@@ -204,17 +204,17 @@ def test_maicc_s_has_no_teacher_and_regresses_the_whole_reward(batch):
     assert model.teacher is None
     assert losses.distillation is None
     z = student(model, batch.slices()).action.unflatten(0, (-1, 3))
-    each = model.reward_head(z).squeeze(-1)  # (B, N, T)
-    expected = masked_mean(((batch.rewards[:, None] - each) ** 2).mean(1), batch.step_mask)
+    predicted = model.reward_head(z).squeeze(-1)  # (B, N, T)
+    expected = masked_mean(((batch.rewards[:, None] - predicted) ** 2).mean(1), batch.step_mask)
     assert losses.reward.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_local_credit_is_the_students_and_sums_to_the_team_reward(batch):
     model = make(credit="local")
     slices = batch.slices()
-    here = model.encoders.observation(slices.observations).embedding
+    encoded = model.encoders.observation(slices.observations).embedding
     z = student(model, slices).action
-    credit = model.individual_reward(z, slices, here).unflatten(0, (-1, 3)).sum(1)
+    credit = model.individual_reward(z, slices, encoded).unflatten(0, (-1, 3)).sum(1)
     expected = masked_mean((batch.rewards - credit) ** 2, batch.step_mask)
     assert model.losses(batch).credit.item() == pytest.approx(expected.item(), rel=1e-4)
     assert make(credit="teacher").losses(batch).credit is None
@@ -278,12 +278,12 @@ def test_a_window_from_the_start_is_the_episode_and_a_later_one_knows_its_place(
         batch.window(places, 5)._replace(first=places.flip(0)),
     )
     for name in ("action", "credit"):
-        here, there = (getattr(model.losses(b), name) for b in (spread, swapped))
-        assert not torch.allclose(here, there, atol=1e-6), name
+        first, second = (getattr(model.losses(b), name) for b in (spread, swapped))
+        assert not torch.allclose(first, second, atol=1e-6), name
     agents = spread.slices()
-    own = student(model, agents, places.repeat_interleave(3)).observation
+    together = student(model, agents, places.repeat_interleave(3)).observation
     alone = student(model, agents.take(slice(9, 12)), places[[3, 3, 3]]).observation
-    assert torch.allclose(own[9:12], alone, atol=1e-5)
+    assert torch.allclose(together[9:12], alone, atol=1e-5)
 
 
 def test_credit_of_a_windows_last_step_waits_for_what_followed(batch):

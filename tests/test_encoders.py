@@ -34,20 +34,20 @@ def swapped(x: torch.Tensor, first: int, second: int, size: int) -> torch.Tensor
 
 
 def test_an_observation_is_taken_apart_by_its_layout():
-    seen = split_entities(LAYOUT, torch.arange(17.0))
-    assert seen.allies.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert seen.enemies.tolist() == [[8, 9], [10, 11], [12, 13]]
-    assert seen.own.tolist() == [14, 15, 16]
+    entities = split_entities(LAYOUT, torch.arange(17.0))
+    assert entities.allies.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert entities.enemies.tolist() == [[8, 9], [10, 11], [12, 13]]
+    assert entities.own.tolist() == [14, 15, 16]
 
 
 def test_order_does_not_matter_and_the_absent_change_nothing():
     read, x = encoder(), observations(5)
-    here, enemies = read(x)
-    assert torch.allclose(here, read(swapped(x, 0, 4, 4)).embedding, atol=1e-6)
+    embedding, enemies = read(x)
+    assert torch.allclose(embedding, read(swapped(x, 0, 4, 4)).embedding, atol=1e-6)
     moved = read(swapped(x, 8, 12, 2))
-    assert torch.allclose(here, moved.embedding, atol=1e-6)
+    assert torch.allclose(embedding, moved.embedding, atol=1e-6)
     assert torch.allclose(enemies, moved.attack_targets[:, [2, 1, 0]], atol=1e-6)
-    assert not torch.allclose(here, read(swapped(x, 0, 8, 2)).embedding, atol=1e-3)
+    assert not torch.allclose(embedding, read(swapped(x, 0, 8, 2)).embedding, atol=1e-3)
     x[:, 4:8] = 0  # one ally is out of sight: as if the team had one fewer
     fewer = Spec("toy", 2, 13, 5, 6, 0.0, 1.0, ObsLayout((10, 3), (0, 1, 4), (4, 3, 2), 2))
     smaller = observation_encoder(fewer, 8, "entities")
@@ -88,14 +88,14 @@ def test_rows_that_show_nothing_leave_the_others_in_their_places():
 def test_an_attack_goes_with_the_enemy_it_is_aimed_at():
     read, x, z = encoder(), observations(5), torch.randn(5, 8)
     head = ActionHead(SPEC, 8, "entities")
-    seen, other = read(x), read(swapped(x, 8, 10, 2))
-    logits, moved = head(z, seen.attack_targets), head(z, other.attack_targets)
+    encoded, other = read(x), read(swapped(x, 8, 10, 2))
+    logits, moved = head(z, encoded.attack_targets), head(z, other.attack_targets)
     assert logits.shape == (5, 5)
     assert torch.allclose(moved, logits[:, [0, 1, 3, 2, 4]], atol=1e-6)
     assert not torch.allclose(moved, logits, atol=1e-3)
-    aimed = seen.target(torch.full((5,), 1))
+    aimed = encoded.target(torch.full((5,), 1))
     assert torch.allclose(aimed, other.target(torch.full((5,), 0)), atol=1e-6)
-    assert (seen.target(torch.full((5,), -1)) == 0).all()
+    assert (encoded.target(torch.full((5,), -1)) == 0).all()
 
 
 def test_those_who_heal_aim_at_allies():
@@ -123,14 +123,14 @@ def test_those_who_heal_aim_at_allies():
 def test_dynamics_count_only_those_who_are_or_were_seen():
     torch.manual_seed(0)
     head = DynamicsHead(SPEC, 8, "entities")
-    now, after = observations(4), observations(4) + 0.5
-    outcome, here = torch.randn(2, 4, 8)
-    now[:, 8:], after[:, 8:14] = 0, 0  # no enemy, before or after
-    loss = head(outcome, here, now, after)
-    shared = head.shared(torch.cat([outcome, here], -1))
+    before, after = observations(4), observations(4) + 0.5
+    outcome, embedding = torch.randn(2, 4, 8)
+    before[:, 8:], after[:, 8:14] = 0, 0  # no enemy, before or after
+    loss = head(outcome, embedding, before, after)
+    shared = head.shared(torch.cat([outcome, embedding], -1))
     with torch.no_grad():
         head.next_enemy.weight.fill_(3.0)  # whatever is said of enemies is not asked for
-    assert torch.allclose(head(outcome, here, now, after), loss)
+    assert torch.allclose(head(outcome, embedding, before, after), loss)
 
     def expected(predicted, value):
         mean, log_variance = predicted.chunk(2, -1)
@@ -140,7 +140,7 @@ def test_dynamics_count_only_those_who_are_or_were_seen():
     total = expected(head.own(shared.relu()), after[:, 14:]).sum(-1)
     for start in (0, 4):
         ally = slice(start, start + 4)
-        hidden = (shared + head.ally(now[:, ally])).relu()
+        hidden = (shared + head.ally(before[:, ally])).relu()
         total = total + expected(head.next_ally(hidden), after[:, ally]).sum(-1)
     assert torch.allclose(loss, total / 11, atol=1e-5)
 
@@ -172,7 +172,10 @@ def test_a_spec_survives_json():
 def test_a_family_without_enemies():
     spec = Spec("allies", 3, 7, 2, 6, 0.0, 1.0, ObsLayout((0, 3), (3, 2, 2), (7, 0, 1), 2))
     read, x = observation_encoder(spec, 8, "entities"), torch.randn(4, 7)
-    seen = read(x)
-    assert seen.embedding.shape == (4, 8)
-    assert (seen.target(torch.zeros(4, dtype=torch.long)) == 0).all()
-    assert ActionHead(spec, 8, "entities")(torch.randn(4, 8), seen.attack_targets).shape == (4, 2)
+    encoded = read(x)
+    assert encoded.embedding.shape == (4, 8)
+    assert (encoded.target(torch.zeros(4, dtype=torch.long)) == 0).all()
+    assert ActionHead(spec, 8, "entities")(torch.randn(4, 8), encoded.attack_targets).shape == (
+        4,
+        2,
+    )

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maicc.memory import KeyIndex
+from maicc.memory.index import _Step, empty_index
 from maicc.types import UserError
 
 
@@ -28,14 +29,14 @@ def test_equals_brute_force(m, n, q, seed):
     index = KeyIndex.build(vectors, played)
     queries = unit(rng, q, 8)
     for t in range(3):
-        found = index.search(t, queries, n, rng.random(q))
+        result = index.search(t, queries, n, rng.random(q))
         similarity = np.where(played[:, t], queries @ vectors[:, t].T, -np.inf)
         order = np.argsort(-similarity, axis=1)[:, :n]
-        there = min(n, played[:, t].sum())
-        assert np.array_equal(found.item[:, :there], order[:, :there])
-        best = np.take_along_axis(similarity, order, 1)[:, :there]
-        assert np.allclose(found.similarity[:, :there], best, atol=1e-6)
-        assert (found.item[:, there:] == -1).all()
+        n_exist = min(n, played[:, t].sum())
+        assert np.array_equal(result.item[:, :n_exist], order[:, :n_exist])
+        best = np.take_along_axis(similarity, order, 1)[:, :n_exist]
+        assert np.allclose(result.similarity[:, :n_exist], best, atol=1e-6)
+        assert (result.item[:, n_exist:] == -1).all()
 
 
 def test_trajectories_that_share_a_key_are_taken_in_turn():
@@ -53,6 +54,16 @@ def test_trajectories_that_share_a_key_are_taken_in_turn():
     assert (counts[:10] > 60).all()  # 120 each on average
     everything = index.search(0, shared[None], 12, np.array([0.5])).item[0]
     assert sorted(everything) == list(range(12))
+
+
+def test_the_example_of_the_docstring_of_search():
+    keys = empty_index(3, "Flat")
+    keys.add(np.eye(3, dtype=np.float32))  # a, b, c
+    step = _Step(keys, np.array([0, 3, 5, 7]), np.array([4, 0, 2, 5, 1, 3, 6]))
+    query = np.array([[0.6, 0.7, 0.4]], np.float32)
+    candidates = KeyIndex([step]).search(0, query, 4, np.array([0.7]))
+    assert candidates.item.tolist() == [[1, 5, 2, 4]]
+    assert np.allclose(candidates.similarity, [[0.7, 0.7, 0.6, 0.6]])
 
 
 def test_only_played_steps_have_keys():
@@ -105,9 +116,9 @@ def test_half_precision_takes_half_the_room_and_finds_nearly_the_same():
     )
     room = [len(faiss.serialize_index(index.steps[0].index)) for index in (exact, half)]
     assert room[1] < 0.55 * room[0]
-    expected, found = (index.search(0, queries, 20, tie) for index in (exact, half))
-    assert np.allclose(found.similarity, expected.similarity, atol=1e-3)
-    shared = [len(set(a) & set(b)) for a, b in zip(found.item, expected.item, strict=True)]
+    expected, result = (index.search(0, queries, 20, tie) for index in (exact, half))
+    assert np.allclose(result.similarity, expected.similarity, atol=1e-3)
+    shared = [len(set(a) & set(b)) for a, b in zip(result.item, expected.item, strict=True)]
     assert np.mean(shared) > 19
 
 

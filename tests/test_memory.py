@@ -46,12 +46,12 @@ def test_online_search_is_exact_and_stays_in_its_row():
     rng = np.random.default_rng(0)
     memory, keys = online_with(rng)
     queries = unit(rng, 2, D)
-    found = memory.search(np.array([0, 1]), 1, queries, 7, np.zeros(2))
+    result = memory.search(np.array([0, 1]), 1, queries, 7, np.zeros(2))
     for row in range(2):
         similarity = keys[row, :, 1] @ queries[row]
         order = np.argsort(-similarity)
-        assert found.item[row].tolist() == [*order.tolist(), -1, -1]
-        assert np.allclose(found.similarity[row, :5], similarity[order], atol=1e-6)
+        assert result.item[row].tolist() == [*order.tolist(), -1, -1]
+        assert np.allclose(result.similarity[row, :5], similarity[order], atol=1e-6)
 
 
 def test_online_memory_grows_and_keeps_what_it_has():
@@ -100,8 +100,8 @@ def test_a_bounded_memory_gives_up_the_worst_and_of_equals_the_oldest():
     assert np.allclose(memory.history, returns)
     again = OnlineMemory(2, T, D, O, 3)
     again.load_state(memory.state(6))
-    more = unit(rng, 2, T, D), slices(2, fill=6), np.full(2, 0.4), np.zeros(2), rng.random(2)
-    assert memory.store(*more).tolist() == again.store(*more).tolist() == [0, 1]
+    another = unit(rng, 2, T, D), slices(2, fill=6), np.full(2, 0.4), np.zeros(2), rng.random(2)
+    assert memory.store(*another).tolist() == again.store(*another).tolist() == [0, 1]
     with pytest.raises(ValueError, match="can't tell what it held before"):
         memory.state(6)
 
@@ -129,16 +129,16 @@ def ask(memory, offline, step=1, rng=None):
 
 
 def test_each_query_is_answered_by_the_memory_it_asked(blended):
-    found, _ = ask(blended, [True, False])
-    assert found.offline.tolist() == [True, False]
-    contexts = blended.contexts(np.arange(2), found)
-    team_return, task = blended.origin(np.arange(2), found)
-    assert np.allclose(team_return[0], found.item[0] / 29)
-    assert task[0].tolist() == (found.item[0] // 10).tolist()
-    assert np.allclose(team_return[1], found.item[1] / 10)
+    result, _ = ask(blended, [True, False])
+    assert result.offline.tolist() == [True, False]
+    contexts = blended.contexts(np.arange(2), result)
+    team_return, task = blended.origin(np.arange(2), result)
+    assert np.allclose(team_return[0], result.item[0] / 29)
+    assert task[0].tolist() == (result.item[0] // 10).tolist()
+    assert np.allclose(team_return[1], result.item[1] / 10)
     assert task[1].tolist() == [-1, -1]
     assert (contexts.observations[0] == -1).all()
-    assert (contexts.observations[1, :, 0, 0] == found.item[1]).all()
+    assert (contexts.observations[1, :, 0, 0] == result.item[1]).all()
 
 
 def test_the_dataset_is_asked_until_there_is_enough_of_ones_own(blended):
@@ -150,19 +150,19 @@ def test_the_dataset_is_asked_until_there_is_enough_of_ones_own(blended):
     ):
         online, _ = online_with(rng, episodes=1)
         memory = BlendedMemory(blended.offline, online, 2, 10, 1.0, score, margin)
-        found, _ = ask(memory, [False, False])
-        assert found.offline.tolist() == [asked, asked]
-        assert (found.item >= 0).all()
+        result, _ = ask(memory, [False, False])
+        assert result.offline.tolist() == [asked, asked]
+        assert (result.item >= 0).all()
 
 
 def test_score_is_similarity_and_return(blended):
-    found, queries = ask(blended, [True, True])
+    result, queries = ask(blended, [True, True])
     memory = blended.offline
-    all_found = memory.index.search(1, queries, 10, np.zeros(2))
-    score = all_found.similarity + memory.team_return[all_found.item]
+    candidates = memory.index.search(1, queries, 10, np.zeros(2))
+    score = candidates.similarity + memory.team_return[candidates.item]
     order = np.argsort(-score, axis=1)[:, :2]
-    assert np.array_equal(found.item, np.take_along_axis(all_found.item, order, 1))
-    assert np.allclose(found.score, np.take_along_axis(score, order, 1))
+    assert np.array_equal(result.item, np.take_along_axis(candidates.item, order, 1))
+    assert np.allclose(result.score, np.take_along_axis(score, order, 1))
 
 
 def test_with_too_little_of_its_own_an_agent_asks_offline(blended):
@@ -181,11 +181,11 @@ def test_with_too_little_of_its_own_an_agent_asks_offline(blended):
 def test_random_control_ignores_similarity(blended):
     blended.score = "random"
     rng = np.random.default_rng(0)
-    seen = {True: set(), False: set()}
+    drawn = {True: set(), False: set()}
     for _ in range(200):
-        found, _ = ask(blended, [True, False], rng=rng)
-        seen[True] |= set(found.item[0].tolist())
-        seen[False] |= set(found.item[1].tolist())
-        assert len(set(found.item[1].tolist())) == 2
-    assert seen[True] == set(range(30))
-    assert seen[False] == set(range(5))
+        result, _ = ask(blended, [True, False], rng=rng)
+        drawn[True] |= set(result.item[0].tolist())
+        drawn[False] |= set(result.item[1].tolist())
+        assert len(set(result.item[1].tolist())) == 2
+    assert drawn[True] == set(range(30))
+    assert drawn[False] == set(range(5))

@@ -33,8 +33,8 @@ def test_kept_keys_and_values_give_the_same(model, cuts):
     whole, _ = model(x)
     past, parts = None, []
     for start, end in zip([0, *cuts], [*cuts, 7], strict=True):
-        y, own = model(x[:, start:end], causal_mask(end - start, start), past)
-        past = append(past, own)
+        y, new_kv = model(x[:, start:end], causal_mask(end - start, start), past)
+        past = append(past, new_kv)
         parts.append(y)
     assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-5)
 
@@ -63,19 +63,19 @@ def test_blocks_of_queries_equal_one_piece():
 @torch.no_grad()
 def test_only_the_wanted_outputs_are_computed(model):
     x = torch.randn(3, 10, 16)
-    at = torch.tensor([[0, 9], [3, 4], [7, 2]])
+    positions = torch.tensor([[0, 9], [3, 4], [7, 2]])
     everything, _ = model(x)
-    wanted, kept = model(x, at=at)
-    assert torch.allclose(wanted, everything[torch.arange(3)[:, None], at], atol=1e-6)
-    assert kept[-1][0].shape[2] == 10  # keys of all tokens
-    masked, _ = model(x, causal_mask(10), at=at)
+    wanted, kv = model(x, positions=positions)
+    assert torch.allclose(wanted, everything[torch.arange(3)[:, None], positions], atol=1e-6)
+    assert kv[-1][0].shape[2] == 10  # keys of all tokens
+    masked, _ = model(x, causal_mask(10), positions=positions)
     assert torch.allclose(masked, wanted, atol=1e-6)
     _, past = model(torch.randn(3, 4, 16))
-    seen = torch.rand(3, 1, 10, 14) < 0.7
-    seen[..., 0] = True
-    behind, _ = model(x, seen, past)
-    some, _ = model(x, seen, past, at)
-    assert torch.allclose(some, behind[torch.arange(3)[:, None], at], atol=1e-6)
+    mask = torch.rand(3, 1, 10, 14) < 0.7
+    mask[..., 0] = True
+    behind, _ = model(x, mask, past)
+    behind_wanted, _ = model(x, mask, past, positions)
+    assert torch.allclose(behind_wanted, behind[torch.arange(3)[:, None], positions], atol=1e-6)
 
 
 def test_narrow_heads_attend_in_full_precision():

@@ -14,9 +14,9 @@ def test_hybrid_utility_of_the_paper():
 
 
 def test_hybrid_utility_of_the_authors_code():
-    team, own = np.array([[1.0, 0.5]]), np.array([[1.0, 1.0]])
-    online = hybrid_utility(ONE, team, own, 0.8, "code", offline=False)
-    offline = hybrid_utility(ONE, team, own, 0.8, "code", offline=True)
+    team, individual = np.array([[1.0, 0.5]]), np.array([[1.0, 1.0]])
+    online = hybrid_utility(ONE, team, individual, 0.8, "code", offline=False)
+    offline = hybrid_utility(ONE, team, individual, 0.8, "code", offline=True)
     assert np.allclose(online, [[0.75 + 0.8 + 0.2, 0.95 + 0.4 + 0.2]])
     assert np.allclose(offline, [[0.75 + 0.8, 0.95 + 0.4]])
 

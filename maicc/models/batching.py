@@ -13,33 +13,42 @@ _GROUPS = 4
 
 
 def trimmed(t: Trajectories) -> Trajectories:
-    """Without steps that none of them played: (..., T, ...) tensors, the first step always kept."""
+    """Cuts off the steps at the end that no slice played: (..., T, ...) -> (..., T', ...).
+
+    The first step is always kept.
+    """
     lead = t.step_mask.ndim - 1
     T = max(int(t.step_mask.sum(-1).max()) if t.step_mask.numel() else 0, 1)
     return Trajectories(*(part.narrow(lead, 0, T) for part in t))
 
 
 def split_by_length(length: Tensor) -> list[Tensor]:
-    """The rows of a batch (Q,) in groups of about one length, the short ones first.
+    """Splits the rows of a batch into groups of about one length, the short ones first.
 
-    All in one group where padding each group to its longest row, and not all to the longest of
-    all, saves less than a fifth; and on a GPU, where a small group takes as long as a large one.
+    Args:
+        length: (Q,) of each row.
+
+    Returns:
+        For each group the numbers of its rows. One group if grouping would save less than 20 % of
+        the padding, or on a GPU, where a small group takes as long as a large one.
     """
     order = length.argsort(stable=True)
     if length.device.type != "cpu":
         return [order]
-    parts = [part for part in order.tensor_split(_GROUPS) if len(part)]
-    padded = sum(len(part) * int(length[part[-1]]) for part in parts)
-    return parts if padded <= 0.8 * len(length) * int(length.max()) else [order]
+    groups = [group for group in order.tensor_split(_GROUPS) if len(group)]
+    padded = sum(len(group) * int(length[group[-1]]) for group in groups)
+    return groups if padded <= 0.8 * len(length) * int(length.max()) else [order]
 
 
 def map_by_length(length: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
-    """What `work` makes of the rows at an index (n,), done in groups of about one length: of all
-    rows, in their order.
+    """Applies `work` to groups of rows of about one length; the results stand in the rows' order.
 
     Args:
         length: (Q,) of each row.
-        work: Gives tensors of one shape for all groups but in their first dimension.
+        work: Rows' numbers (n,) -> (n, ...), of the same shape for all groups but for n.
+
+    Returns:
+        (Q, ...).
     """
     groups = split_by_length(length)
     return torch.cat([work(rows) for rows in groups])[torch.cat(groups).argsort()]
@@ -52,8 +61,8 @@ def concat_by_length(
 
     Args:
         length: (Q,) of each row.
-        supervised: Gives the logits and labels of the rows at an index.
+        supervised: Rows' numbers (n,) -> the logits and labels of these rows.
     """
-    each = [supervised(rows) for rows in split_by_length(length)]
-    logits, labels = zip(*each, strict=True)
+    results = [supervised(rows) for rows in split_by_length(length)]
+    logits, labels = zip(*results, strict=True)
     return torch.cat(logits), torch.cat(labels)

@@ -23,7 +23,7 @@ from maicc.types import Spec, Trajectories
 
 
 class DecisionBatch(NamedTuple):
-    """Queries with what was retrieved for them."""
+    """Queries and the trajectories that were retrieved for them."""
 
     current: Trajectories  # (Q, T, ...) tensors: whole trajectories, the prefix and what followed
     contexts: Trajectories  # (Q, K, T, ...)
@@ -31,17 +31,17 @@ class DecisionBatch(NamedTuple):
     expert: Tensor  # (Q, T) int64, what the best behaviour policy would have done; -1 unknown
 
     def take(self, rows: Tensor) -> DecisionBatch:
-        """These queries, padded to the longest of them."""
+        """Picks the queries `rows`, padded to the longest of them."""
         current, contexts = trimmed(self.current.take(rows)), trimmed(self.contexts.take(rows))
         steps = current.actions.shape[1]
         return DecisionBatch(current, contexts, self.step[rows], self.expert[rows, :steps])
 
 
 class DecisionTransformer(nn.Module):
-    """Predicts an agent's action at each step of its current trajectory.
+    """Model that predicts an agent's action at each step of its current trajectory.
 
-    With `context: independent` the keys and values of a stored trajectory depend on nothing else:
-    `encode_contexts` makes them once, `decide` uses them.
+    With `context: independent` the keys and values of a stored trajectory depend on nothing else.
+    `encode_contexts` makes them once, and `decide` uses them.
     """
 
     def __init__(self, spec: Spec, config: DecisionConfig) -> None:
@@ -53,12 +53,20 @@ class DecisionTransformer(nn.Module):
         self.head = ActionHead(spec, config.width, config.encoder)
 
     def forward(
-        self, current: Trajectories, contexts: Trajectories, seen: EncodedObservations | None = None
+        self,
+        current: Trajectories,
+        contexts: Trajectories,
+        encoded: EncodedObservations | None = None,
     ) -> Tensor:
-        """current (Q, T, ...), contexts (Q, K, T', ...) -> logits (Q, T, A).
+        """Logits (Q, T, A) of the action at each step of the current trajectories.
 
         Args:
-            seen: The current observations, (Q, T, ...), where they have been read already.
+            current: (Q, T, ...).
+            contexts: (Q, K, T', ...).
+            encoded: (Q, T, ...) the current observations, where they have been read already.
+
+        Raises:
+            ValueError: K is not the number of contexts the model was made for.
         """
         K = contexts.actions.shape[1]
         if self.config.k != K:
@@ -66,110 +74,131 @@ class DecisionTransformer(nn.Module):
                 f"context has {K} trajectories, the model was trained with {self.config.k}; "
                 f"set decision.model.k={self.config.k}"
             )
-        if seen is None:
-            seen = self.encoders.observation(current.observations)
+        if encoded is None:
+            encoded = self.encoders.observation(current.observations)
         if K == 0:
-            return self.decide(current, seen, None, None)
+            return self.decide(current, encoded, None, None)
         if self.config.context == "concatenated":
-            return self._concatenated(current, seen, contexts)
+            return self._concatenated(current, encoded, contexts)
         flat = Trajectories(*(part.flatten(0, 1) for part in contexts))
         past = [
             (self._side_by_side(k, K), self._side_by_side(v, K))
             for k, v in self.encode_contexts(flat)
         ]
-        return self.decide(current, seen, past, self.visible(contexts.step_mask))
+        return self.decide(current, encoded, past, self.visible(contexts.step_mask))
 
     def encode_contexts(self, contexts: Trajectories) -> KeyValues:
-        """(B, T, ...) -> keys and values per layer, each (B, heads, tokens, width / heads)."""
+        """Encodes trajectories (B, T, ...), each on its own.
+
+        Returns:
+            Keys and values per layer, each (B, heads, tokens, width / heads).
+        """
         return self.transformer(self._context_tokens(contexts))[1]
 
     def visible(self, step_mask: Tensor) -> Tensor:
-        """(Q, K, T) steps that were played -> (Q, K * tokens) tokens that may be seen."""
+        """Marks the tokens of steps that were played: (Q, K, T) bool -> (Q, K * tokens) bool."""
         per_step = 1 if self.config.tokens == "fused" else 4
         return repeat(step_mask, "q k t -> q (k t m)", m=per_step)
 
     def decide(
         self,
         current: Trajectories,
-        seen: EncodedObservations,
+        encoded: EncodedObservations,
         past: KeyValues | None,
         visible: Tensor | None,
         *,
         last: bool = False,
     ) -> Tensor:
-        """Logits (Q, T, A) given the contexts' keys and values (Q, heads, P, ...) and (Q, P).
+        """Logits (Q, T, A) of the current trajectories, given contexts that are encoded already.
 
         Args:
-            seen: The current observations, (Q, T, ...).
-            last: Of the last step only: (Q, 1, A).
+            current: (Q, T, ...).
+            encoded: (Q, T, ...) the current observations.
+            past: Keys and values of the contexts' P tokens, (Q, heads, P, width / heads) each;
+                None without contexts.
+            visible: (Q, P) bool, the contexts' tokens that may be looked at; None without contexts.
+            last: Gives the logits of the last step only, (Q, 1, A).
         """
-        x, mask = self._current_tokens(current, seen), None
+        x, mask = self._current_tokens(current, encoded), None
         Q, L = x.shape[:2]
         if past is not None:
-            own = causal_mask(L, device=x.device).expand(Q, L, L)
-            before = visible.unsqueeze(1).expand(Q, L, -1)
-            mask = torch.cat([before, own], 2).unsqueeze(1)
-        at, targets = self._read(torch.arange(L, device=x.device).expand(Q, L)), seen.attack_targets
+            assert visible is not None
+            current_mask = causal_mask(L, device=x.device).expand(Q, L, L)
+            past_mask = visible.unsqueeze(1).expand(Q, L, -1)
+            mask = torch.cat([past_mask, current_mask], 2).unsqueeze(1)  # (Q, 1, L, P + L)
+        positions = self._action_positions(Q, L, x.device)
+        targets = encoded.attack_targets
         if last:
-            at, targets = at[:, -1:], targets[:, -1:]
-        everywhere = at.shape[1] == L
-        y, _ = self.transformer(x, mask, past, None if everywhere else at)
+            positions, targets = positions[:, -1:], targets[:, -1:]
+        every_token = positions.shape[1] == L
+        y, _ = self.transformer(x, mask, past, None if every_token else positions)
         return self.head(y, targets)
 
     def _concatenated(
-        self, current: Trajectories, seen: EncodedObservations, contexts: Trajectories
+        self, current: Trajectories, encoded: EncodedObservations, contexts: Trajectories
     ) -> Tensor:
-        before = rearrange(self._context_tokens(contexts), "q k l d -> q (k l) d")
-        own = self._current_tokens(current, seen)
+        """Logits (Q, T, A) with attention across all contexts and the current trajectory.
+
+        Arguments as in `forward`, for `context: concatenated`.
+        """
+        context_x = rearrange(self._context_tokens(contexts), "q k l d -> q (k l) d")
+        current_x = self._current_tokens(current, encoded)
+        Q, L = current_x.shape[:2]
         # Padding moves to the end, where plain causal attention, the fast path, never meets it:
         # where a token stands is told by its embedding alone.
         visible = self.visible(contexts.step_mask)
-        real = F.pad(visible, (0, own.shape[1]), value=True)
-        order = (~real).long().argsort(dim=1, stable=True)[:, : int(real.sum(1).max())]
-        x = take_tokens(torch.cat([before, own], 1), order)
-        own_at = torch.arange(own.shape[1], device=own.device).expand(len(own), -1)
-        at = visible.sum(1, keepdim=True) + self._read(own_at)
-        return self.head(self.transformer(x, at=at)[0], seen.attack_targets)
+        token_mask = F.pad(visible, (0, L), value=True)
+        order = (~token_mask).long().argsort(dim=1, stable=True)[:, : int(token_mask.sum(1).max())]
+        x = take_tokens(torch.cat([context_x, current_x], 1), order)
+        positions = visible.sum(1, keepdim=True) + self._action_positions(Q, L, x.device)
+        y, _ = self.transformer(x, positions=positions)
+        return self.head(y, encoded.attack_targets)
 
     @staticmethod
-    def _side_by_side(kept: Tensor, K: int) -> Tensor:
-        return rearrange(kept, "(q k) h l d -> q h (k l) d", k=K)
+    def _side_by_side(kv: Tensor, K: int) -> Tensor:
+        """Joins the keys or values of a query's K contexts."""
+        return rearrange(kv, "(q k) h l d -> q h (k l) d", k=K)
 
-    def _kinds(self, t: Trajectories, seen: EncodedObservations) -> list[Tensor]:
+    def _kinds(self, t: Trajectories, encoded: EncodedObservations) -> list[Tensor]:
+        """Tokens g o a p of slices (..., T, ...), (..., T, D) each."""
         e = self.encoders
         return [
             e.encode_return_to_go(t.return_to_go),
-            seen.embedding,
-            e.encode_action(t.actions, seen),
+            encoded.embedding,
+            e.encode_action(t.actions, encoded),
             e.encode_outcome(t.rewards, t.done, t.completed),
         ]
 
     def _context_tokens(self, t: Trajectories) -> Tensor:
-        """(..., T, ...) -> (..., tokens, D)."""
+        """Tokens (..., tokens, D) of contexts (..., T, ...)."""
         step = self.encoders.step.weight[: t.actions.shape[-1]] + self.role.weight[0]
-        kinds = self._kinds(t, self.encoders.observation(t.observations))
+        g, o, a, p = self._kinds(t, self.encoders.observation(t.observations))
         if self.config.tokens == "fused":
-            return sum(kinds) + step
-        return rearrange(torch.stack(kinds, -2) + step[:, None], "... t m d -> ... (t m) d")
+            return g + o + a + p + step
+        return rearrange(torch.stack([g, o, a, p], -2) + step[:, None], "... t m d -> ... (t m) d")
 
-    def _current_tokens(self, t: Trajectories, seen: EncodedObservations) -> Tensor:
-        """(Q, T, ...) -> (Q, tokens, D); a fused token holds the PREVIOUS action and outcome."""
+    def _current_tokens(self, t: Trajectories, encoded: EncodedObservations) -> Tensor:
+        """Tokens (Q, tokens, D) of current trajectories (Q, T, ...).
+
+        A fused token holds the PREVIOUS action and outcome.
+        """
         step = self.encoders.step.weight[: t.actions.shape[-1]] + self.role.weight[1]
-        g, o, a, p = self._kinds(t, seen)
+        g, o, a, p = self._kinds(t, encoded)
         if self.config.tokens == "fused":
             return g + o + F.pad((a + p)[:, :-1], (0, 0, 1, 0)) + step
         return rearrange(torch.stack([g, o, a, p], 2) + step[:, None], "q t m d -> q (t m) d")
 
-    def _read(self, y: Tensor) -> Tensor:
-        """The tokens at which the action is read, each step's observation."""
-        return y if self.config.tokens == "fused" else y[:, 1::4]
+    def _action_positions(self, Q: int, L: int, device: torch.device) -> Tensor:
+        """Positions (Q, T) among L current tokens at which actions are read: the observations."""
+        positions = torch.arange(L, device=device).expand(Q, L)
+        return positions if self.config.tokens == "fused" else positions[:, 1::4]
 
     def loss(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the supervised steps, and the share of them predicted right."""
         length = batch.current.step_mask.sum(1) + batch.contexts.step_mask.sum((1, 2))
-        chosen, actions = concat_by_length(length, lambda rows: self._supervised(batch.take(rows)))
-        loss = F.cross_entropy(chosen, actions, label_smoothing=self.config.label_smoothing)
-        return loss, (chosen.argmax(-1) == actions).float().mean()
+        logits, labels = concat_by_length(length, lambda rows: self._supervised(batch.take(rows)))
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        return loss, (logits.argmax(-1) == labels).float().mean()
 
     def _supervised(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Logits (S, A) and labels (S,) of the steps whose actions are learned."""

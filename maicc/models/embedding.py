@@ -25,14 +25,14 @@ from maicc.types import Spec, Trajectories, UserError
 
 
 class Keys(NamedTuple):
-    """What a memory needs of a trajectory."""
+    """Keys and rewards of trajectories, as a memory needs them."""
 
     vectors: Tensor  # (B, T, D) unit norm; the key of the prefix that ends with observation t
     individual_reward: Tensor  # (B, T) predicted reward of this agent at step t
 
 
 class EmbeddingLosses(NamedTuple):
-    """Means over real steps; None where the model has no such loss."""
+    """Losses, as means over the steps that were played; None where the model has no such loss."""
 
     action: Tensor
     reward: Tensor
@@ -42,7 +42,7 @@ class EmbeddingLosses(NamedTuple):
 
 
 class Embedding(nn.Module):
-    """Encoders and heads shared by teacher and student, and both of them."""
+    """The embedding model: teacher, student, and the encoders and heads they share."""
 
     training_only = ("teacher", "action_head", "dynamics_head")
 
@@ -65,33 +65,38 @@ class Embedding(nn.Module):
             )
 
     def losses(self, batch: TeamBatch) -> EmbeddingLosses:
-        """METHOD.md, sections 3 and 4, and section 12 for local credit."""
+        """Losses of a batch: METHOD.md, sections 3 and 4, and section 12 for local credit."""
         (T, N), slices = batch.actions.shape[1:], batch.slices()
-        seen = self.encoders.observation(batch.observations[:, :T])
-        each = EncodedObservations(*(rearrange(part, "b t n ... -> (b n) t ...") for part in seen))
-        own = self.student(self.encoders, slices, each, batch.first.repeat_interleave(N))
-        student = Embeddings(*(rearrange(z, "(b n) t d -> b t n d", n=N) for z in own))
+        encoded = self.encoders.observation(batch.observations[:, :T])  # (B, T, N, ...)
+        encoded_slices = EncodedObservations(
+            *(rearrange(part, "b t n ... -> (b n) t ...") for part in encoded)
+        )
+        first = batch.first.repeat_interleave(N)
+        z_slices = self.student(self.encoders, slices, encoded_slices, first)  # (B N, T, D)
+        student = Embeddings(*(rearrange(z, "(b n) t d -> b t n d", n=N) for z in z_slices))
         distillation = credit = None
         if self.teacher is not None:
-            predicting = self.teacher(self.encoders, batch, seen)
-            targets = (*predicting[:2], predicting.outcome.unsqueeze(2).expand_as(student.outcome))
-            distances = [
-                self._distance(s, t.detach()) for s, t in zip(student, targets, strict=True)
-            ]
-            distillation = sum(masked_mean(d, agents_steps(batch)) for d in distances)
+            z = self.teacher(self.encoders, batch, encoded)
+            targets = (z.observation, z.action, z.outcome.unsqueeze(2).expand_as(student.outcome))
+            observation, action, outcome = (
+                masked_mean(self._distance(s, t.detach()), agents_steps(batch))
+                for s, t in zip(student, targets, strict=True)
+            )
+            distillation = observation + action + outcome
         else:
-            predicting = student
+            z = student
         if self.credit_head is not None:
-            earned = self.individual_reward(own.action, slices, each.embedding)
-            earned = rearrange(earned, "(b n) t -> b t n", n=N)
-            team = (earned * agents_steps(batch)).sum(2)
+            individual = self.individual_reward(z_slices.action, slices, encoded_slices.embedding)
+            individual = rearrange(individual, "(b n) t -> b t n", n=N)
+            team = (individual * agents_steps(batch)).sum(2)
             error = (batch.rewards - team) * self.encoders.scale
-            # what followed the last step of a window is not known
-            followed = F.pad(batch.step_mask[:, 1:], (0, 1)) | batch.done.bool()
-            credit = masked_mean(error**2, batch.step_mask & followed)
-        return EmbeddingLosses(*self._predictions(batch, predicting, seen), distillation, credit)
+            # the last step of a window is left out: the observation behind it is not in the window
+            has_next = F.pad(batch.step_mask[:, 1:], (0, 1)) | batch.done.bool()
+            credit = masked_mean(error**2, batch.step_mask & has_next)
+        return EmbeddingLosses(*self._predictions(batch, z, encoded), distillation, credit)
 
     def total(self, losses: EmbeddingLosses) -> Tensor:
+        """Weighted sum of the losses, with the weights of the configuration."""
         c = self.config
         total = (
             c.action_weight * losses.action
@@ -105,6 +110,7 @@ class Embedding(nn.Module):
         return total
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Distance of the student's outputs (..., D) from the teacher's -> (...,)."""
         if self.config.distillation == "mse":
             return F.mse_loss(student, teacher, reduction="none").mean(-1)
         return F.kl_div(
@@ -112,38 +118,41 @@ class Embedding(nn.Module):
         ).sum(-1)
 
     def _predictions(
-        self, batch: TeamBatch, z: Embeddings, seen: EncodedObservations
+        self, batch: TeamBatch, z: Embeddings, encoded: EncodedObservations
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Action, reward and dynamics losses, from the teacher's or (MAICC-S) the student's z."""
+        """Action, reward and dynamics losses, from the teacher's z or (MAICC-S) the student's."""
         T, N = batch.actions.shape[1:]
-        real, each_real = batch.step_mask, agents_steps(batch)
+        team_mask, agents_mask = batch.step_mask, agents_steps(batch)
         rewards = batch.rewards * self.encoders.scale
-        logits = self.action_head(z.observation, seen.attack_targets)
+        logits = self.action_head(z.observation, encoded.attack_targets)
         logits = rearrange(logits, "b t n a -> b a t n")
         action = F.cross_entropy(logits, batch.actions, reduction="none")
 
         predicted = self.reward_head(z.action).squeeze(-1)  # (B, T, N)
         if self.teacher is not None:
-            predicted = (predicted * each_real).sum(2)
-            reward = masked_mean((rewards - predicted) ** 2, real)
+            predicted = (predicted * agents_mask).sum(2)
+            reward = masked_mean((rewards - predicted) ** 2, team_mask)
         else:  # without the team's view each agent regresses the whole team reward
-            reward = masked_mean((rewards.unsqueeze(2) - predicted) ** 2, each_real)
+            reward = masked_mean((rewards.unsqueeze(2) - predicted) ** 2, agents_mask)
 
         outcome = z.outcome if z.outcome.ndim == 4 else repeat(z.outcome, "b t d -> b t n d", n=N)
-        now, after = batch.observations[:, :T], batch.observations[:, 1:]
-        dynamics = self.dynamics_head(outcome, seen.embedding, now, after)
-        return masked_mean(action, each_real), reward, masked_mean(dynamics, each_real)
+        before, after = batch.observations[:, :T], batch.observations[:, 1:]
+        dynamics = self.dynamics_head(outcome, encoded.embedding, before, after)
+        return masked_mean(action, agents_mask), reward, masked_mean(dynamics, agents_mask)
 
-    def individual_reward(self, z_action: Tensor, slices: Trajectories, here: Tensor) -> Tensor:
-        """Student's action outputs and what it sees `here`, (B, T, D) each -> (B, T) predicted
-        reward of that agent.
+    def individual_reward(self, z_action: Tensor, slices: Trajectories, encoded: Tensor) -> Tensor:
+        """Predicts the reward of the agent of each slice at each step: (B, T).
 
-        The local head also sees what the agent saw next (nothing after its last step), but never
-        the team reward: all of it is the agent's own information, and none tells the others' share.
+        The local head also sees the agent's next observation (zero after its last step), but never
+        the team reward. All of it is the agent's own information, and none tells the others' share.
+
+        Args:
+            z_action: (B, T, D) outputs of the student at the actions.
+            encoded: (B, T, D) encoded observations.
         """
         if self.credit_head is None:
             return self.reward_head(z_action).squeeze(-1) / self.encoders.scale
-        after = F.pad(here[:, 1:] * slices.step_mask[:, 1:, None], (0, 0, 0, 1))
+        after = F.pad(encoded[:, 1:] * slices.step_mask[:, 1:, None], (0, 0, 0, 1))
         predicted = self.credit_head(torch.cat([z_action, after], -1)).squeeze(-1)
         return predicted / self.encoders.scale
 
@@ -152,12 +161,11 @@ class Embedding(nn.Module):
         """Keys of every prefix of the slices (B, T, ...), by one pass in evaluation mode."""
         was_training = self.training
         self.eval()
-        seen = self.encoders.observation(slices.observations)
-        z = self.student(self.encoders, slices, seen)
+        encoded = self.encoders.observation(slices.observations)
+        z = self.student(self.encoders, slices, encoded)
         self.train(was_training)
         before = F.pad((z.action + z.outcome)[:, :-1], (0, 0, 1, 0))  # (B, T, D), 0 at step 0
-        real = slices.step_mask
         return Keys(
             F.normalize(z.observation + before, dim=-1),
-            self.individual_reward(z.action, slices, seen.embedding) * real,
+            self.individual_reward(z.action, slices, encoded.embedding) * slices.step_mask,
         )

@@ -1,4 +1,4 @@
-"""Choosing actions and predicting what comes next, from what was read: see encoders.py."""
+"""Heads: scores of actions, and predictions of the next observation."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.models.observations import HIDDEN, is_visible, split_entities
+from maicc.models.observations import HIDDEN, is_visible, layout_of, split_entities
 from maicc.types import Spec
 
 
 class ActionHead(nn.Module):
-    """Scores of all actions; with entities, of an attack against the one it is aimed at."""
+    """Scores of all actions. With entities, an attack is scored against the one it is aimed at."""
 
     def __init__(self, spec: Spec, width: int, encoder: str) -> None:
         super().__init__()
         entities = encoder == "entities"
-        self.plain = nn.Linear(width, spec.layout.attack if entities else spec.n_actions)
+        n_plain = layout_of(spec).attack if entities else spec.n_actions
+        self.plain = nn.Linear(width, n_plain)
         self.aim = nn.Linear(width, HIDDEN) if entities else None
 
     def forward(self, z: Tensor, targets: Tensor) -> Tensor:
-        """z (..., D) of agents that have read `targets` (..., M, HIDDEN) -> logits (..., A)."""
+        """Logits (..., A) of the actions.
+
+        Args:
+            z: (..., D) outputs at the observation.
+            targets: (..., M, HIDDEN) attack targets of the observation.
+        """
         logits = self.plain(z)
         if self.aim is None:
             return logits
@@ -33,9 +39,9 @@ class DynamicsHead(nn.Module):
 
     def __init__(self, spec: Spec, width: int, encoder: str) -> None:
         super().__init__()
-        self.entities, self.layout = encoder == "entities", spec.layout
+        self.layout = layout_of(spec) if encoder == "entities" else None
         self.shared = nn.Linear(2 * width, width)
-        if not self.entities:
+        if self.layout is None:
             self.own = nn.Linear(width, 2 * spec.observation_size)
             return
         layout = self.layout
@@ -44,38 +50,44 @@ class DynamicsHead(nn.Module):
         self.next_ally = nn.Linear(width, 2 * layout.allies[2])
         self.next_enemy = nn.Linear(width, 2 * layout.enemies[2])
 
-    def forward(self, outcome: Tensor, here: Tensor, now: Tensor, after: Tensor) -> Tensor:
-        """Mean negative log-likelihood (...,) of observations `after` (..., O).
+    def forward(self, outcome: Tensor, embedding: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """Mean negative log-likelihood (...,) of the numbers of the next observation.
 
-        With entities, of those that were seen before or are seen after.
+        With entities, only the numbers of oneself and of those count who are in sight before or
+        after.
 
         Args:
             outcome: (..., D) embedding of the step's outcome.
-            here: (..., D) encoded observation `now` (..., O).
+            embedding: (..., D) encoded observation `before`.
+            before: (..., O) observation at the step.
+            after: (..., O) observation at the next step.
         """
-        shared = self.shared(torch.cat([outcome, here], -1))
-        if not self.entities:
+        shared = self.shared(torch.cat([outcome, embedding], -1))
+        if self.layout is None:
             return _negative_log_likelihood(self.own(F.relu(shared)), after).mean(-1)
-        layout = self.layout
-        before, then = split_entities(layout, now), split_entities(layout, after)
-        total = _negative_log_likelihood(self.own(F.relu(shared)), then.own).sum(-1)
-        count = layout.own[1]
-        for group, read, predict in (
-            ("allies", self.ally, self.next_ally),
-            ("enemies", self.enemy, self.next_enemy),
+        old, new = split_entities(self.layout, before), split_entities(self.layout, after)
+        total = _negative_log_likelihood(self.own(F.relu(shared)), new.own).sum(-1)  # (...,)
+        count: int | Tensor = self.layout.own[1]
+        for old_group, new_group, read, predict in (
+            (old.allies, new.allies, self.ally, self.next_ally),
+            (old.enemies, new.enemies, self.enemy, self.next_enemy),
         ):
-            old, new = getattr(before, group), getattr(then, group)
-            there = is_visible(old) | is_visible(new)
-            whose = there.nonzero(as_tuple=True)[:-1]
-            each = predict(F.relu(shared[whose] + read(old[there])))
-            missed = _negative_log_likelihood(each, new[there]).sum(-1)
-            total = total.index_put(whose, missed, accumulate=True)
-            count = count + there.sum(-1) * new.shape[-1]
+            visible = is_visible(old_group) | is_visible(new_group)  # (..., A)
+            observer = visible.nonzero(as_tuple=True)[:-1]  # of each of the V visible ones
+            predicted = predict(F.relu(shared[observer] + read(old_group[visible])))  # (V, 2 F)
+            loss = _negative_log_likelihood(predicted, new_group[visible]).sum(-1)  # (V,)
+            total = total.index_put(observer, loss, accumulate=True)
+            count = count + visible.sum(-1) * new_group.shape[-1]
         return total / count
 
 
 def _negative_log_likelihood(predicted: Tensor, value: Tensor) -> Tensor:
-    """Gaussian negative log-likelihood of each number, up to a constant."""
+    """Gaussian negative log-likelihood (..., F) of each number, up to a constant.
+
+    Args:
+        predicted: (..., 2 F) means and log-variances.
+        value: (..., F).
+    """
     mean, log_variance = predicted.chunk(2, -1)
     log_variance = log_variance.clamp(-2.0, 0.0)
     return 0.5 * (log_variance + (value - mean) ** 2 / log_variance.exp())

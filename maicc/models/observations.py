@@ -1,8 +1,11 @@
-"""Reading observations: flat, or by entities.
+"""Encoders of observations: flat, or by entities.
 
 `flat` reads an observation as one padded vector (METHOD.md, section 2). `entities` reads it by an
-`ObsLayout`, with a transformer over the agent and those it sees. An attack then means the one it is
-aimed at in a team of any size, and what was learnt of one enemy holds for all.
+`ObsLayout`, with a transformer over the agent and those in sight. An attack is then scored against
+the one it is aimed at, in a team of any size, and what was learnt of one enemy holds for all.
+
+Dimensions: O numbers of an observation, F numbers of an entity, E entities, A allies, M enemies, of
+which each has its own attack, D width.
 """
 
 from __future__ import annotations
@@ -26,17 +29,20 @@ _HEADS = 4
 class EncodedObservations(NamedTuple):
     """Observations that have been read."""
 
-    embedding: Tensor  # (..., D) all of it
-    attack_targets: (
-        Tensor  # (..., M, HIDDEN) of each attack, zero where none is seen; M = 0 where read flat
-    )
+    embedding: Tensor  # (..., D) of the whole observation
+    # (..., M, HIDDEN) of whom each attack is aimed at; zero where nobody is in sight; M = 0 if flat
+    attack_targets: Tensor
 
-    def target(self, which: Tensor) -> Tensor:
-        """One target each, (...,) -> (..., HIDDEN); zero where it is below 0."""
+    def target(self, number: Tensor) -> Tensor:
+        """Picks the target with this number (...,) of each observation; zero where it is below 0.
+
+        Returns:
+            (..., HIDDEN).
+        """
         if not self.attack_targets.shape[-2]:
-            return self.attack_targets.new_zeros(*which.shape, HIDDEN)
-        at = which.clamp(min=0)[..., None, None].expand(*which.shape, 1, HIDDEN)
-        return self.attack_targets.gather(-2, at).squeeze(-2) * (which >= 0).unsqueeze(-1)
+            return self.attack_targets.new_zeros(*number.shape, HIDDEN)
+        index = number.clamp(min=0)[..., None, None].expand(*number.shape, 1, HIDDEN)
+        return self.attack_targets.gather(-2, index).squeeze(-2) * (number >= 0).unsqueeze(-1)
 
 
 class FlatObservation(nn.Module):
@@ -51,13 +57,13 @@ class FlatObservation(nn.Module):
         )  # fmt: skip
 
     def forward(self, observations: Tensor) -> EncodedObservations:
-        """(..., O) read as one vector."""
-        here = self.layers(observations)
-        return EncodedObservations(here, here.new_zeros(*here.shape[:-1], 0, HIDDEN))
+        """Reads (..., O) as one vector each."""
+        embedding = self.layers(observations)
+        return EncodedObservations(embedding, embedding.new_zeros(*embedding.shape[:-1], 0, HIDDEN))
 
 
 class Entities(NamedTuple):
-    """An observation taken apart. Those who are out of sight or dead are all zero."""
+    """Parts of an observation. Entities that are out of sight or dead are all zero."""
 
     own: Tensor  # (..., F)
     allies: Tensor  # (..., A, F)
@@ -65,7 +71,7 @@ class Entities(NamedTuple):
 
 
 def split_entities(layout: ObsLayout, observations: Tensor) -> Entities:
-    """(..., O) -> its entities."""
+    """Splits observations (..., O) into their entities."""
 
     def group(start: int, count: int, size: int) -> Tensor:
         return observations[..., start : start + count * size].unflatten(-1, (count, size))
@@ -77,8 +83,17 @@ def split_entities(layout: ObsLayout, observations: Tensor) -> Entities:
 def attack_targets(
     layout: ObsLayout, observations: Tensor, allies: Tensor, enemies: Tensor
 ) -> Tensor:
-    """Whom each attack of agents that see (B, O) is aimed at: of allies (B, A, D) and enemies
-    (B, M, D) -> (B, M, D).
+    """Selects, for each of the M attacks, the embedding of the one it is aimed at.
+
+    This is enemy j for attack j; for agents that heal, ally j, and zero where there are fewer.
+
+    Args:
+        observations: (B, O), which say who heals.
+        allies: (B, A, D) embeddings.
+        enemies: (B, M, D) embeddings.
+
+    Returns:
+        (B, M, D).
     """
     if layout.heals is None:
         return enemies
@@ -87,20 +102,23 @@ def attack_targets(
 
 
 def is_visible(entities: Tensor) -> Tensor:
-    """Who is seen: (..., A, F) -> (..., A) bool."""
+    """Marks the entities that are in sight: (..., A, F) -> (..., A) bool."""
     return (entities != 0).any(-1)
 
 
 def deduplicate_blank(observations: Tensor) -> tuple[Tensor, Tensor]:
-    """Observations (..., O) -> those that show something behind one that shows nothing, (R, O), and
-    which of them each is, (...,).
+    """Drops blank ones of observations (..., O), so that a blank one is read only once.
 
-    Those of steps that were not played, and of the dead, show nothing: they need be read only once.
+    Observations of steps that were not played are blank, and those of the dead.
+
+    Returns:
+        Rows (R, O), of which row 0 is all zero, and for each observation the number of its row,
+        (...,).
     """
-    rows = observations.reshape(-1, observations.shape[-1])
-    there = rows.any(-1)
-    which = (there.cumsum(0) * there).view(observations.shape[:-1])
-    return torch.cat([rows.new_zeros(1, rows.shape[-1]), rows[there]]), which
+    flat = observations.reshape(-1, observations.shape[-1])
+    filled = flat.any(-1)
+    row = (filled.cumsum(0) * filled).view(observations.shape[:-1])
+    return torch.cat([flat.new_zeros(1, flat.shape[-1]), flat[filled]]), row
 
 
 class EntityTokens(nn.Module):
@@ -116,22 +134,26 @@ class EntityTokens(nn.Module):
         self.each = nn.ModuleList(nn.Linear(size, width) for size in sizes)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, O) -> tokens (B, E, D) and who is there (B, E) bool."""
+        """Makes tokens of observations (B, O).
+
+        Returns:
+            (B, E, D) tokens, and (B, E) bool, True at oneself and at those in sight.
+        """
         if self.layout is None:
             x = self.whole(observations).embedding.unsqueeze(1)
             return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        seen = split_entities(self.layout, observations)
-        parts = (seen.own.unsqueeze(1), seen.allies, seen.enemies)
-        x = torch.cat([read(part) for read, part in zip(self.each, parts, strict=True)], 1)
-        there = torch.cat([is_visible(seen.allies), is_visible(seen.enemies)], 1)
-        return x, F.pad(there, (1, 0), value=True)
+        entities = split_entities(self.layout, observations)
+        groups = (entities.own.unsqueeze(1), entities.allies, entities.enemies)
+        x = torch.cat([read(group) for read, group in zip(self.each, groups, strict=True)], 1)
+        visible = torch.cat([is_visible(entities.allies), is_visible(entities.enemies)], 1)
+        return x, F.pad(visible, (1, 0), value=True)
 
 
 class EntityTransformer(nn.Module):
     """Attention over the entities and some tokens in front of them.
 
-    Entities that are not there are left out, not masked: an observation is as long as what it
-    shows, and those of about one length are read together.
+    Entities that are out of sight are left out, not masked: an observation is as long as what it
+    shows, and observations of about one length are read together.
     """
 
     def __init__(
@@ -145,52 +167,60 @@ class EntityTransformer(nn.Module):
         self,
         observations: Tensor,
         front: Tensor | None = None,
-        wanted: Sequence[int] | None = None,
+        positions: Sequence[int] | None = None,
     ) -> Tensor:
-        """Observations (B, O) behind tokens (B, F, D) -> (B, F + E, D), or (B, wanted, D).
+        """Outputs of the tokens in front and of the entities.
 
-        Outputs of entities that are not there are zero.
+        Args:
+            observations: (B, O).
+            front: (B, n, D) tokens in front of the entities; none by default.
+            positions: The m tokens whose outputs are wanted; all of them by default.
+
+        Returns:
+            (B, n + E, D), or (B, m, D). Outputs of entities that are out of sight are zero.
         """
-        x, there = self.tokens(observations)
+        x, visible = self.tokens(observations)
         if front is not None:
-            x, there = torch.cat([front, x], 1), F.pad(there, (front.shape[1], 0), value=True)
-        first = torch.argsort(~there, dim=1, stable=True)  # those who are there, in their order
-        size = there.sum(1)
+            x, visible = torch.cat([front, x], 1), F.pad(visible, (front.shape[1], 0), value=True)
+        # in each row the visible tokens in their order, then the others
+        order = torch.argsort(~visible, dim=1, stable=True)
+        size = visible.sum(1)
 
         def read(rows: Tensor) -> Tensor:
-            each, tokens = x[rows], first[rows, : int(size[rows].max())]
-            seen = there[rows].gather(1, tokens)
-            mask = seen[:, None, None].expand(-1, 1, seen.shape[1], -1)
-            at = None if wanted is None else tokens.new_tensor(wanted).expand(len(rows), -1)
-            z = self.transformer(take_tokens(each, tokens), mask, at=at)[0]
-            if at is not None:
-                return z
-            place = tokens.unsqueeze(-1).expand(-1, -1, z.shape[-1])
-            return torch.zeros_like(each).scatter(1, place, z * seen.unsqueeze(-1))
+            tokens = order[rows, : int(size[rows].max())]  # (b, l) numbers of tokens
+            token_mask = visible[rows].gather(1, tokens)  # (b, l)
+            mask = token_mask[:, None, None].expand(-1, 1, token_mask.shape[1], -1)
+            if positions is not None:
+                each_row = tokens.new_tensor(positions).expand(len(rows), -1)
+                return self.transformer(take_tokens(x[rows], tokens), mask, None, each_row)[0]
+            z, _ = self.transformer(take_tokens(x[rows], tokens), mask)
+            index = tokens.unsqueeze(-1).expand(-1, -1, z.shape[-1])
+            return torch.zeros_like(x[rows]).scatter(1, index, z * token_mask.unsqueeze(-1))
 
         return map_by_length(size, read)
 
 
 class EntityObservation(nn.Module):
-    """Oneself and those one sees, after they have looked at each other; their order is nothing."""
+    """A transformer layer over oneself and those in sight, whose order does not matter."""
 
     def __init__(self, spec: Spec, width: int) -> None:
         super().__init__()
-        self.layout = spec.layout
-        self.sizes = (1, spec.layout.allies[1], spec.layout.enemies[1])
+        self.layout = layout_of(spec)
+        self.sizes = (1, self.layout.allies[1], self.layout.enemies[1])
         self.entities = EntityTransformer(spec, HIDDEN, 1, _HEADS)
         self.out = nn.Linear(HIDDEN, width)
 
     def forward(self, observations: Tensor) -> EncodedObservations:
-        """(..., O) read entity by entity."""
-        rows, which = deduplicate_blank(observations)
+        """Reads (..., O) entity by entity."""
+        rows, row = deduplicate_blank(observations)
         own, allies, enemies = self.entities(rows).split(self.sizes, 1)
         targets = attack_targets(self.layout, rows, allies, enemies)
-        return EncodedObservations(self.out(own.squeeze(1))[which], targets[which])
+        return EncodedObservations(self.out(own.squeeze(1))[row], targets[row])
 
 
 def observation_encoder(spec: Spec, width: int, encoder: str) -> nn.Module:
-    """
+    """Makes the encoder that is named `flat` or `entities`.
+
     Raises:
         UserError: entities are asked for and the family has no layout.
     """
@@ -198,3 +228,9 @@ def observation_encoder(spec: Spec, width: int, encoder: str) -> nn.Module:
     if encoder == "flat":
         return FlatObservation(spec, width)
     return EntityObservation(spec, width)
+
+
+def layout_of(spec: Spec) -> ObsLayout:
+    """The layout of a family that is read by entities; `check_encoder` has made sure of it."""
+    assert spec.layout is not None
+    return spec.layout

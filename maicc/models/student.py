@@ -16,7 +16,7 @@ from maicc.types import Trajectories
 
 
 class Student(nn.Module):
-    """Decentralised: sees one agent's own tokens, causally (METHOD.md, section 4)."""
+    """The decentralised model: it sees one agent's own tokens, causally (METHOD.md, section 4)."""
 
     def __init__(self, config: EmbeddingConfig) -> None:
         super().__init__()
@@ -27,12 +27,21 @@ class Student(nn.Module):
         self,
         encoders: TokenEncoders,
         slices: Trajectories,
-        seen: EncodedObservations,
+        encoded: EncodedObservations,
         first: Tensor | None = None,
     ) -> Embeddings:
-        """Slices (B, T, ...) and what they have `seen`, (B, T, ...), from their step `first` (B,)
-        on; from the start by default. Outputs behind a slice's last step mean nothing."""
-        x = self.tokens(encoders, slices, seen, first)
+        """Embeddings of single agents' slices.
+
+        Args:
+            encoders: Encoders that teacher and student share.
+            slices: (B, T, ...).
+            encoded: (B, T, ...) the observations of the slices, read by `encoders`.
+            first: (B,) number of each slice's first step; 0 by default.
+
+        Returns:
+            (B, T, D) each. Outputs behind a slice's last step mean nothing.
+        """
+        x = self.tokens(encoders, slices, encoded, first)
         T, m = x.shape[1:3]
         x, length = rearrange(x, "b t m d -> b (t m) d"), slices.step_mask.sum(1).clamp(min=1)
 
@@ -48,13 +57,13 @@ class Student(nn.Module):
         self,
         encoders: TokenEncoders,
         slices: Trajectories,
-        seen: EncodedObservations,
+        encoded: EncodedObservations,
         first: Tensor | None,
     ) -> Tensor:
-        """(B, T, m, D): [g] o a p of each step."""
+        """Tokens (B, T, m, D) of the slices: [g] o a p of each step. See `forward`."""
         kinds = [
-            seen.embedding,
-            encoders.encode_action(slices.actions, seen),
+            encoded.embedding,
+            encoders.encode_action(slices.actions, encoded),
             encoders.encode_outcome(slices.rewards, slices.done, slices.completed),
         ]
         if self.return_to_go:

@@ -1,8 +1,8 @@
 """The centralised teacher (CEM): it reads the tokens of the whole team. METHOD.md, section 3.
 
 `FactoredTransformer` is for long episodes and large teams. Joint attention over all tokens of an
-episode costs the square of steps times agents; in turns it
-costs the square of the agents within each step, and the square of the steps for each agent.
+episode costs the square of steps times agents. Attention over the team and over time in turns costs
+the square of the agents within each step, and the square of the steps for each agent.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from maicc.types import Spec
 
 
 class FactoredTransformer(nn.Module):
-    """Even layers attend within a step, odd ones over time.
+    """A transformer whose even layers attend within a step and whose odd layers attend over time.
 
     Within a step a token sees what METHOD.md, section 3 lets it see there, and the outcome of the
     step before. Over time an agent's observations and actions see that agent's earlier ones, an
-    outcome earlier outcomes, and so on.
+    outcome sees earlier outcomes, and a return-to-go earlier ones.
     """
 
     def __init__(self, width: int, layers: int, heads: int, dropout: float) -> None:
@@ -47,8 +47,18 @@ class FactoredTransformer(nn.Module):
         initialise(self, layers)
 
     def forward(self, x: Tensor, kinds: tuple[int, ...], agent_mask: Tensor) -> Tensor:
-        """x (B, T, m, D) tokens of each step and their kinds, agent_mask (B, N) -> (B, T, m, D)."""
-        # the outcome of the step before comes first: it sees itself, and all see it
+        """Outputs of all tokens.
+
+        Args:
+            x: (B, T, m, D) the m tokens of each step.
+            kinds: (m) kinds of these tokens.
+            agent_mask: (B, N) bool, False where an agent is missing.
+
+        Returns:
+            (B, T, m, D).
+        """
+        # within a step, (B, 1, 1 + m, 1 + m): the outcome of the step before stands first, it sees
+        # itself, and all see it
         within = team_mask(kinds, 1, agent_mask).expand(len(x), 1, -1, -1)
         within = F.pad(F.pad(within, (1, 0), value=True), (0, 0, 1, 0), value=False)
         within[:, :, 0, 0] = True
@@ -58,15 +68,19 @@ class FactoredTransformer(nn.Module):
             x = self._over_time(block, x, first) if i % 2 else self._over_team(block, x, within)
         return self.norm(x)
 
-    def _over_team(self, block: Block, x: Tensor, within: Tensor) -> Tensor:
+    def _over_team(self, block: nn.Module, x: Tensor, within: Tensor) -> Tensor:
+        """Attends within each step: (B, T, m, D) -> (B, T, m, D)."""
         T = x.shape[1]
         before = F.pad(x[:, :-1, -1:], (0, 0, 0, 0, 1, 0))  # outcomes, (B, T, 1, D)
         tokens = rearrange(torch.cat([before, x], 2), "b t m d -> (b t) m d")
         y, _ = block(tokens, within.repeat_interleave(T, 0), None)
         return rearrange(y[:, 1:], "(b t) m d -> b t m d", t=T)
 
-    def _over_time(self, block: Block, x: Tensor, first: int) -> Tensor:
-        """Agents' tokens begin at `first`; before and after them stand those all share."""
+    def _over_time(self, block: nn.Module, x: Tensor, first: int) -> Tensor:
+        """Attends over time: (B, T, m, D) -> (B, T, m, D).
+
+        The agents' tokens begin at `first`. Before and behind them stand the tokens all share.
+        """
         B, T = x.shape[:2]
         agents = rearrange(x[:, :, first:-1], "b t (n two) d -> (b n) (t two) d", two=2)
         shared = torch.cat([x[:, :, :first], x[:, :, -1:]], 2)
@@ -78,28 +92,34 @@ class FactoredTransformer(nn.Module):
 
 
 class Teacher(nn.Module):
-    """Centralised: sees observations and actions of all agents (METHOD.md, section 3)."""
+    """The centralised model: it sees the tokens of all agents (METHOD.md, section 3)."""
 
     def __init__(self, spec: Spec, config: EmbeddingConfig) -> None:
         super().__init__()
         self.return_to_go = config.return_to_go
         sizes = (config.width, config.layers, config.heads, config.dropout)
-        # which observation and which action are one agent's
+        # tells which observation and which action are the same agent's
         self.agent = scaled_embedding(spec.n_agents, config.width)
         self.factored = config.attention == "factored"
         if self.factored:
-            self.transformer = FactoredTransformer(*sizes)
+            self.transformer: FactoredTransformer | Transformer = FactoredTransformer(*sizes)
         else:
             self.transformer = Transformer(*sizes)
 
     def forward(
-        self, encoders: TokenEncoders, batch: TeamBatch, seen: EncodedObservations
+        self, encoders: TokenEncoders, batch: TeamBatch, encoded: EncodedObservations
     ) -> Embeddings:
-        """What the team has `seen`: (B, T, N, ...)."""
+        """Embeddings of the team's episodes.
+
+        Args:
+            encoders: Encoders that teacher and student share.
+            batch: B episodes, or windows of them.
+            encoded: (B, T, N, ...) the observations of the batch, read by `encoders`.
+        """
         T, N = batch.actions.shape[1:]
         kinds = team_kinds(N, self.return_to_go)
-        o = seen.embedding + self.agent.weight[:N]
-        a = encoders.encode_action(batch.actions, seen) + self.agent.weight[:N]
+        o = encoded.embedding + self.agent.weight[:N]
+        a = encoders.encode_action(batch.actions, encoded) + self.agent.weight[:N]
         p = encoders.encode_outcome(batch.rewards, batch.done, batch.completed).unsqueeze(2)
         tokens = [rearrange([o, a], "two b t n d -> b t (n two) d"), p]
         if self.return_to_go:

@@ -1,4 +1,4 @@
-"""Kinds of tokens, their order inside a step, and who may look at whom."""
+"""Kinds of tokens, their encoders, their order inside a step, and which may look at which."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.models.observations import HIDDEN, EncodedObservations, observation_encoder
+from maicc.models.observations import (
+    HIDDEN,
+    EncodedObservations,
+    layout_of,
+    observation_encoder,
+)
 from maicc.types import Spec
 
 RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME = range(4)  # the order inside a step
@@ -26,13 +31,13 @@ class TokenEncoders(nn.Module):
         self, spec: Spec, width: int, encoder: str = "flat", *, return_to_go: bool = True
     ) -> None:
         super().__init__()
-        self.scale = 2.0 / (spec.return_max - spec.return_min)
+        low, high = spec.bounds
+        self.scale = 2.0 / (high - low)
         self.observation = observation_encoder(spec, width, encoder)
         self.target = None
         if encoder == "entities":
-            self.action = scaled_embedding(
-                spec.layout.attack + 1, width
-            )  # one entry for all attacks
+            kinds = layout_of(spec).attack + 1  # one for all attacks
+            self.action = scaled_embedding(kinds, width)
             self.target = nn.Linear(HIDDEN, width, bias=False)
         else:
             self.action = scaled_embedding(spec.n_actions, width)
@@ -40,24 +45,29 @@ class TokenEncoders(nn.Module):
         self.return_to_go = nn.Linear(1, width) if return_to_go else None
         self.step = scaled_embedding(spec.max_steps, width)
 
-    def encode_action(self, actions: Tensor, seen: EncodedObservations) -> Tensor:
-        """Actions (...,) of agents that have `seen` what they see -> (..., D)."""
+    def encode_action(self, actions: Tensor, encoded: EncodedObservations) -> Tensor:
+        """Encodes actions (...,) of agents -> (..., D).
+
+        Args:
+            encoded: The observation (...,) each action was chosen at. With entities an attack is
+                read as the one it is aimed at.
+        """
         if self.target is None:
             return self.action(actions)
-        attack = self.action.num_embeddings - 1  # on the first target
-        kind = self.action(actions.clamp(max=attack))
-        return kind + self.target(seen.target(actions - attack))
+        first_attack = self.action.num_embeddings - 1
+        kind = self.action(actions.clamp(max=first_attack))
+        return kind + self.target(encoded.target(actions - first_attack))
 
     def encode_step(self, first: Tensor, steps: int) -> Tensor:
-        """The numbers of so many steps from `first` (B,) on -> (B, T, D)."""
+        """Encodes the numbers of so many steps from `first` (B,) on -> (B, T, D)."""
         return self.step(first[:, None] + torch.arange(steps, device=first.device))
 
     def encode_outcome(self, rewards: Tensor, done: Tensor, completed: Tensor) -> Tensor:
-        """(...,) each -> (..., D)."""
+        """Encodes the outcomes of steps, (...,) each -> (..., D)."""
         return self.outcome(torch.stack([rewards * self.scale, done, completed], -1))
 
     def encode_return_to_go(self, return_to_go: Tensor) -> Tensor:
-        """(...,) -> (..., D)."""
+        """Encodes returns-to-go (...,) -> (..., D)."""
         assert self.return_to_go is not None
         return self.return_to_go((return_to_go * self.scale).unsqueeze(-1))
 
@@ -65,7 +75,8 @@ class TokenEncoders(nn.Module):
 def scaled_embedding(entries: int, width: int) -> nn.Embedding:
     """An embedding table on the scale of the other encoders' outputs.
 
-    Much smaller, and attention takes thousands of steps to find out which step a token belongs to.
+    On a much smaller scale attention takes thousands of steps to find out which step a token
+    belongs to.
     """
     embedding = nn.Embedding(entries, width)
     nn.init.normal_(embedding.weight, std=0.5)
@@ -79,24 +90,30 @@ def team_kinds(n_agents: int, with_return_to_go: bool) -> tuple[int, ...]:
 
 
 def team_mask(kinds: tuple[int, ...], steps: int, agent_mask: Tensor) -> Tensor:
-    """`rank_mask` where nobody looks at agents that are not there: agent_mask (B, N) bool.
+    """Mask like `rank_mask`, in which nobody looks at agents that are missing from a team.
 
-    (L, L), or (B, 1, L, L) where somebody is missing.
+    Args:
+        agent_mask: (B, N) bool, False where an agent is missing.
+
+    Returns:
+        (L, L) bool, or (B, 1, L, L) where an agent is missing.
     """
     mask = rank_mask(kinds, steps, agent_mask.device)
     if agent_mask.all():
         return mask
-    there = agent_mask.repeat_interleave(2, 1)
-    there = F.pad(there, (kinds.index(OBSERVATION), 1), value=True)
-    return mask & there.repeat(1, steps)[:, None, None]
+    token_mask = agent_mask.repeat_interleave(2, 1)  # observation and action of each agent
+    token_mask = F.pad(
+        token_mask, (kinds.index(OBSERVATION), 1), value=True
+    )  # (B, tokens of a step)
+    return mask & token_mask.repeat(1, steps)[:, None, None]
 
 
 @lru_cache(maxsize=64)
 def rank_mask(kinds: tuple[int, ...], steps: int, device: torch.device | None = None) -> Tensor:
-    """(L, L) boolean, L = steps * len(kinds): token q may look at token k when rank(k) <= rank(q).
+    """Mask (L, L) bool, L = steps * len(kinds): token q looks at token k if rank(k) <= rank(q).
 
     rank = 4 * step + kind (METHOD.md, section 3): causal over steps, and inside a step an
-    observation sees all observations but no action, an action sees all of both.
+    observation sees all observations but no action, and an action sees all of both.
     """
     step = torch.arange(steps, device=device).repeat_interleave(len(kinds))
     rank = 4 * step + torch.tensor(kinds, device=device).repeat(steps)

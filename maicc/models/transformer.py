@@ -1,4 +1,8 @@
-"""The one transformer of the project: the mask is an argument, keys and values can be kept."""
+"""The one transformer of the project: the mask is an argument, keys and values can be kept.
+
+Dimensions: B rows of a batch, L new tokens, P earlier tokens (the past), n tokens whose outputs are
+wanted, D width, h heads, d = D / h width of a head.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-KeyValues = list[tuple[Tensor, Tensor]]  # per layer: keys and values, each (B, heads, L, D / heads)
+KeyValues = list[tuple[Tensor, Tensor]]  # per layer: keys and values, each (B, h, L, d)
 _BLOCK = 64  # queries that plain causal attention takes at a time on CPU
+_NARROW = 32  # heads below this width attend in fp32 on CPU
 
 
 class Attention(nn.Module):
+    """Multi-head attention of new tokens to the past and to each other."""
+
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         if width % heads:
@@ -25,64 +32,58 @@ class Attention(nn.Module):
         x: Tensor,
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
-        at: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Outputs of the new tokens, and their keys and values.
+
+        Args:
+            x: (B, L, D) new tokens.
+            mask: Boolean, broadcastable to (B, h, L, P + L), True where a token may look; None is
+                plain causal attention.
+            past: Keys and values of the P earlier tokens, (B, h, P, d) each.
+            positions: (B, n) the new tokens that look; all of them by default. Every new token is
+                looked at in any case.
+
+        Returns:
+            (B, L, D) outputs, or (B, n, D), and the new tokens' keys and values, (B, h, L, d) each.
+        """
+        # each (B, h, L, d)
         q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
-        seen_k, seen_v = k, v
+        all_k, all_v = k, v  # (B, h, P + L, d)
         if past is not None:
-            seen_k, seen_v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        if at is not None:
-            q = q.gather(2, at[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
-            if mask is None:
-                mask = (torch.arange(k.shape[2], device=at.device) <= at.unsqueeze(-1)).unsqueeze(1)
-            else:
-                mask = mask.expand(len(at), 1, *mask.shape[-2:])
-                mask = mask.gather(2, at[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
-        out = attend(q, seen_k, seen_v, mask, self.dropout if self.training else 0.0)
+            all_k, all_v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        if positions is not None:
+            mask = _mask_rows(mask, positions, k.shape[2])  # (B, 1, n, P + L)
+            q = q.gather(2, positions[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
+        out = attend(q, all_k, all_v, mask, self.dropout if self.training else 0.0)
         return self.project(rearrange(out, "b h l d -> b l (h d)")), (k, v)
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
-) -> Tensor:
-    """Attention of (B, heads, L, d) queries; without a mask plain causal.
+def _mask_rows(mask: Tensor | None, positions: Tensor, L: int) -> Tensor:
+    """Rows of the mask of L new tokens that belong to `positions` (B, n) -> (B, 1, n, P + L)."""
+    if mask is None:
+        tokens = torch.arange(L, device=positions.device)
+        return (tokens <= positions.unsqueeze(-1)).unsqueeze(1)
+    mask = mask.expand(len(positions), 1, *mask.shape[-2:])
+    return mask.gather(2, positions[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
 
-    On CPU, what no query of a block may see is not computed, and narrow heads stay in fp32 under
-    autocast: bf16 is slower there.
-    """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-1] < 32:
-        with torch.autocast("cpu", enabled=False):
-            return attend(q.float(), k.float(), v.float(), mask, dropout).to(q.dtype)
-    L = q.shape[2]
-    if mask is not None or q.device.type != "cpu" or L <= 2 * _BLOCK:
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
-        )
-    seen = causal_mask(L, device=q.device)
-    return torch.cat(
-        [
-            F.scaled_dot_product_attention(
-                q[:, :, i : i + _BLOCK],
-                k[:, :, : i + _BLOCK],
-                v[:, :, : i + _BLOCK],
-                attn_mask=seen[i : i + _BLOCK, : i + _BLOCK],
-                dropout_p=dropout,
-            )
-            for i in range(0, L, _BLOCK)
-        ],
-        2,
-    )
+
+class MLP(nn.Sequential):
+    """Two linear layers with a GELU between them, applied to each token by itself."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
 class Block(nn.Module):
+    """One layer: attention, then an MLP, each normalised before and added to the stream after."""
+
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
         self.attention = Attention(width, heads, dropout)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
+        self.mlp = MLP(width)
         self.drop = nn.Dropout(dropout)
 
     def forward(
@@ -90,11 +91,12 @@ class Block(nn.Module):
         x: Tensor,
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
-        at: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        attended, own = self.attention(self.attention_norm(x), mask, past, at)
-        x = (x if at is None else take_tokens(x, at)) + self.drop(attended)
-        return x + self.drop(self.mlp(self.mlp_norm(x))), own
+        """Outputs, keys and values of the new tokens; arguments as in `Attention.forward`."""
+        attended, new_kv = self.attention(self.attention_norm(x), mask, past, positions)
+        x = (x if positions is None else take_tokens(x, positions)) + self.drop(attended)
+        return x + self.drop(self.mlp(self.mlp_norm(x))), new_kv
 
 
 class Transformer(nn.Module):
@@ -112,31 +114,39 @@ class Transformer(nn.Module):
         x: Tensor,
         mask: Tensor | None = None,
         past: KeyValues | None = None,
-        at: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, KeyValues]:
-        """
+        """Outputs of the new tokens, and their keys and values in every layer.
+
         Args:
             x: (B, L, D) new tokens.
-            mask: Boolean, broadcastable to (B, heads, L, P + L), True where a token may look; None
-                is plain causal attention, for which there must be no past.
+            mask: Boolean, broadcastable to (B, h, L, P + L), True where a token may look; None is
+                plain causal attention, for which there must be no past.
             past: Keys and values of P earlier tokens, as returned for them.
-            at: (B, n) the tokens whose outputs are wanted; the last layer computes no others.
+            positions: (B, n) the new tokens whose outputs are wanted; all of them by default. The
+                last layer computes no others.
 
         Returns:
-            (B, L, D) outputs, or (B, n, D), and the new tokens' own keys and values.
+            (B, L, D) outputs, or (B, n, D), and per layer the new tokens' keys and values.
+
+        Raises:
+            ValueError: there is a past and no mask.
         """
         if mask is None and past is not None:
             raise ValueError("tokens with a past need a mask; make one with causal_mask")
-        x, kept = self.drop(x), []
+        x, kv = self.drop(x), []
         for i, block in enumerate(self.blocks):
             last = i == len(self.blocks) - 1
-            x, own = block(x, mask, past[i] if past else None, at if last else None)
-            kept.append(own)
-        return self.norm(x), kept
+            x, new_kv = block(x, mask, past[i] if past else None, positions if last else None)
+            kv.append(new_kv)
+        return self.norm(x), kv
 
 
 def initialise(module: nn.Module, layers: int) -> None:
-    """As in GPT-2: small weights, smaller still where a layer adds to the stream."""
+    """Draws weights as in GPT-2: small, and smaller still where a layer adds to the stream.
+
+    Layers that add to the stream are found by their names: `project` and the second of `mlp`.
+    """
     for name, parameter in module.named_parameters():
         if name.endswith(("project.weight", "mlp.2.weight")):
             nn.init.normal_(parameter, std=0.02 / (2 * layers) ** 0.5)
@@ -147,20 +157,63 @@ def initialise(module: nn.Module, layers: int) -> None:
 
 
 def causal_mask(new: int, past: int = 0, device: torch.device | None = None) -> Tensor:
-    """(new, past + new) boolean: all of the past is visible, and new tokens up to oneself."""
+    """Boolean mask (new, past + new) of plain causal attention behind a past.
+
+    A new token may look at all of the past, at the new tokens before it and at itself.
+    """
     return torch.ones(new, past + new, dtype=torch.bool, device=device).tril(past)
 
 
-def take_tokens(x: Tensor, at: Tensor) -> Tensor:
-    """Each row's tokens at its own places: x (B, L, D), at (B, n) -> (B, n, D)."""
-    return x.gather(1, at.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+def take_tokens(x: Tensor, positions: Tensor) -> Tensor:
+    """Picks tokens of each row: x (B, L, D), positions (B, n) -> (B, n, D)."""
+    return x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-def append(past: KeyValues | None, own: KeyValues) -> KeyValues:
-    """The past with the new tokens' keys and values behind it."""
+def append(past: KeyValues | None, new: KeyValues) -> KeyValues:
+    """Puts new tokens' keys and values behind those of the past: P and L tokens -> P + L."""
     if past is None:
-        return own
+        return new
     return [
-        (torch.cat([pk, k], 2), torch.cat([pv, v], 2))
-        for (pk, pv), (k, v) in zip(past, own, strict=True)
+        (torch.cat([past_k, k], 2), torch.cat([past_v, v], 2))
+        for (past_k, past_v), (k, v) in zip(past, new, strict=True)
     ]
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Attention of queries (B, h, L, d) to keys and values; without a mask plain causal."""
+    if q.device.type == "cpu":
+        return _attend_on_cpu(q, k, v, mask, dropout)
+    return _attend(q, k, v, mask, dropout)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """`attend` as torch does it."""
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
+    )
+
+
+def _attend_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """`attend`, with two detours that make it faster on CPU.
+
+    Under autocast narrow heads attend in fp32, because bf16 is slower there. Long causal attention
+    takes a block of queries at a time, because keys that no query of the block may see are then
+    not multiplied.
+    """
+    if q.dtype == torch.bfloat16 and q.shape[-1] < _NARROW:
+        with torch.autocast("cpu", enabled=False):
+            return _attend_on_cpu(q.float(), k.float(), v.float(), mask, dropout).to(q.dtype)
+    L = q.shape[2]
+    if mask is not None or L <= 2 * _BLOCK:
+        return _attend(q, k, v, mask, dropout)
+    causal = causal_mask(L, device=q.device)
+    blocks = []
+    for start in range(0, L, _BLOCK):
+        end = start + _BLOCK
+        block_mask = causal[start:end, :end]
+        blocks.append(
+            _attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], block_mask, dropout)
+        )
+    return torch.cat(blocks, 2)

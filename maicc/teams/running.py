@@ -1,4 +1,4 @@
-"""Trajectories under way, read step by step: nothing is read twice."""
+"""Readers of running trajectories, step by step: nothing is read twice."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from maicc.models.transformer import KeyValues, append, causal_mask
 
 
 class RunningPrefix:
-    """The student's view of trajectories under way, extended step by step.
+    """The student's view of running trajectories, extended step by step.
 
-    Gives the same vectors as `Embedding.keys` on the finished trajectories (of which, if
-    return-to-go is fed, the true one is known only then).
+    It gives the same vectors as `Embedding.keys` gives for the finished trajectories. A student
+    that reads return-to-go is the exception: the true one is known only after the episode.
     """
 
     def __init__(self, embedding: Embedding) -> None:
         self.embedding = embedding
         self.past: KeyValues | None = None
         self.step = 0
-        self._seen: EncodedObservations | None = None  # at the running step
+        self._encoded: EncodedObservations | None = None  # observations of the running step
         self._waiting: Tensor | None = None  # tokens of the last action and its outcome
 
     @torch.no_grad()
     def query(self, observations: Tensor, return_to_go: Tensor) -> Tensor:
-        """The prefix that ends with `observations` (B, O), return-to-go (B,): (B, D) unit norm."""
+        """Queries (B, D), unit norm, of the prefixes that end with these observations.
+
+        Args:
+            observations: (B, O).
+            return_to_go: (B,).
+        """
         e = self.embedding.encoders
-        self._seen = e.observation(observations)
-        tokens = [self._seen.embedding]
+        encoded = self._encoded = e.observation(observations)
+        tokens = [encoded.embedding]
         if self.embedding.student.return_to_go:
             tokens.insert(0, e.encode_return_to_go(return_to_go))
         new = torch.stack(tokens, 1) + e.step.weight[self.step]
@@ -42,48 +47,52 @@ class RunningPrefix:
 
     @torch.no_grad()
     def advance(self, actions: Tensor, rewards: Tensor, done: Tensor, completed: Tensor) -> None:
-        """The step's action and outcome, (B,) each; they are read with the next observation."""
+        """Takes the step's action and outcome, (B,) each; the next `query` reads them."""
+        assert self._encoded is not None
         e = self.embedding.encoders
         tokens = [
-            e.encode_action(actions, self._seen),
+            e.encode_action(actions, self._encoded),
             e.encode_outcome(rewards, done, completed),
         ]
         self._waiting = torch.stack(tokens, 1) + e.step.weight[self.step]
         self.step += 1
 
     def _extend(self, tokens: Tensor) -> Tensor:
-        past = self.past[0][0].shape[2] if self.past else 0
-        mask = causal_mask(tokens.shape[1], past, tokens.device)
-        z, own = self.embedding.student.transformer(tokens, mask, self.past)
-        self.past = append(self.past, own)
+        """Reads new tokens (B, L, D) behind those of the past -> outputs (B, L, D)."""
+        P = self.past[0][0].shape[2] if self.past else 0
+        mask = causal_mask(tokens.shape[1], P, tokens.device)
+        z, new_kv = self.embedding.student.transformer(tokens, mask, self.past)
+        self.past = append(self.past, new_kv)
         return z
 
 
 class EpisodeEncoder:
-    """What rows have seen in their running episode: each observation is read once.
+    """Encoded observations of a running episode: each observation is read once.
 
     Args:
         reader: An observation encoder.
-        rows, steps: Their number, and the most steps of an episode.
+        rows: Number of agents.
+        steps: Longest episode.
     """
 
     def __init__(self, reader: nn.Module, rows: int, steps: int) -> None:
         self.reader, self.rows, self.steps, self.step = reader, rows, steps, 0
-        self._seen: EncodedObservations | None = None
+        self._encoded: EncodedObservations | None = None  # (rows, steps, ...)
 
     @torch.no_grad()
     def add(self, observations: Tensor) -> None:
-        """(rows, O) of the next step."""
-        now = self.reader(observations)
-        if self._seen is None:
-            self._seen = EncodedObservations(
-                *(part.new_zeros(self.rows, self.steps, *part.shape[1:]) for part in now)
+        """Reads the observations (rows, O) of the next step."""
+        encoded = self.reader(observations)
+        if self._encoded is None:
+            self._encoded = EncodedObservations(
+                *(part.new_zeros(self.rows, self.steps, *part.shape[1:]) for part in encoded)
             )
-        for kept, part in zip(self._seen, now, strict=True):
-            kept[:, self.step] = part
+        for all_steps, one_step in zip(self._encoded, encoded, strict=True):
+            all_steps[:, self.step] = one_step
         self.step += 1
 
     def take(self, rows: np.ndarray) -> EncodedObservations:
-        """Of these rows (Q,), all steps so far: (Q, T, ...)."""
-        at = torch.from_numpy(rows).to(self._seen.embedding.device)
-        return EncodedObservations(*(part[at, : self.step] for part in self._seen))
+        """Picks these rows (Q,), with all steps so far: (Q, T, ...)."""
+        assert self._encoded is not None
+        index = torch.from_numpy(rows).to(self._encoded.embedding.device)
+        return EncodedObservations(*(part[index, : self.step] for part in self._encoded))
