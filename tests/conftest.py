@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 # The models are tiny: more threads only wait for one another, above all on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -11,27 +12,30 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 
 from maicc.config import (
-    AdaptConfig,
     CollectConfig,
     DecisionConfig,
     DecisionFit,
     EmbeddingConfig,
     EmbeddingFit,
-    RunConfig,
+    MaiccAdapt,
+    MaiccRun,
 )
+from maicc.experiments.units import with_overrides
 
 
-def tiny_config(**changes) -> RunConfig:
+def tiny_config(method: str = "maicc", **changes) -> Any:
+    """A run of a method on small models, in seconds; `changes` replace whole sections."""
     small = {"width": 16, "layers": 2, "heads": 2}
-    config = RunConfig(
+    config = MaiccRun(
         family="lbf_7x7",
         seed=3,
         device="cpu",
         collect=CollectConfig(episodes=3, levels=[0.0, 1.0], workers=1),
         embedding=EmbeddingFit(model=EmbeddingConfig(**small), batch_size=4, steps=6),
         decision=DecisionFit(model=DecisionConfig(**small), batch_size=8, steps=6),
-        adapt=AdaptConfig(episodes=3, runs=2, training_runs=2),
+        adapt=MaiccAdapt(episodes=3, runs=2, training_runs=2),
     )
+    config = with_overrides(config, {"method": method})
     for name, value in changes.items():
         setattr(config, name, value)
     return config
@@ -39,9 +43,10 @@ def tiny_config(**changes) -> RunConfig:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a finished run with `tiny_config`."""
+    """Folder of a finished run with `tiny_config`; parallel workers make it once."""
     from maicc.experiments.run import run
 
-    folder = tmp_path_factory.mktemp("tiny") / "run"
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny" / "run"
     run(tiny_config(), folder)
     return folder

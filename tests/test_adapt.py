@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maicc.config import AdaptConfig, MemoryConfig
+from maicc.baselines.trained import TrainedMAICC
+from maicc.config import MaiccAdapt, MemoryConfig
 from maicc.envs import get_family
 from maicc.evaluation import adapt as module
 from maicc.evaluation.adapt import adapt
 from maicc.evaluation.stats import summary
-from maicc.evaluation.trained import TrainedModels
 from maicc.files import ModelFiles
 from maicc.types import UserError
 
@@ -16,13 +16,13 @@ FAMILY = get_family("lbf_7x7")
 
 
 @pytest.fixture(scope="module")
-def models(tiny_run) -> TrainedModels:
-    return TrainedModels(ModelFiles.in_folder(tiny_run), FAMILY.spec, "cpu")
+def models(tiny_run) -> TrainedMAICC:
+    return TrainedMAICC(ModelFiles.in_folder(tiny_run), FAMILY.spec, "cpu")
 
 
 @pytest.mark.parametrize("options", [{}, {"schedule": "decay"}, {"max_episodes": 3}])
 def test_an_interrupted_adaptation_equals_an_unbroken_one(models, tmp_path, monkeypatch, options):
-    config = AdaptConfig(episodes=7, memory=MemoryConfig(**options))
+    config = MaiccAdapt(episodes=7, memory=MemoryConfig(**options))
     tasks = FAMILY.draw_tasks(2, 0)
     whole = adapt(models, FAMILY, tasks, config, seed=0)
 
@@ -46,7 +46,7 @@ def test_an_interrupted_adaptation_equals_an_unbroken_one(models, tmp_path, monk
 @pytest.mark.parametrize("most", [0, 2])
 def test_killed_between_storing_and_noting(models, tmp_path, monkeypatch, most):
     """An episode that is in the memory but not yet among the returns is played again."""
-    config = AdaptConfig(episodes=4, memory=MemoryConfig(max_episodes=most))
+    config = MaiccAdapt(episodes=4, memory=MemoryConfig(max_episodes=most))
     tasks, kept = FAMILY.draw_tasks(2, 0), tmp_path / "kept.npz"
     whole = adapt(models, FAMILY, tasks, config, seed=0)
     real = module.play_episode
@@ -65,7 +65,7 @@ def test_killed_between_storing_and_noting(models, tmp_path, monkeypatch, most):
 
 
 def test_an_episode_that_broke_off_is_played_again(models, monkeypatch):
-    config, tasks = AdaptConfig(episodes=4), FAMILY.draw_tasks(2, 0)
+    config, tasks = MaiccAdapt(episodes=4), FAMILY.draw_tasks(2, 0)
     whole, real, played = adapt(models, FAMILY, tasks, config, seed=0), module.batch_env, []
 
     def breaks_off(*arguments):
@@ -88,7 +88,7 @@ def test_an_episode_that_broke_off_is_played_again(models, monkeypatch):
 
 def test_result(models):
     tasks = [FAMILY.held_out_tasks[0], FAMILY.training_tasks[0]]
-    result = adapt(models, FAMILY, tasks, AdaptConfig(episodes=3), seed=4)
+    result = adapt(models, FAMILY, tasks, MaiccAdapt(episodes=3), seed=4)
     assert (result["schema"], result["family"], result["episodes"]) == (1, "lbf_7x7", 3)
     assert [run["held_out"] for run in result["runs"]] == [True, False]
     assert [run["seed"] for run in result["runs"]] == [4000, 4001]
@@ -99,6 +99,6 @@ def test_result(models):
 
 
 def test_refused(models):
-    for config, tasks in ((AdaptConfig(episodes=0), FAMILY.draw_tasks(1, 0)), (AdaptConfig(), [])):
+    for config, tasks in ((MaiccAdapt(episodes=0), FAMILY.draw_tasks(1, 0)), (MaiccAdapt(), [])):
         with pytest.raises(UserError, match="must be at least 1"):
             adapt(models, FAMILY, tasks, config, seed=0)

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from maicc.baselines import METHODS, module_of
+from maicc.baselines import METHODS as ALL
 from maicc.baselines.at import relabelled
 from maicc.baselines.base import BaselineModule
 from maicc.baselines.dpt import DPTransformer, packed, transitions
 from maicc.baselines.hissd import HiSSDData
-from maicc.config import BaselineConfig, CollectConfig, DecisionConfig
+from maicc.config import CollectConfig, PolicyConfig
 from maicc.data.collect import collect
 from maicc.data.dataset import EpisodeFile
 from maicc.envs import batch_env, get_family
 from maicc.envs.tasks import register
 from maicc.evaluation.adapt import play_episode
-from maicc.experiments.run import HAVE_EMBEDDING, check, fit_decision, fit_embedding
+from maicc.experiments.fits import fit_model
+from maicc.experiments.validate import check
 from maicc.files import ModelFiles
 from maicc.training.chain_data import ChainBatch, ChainData, reordered
 from maicc.training.episode_data import EpisodeData
@@ -29,7 +30,8 @@ from maicc.types import ObsLayout, Trajectories, UserError
 from tests.conftest import tiny_config
 
 FAMILY = get_family("lbf_7x7")
-SMALL = DecisionConfig(width=16, layers=2, heads=2)
+METHODS = [name for name in ALL if name != "maicc"]
+SMALL = {"width": 16, "layers": 2, "heads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +40,26 @@ def dataset(tiny_run):
 
 
 def make(method: str, dataset, **changes):
-    config = BaselineConfig(**{"window": 4, **changes})
+    return make_for(method, EpisodeFile(dataset).spec, **changes)
+
+
+def make_for(method: str, spec, **changes):
+    kind = ALL[method].load_module_type()
+    window = {"window": 4} if method == "radt" else {}
+    config = kind.config_type(**{**SMALL, **window, **changes})
     with seeded(1):
-        return module_of(method)(EpisodeFile(dataset).spec, SMALL, baseline=config).eval()
+        return kind(spec, config).eval()
 
 
 def chains(dataset, seed: int = 0, **options) -> ChainBatch:
-    data = ChainData("lbf_7x7", str(dataset), seed=seed, **{"batch_size": 5, **options})
-    data.trainer = SimpleNamespace(global_rank=0)
+    options = {"batch_size": 5, "episodes": 4, **options}
+    data = ChainData("lbf_7x7", str(dataset), seed=seed, **options)
     data.setup("fit")
     return next(data.batches(0))
 
 
 def test_a_chain_is_of_one_agent_in_one_task(dataset):
-    data = ChainData("lbf_7x7", str(dataset), batch_size=50)
-    data.trainer = SimpleNamespace(global_rank=0)
+    data = ChainData("lbf_7x7", str(dataset), 4, batch_size=50)
     data.setup("fit")
     stored = EpisodeFile(dataset).read()
     starts = stored.observations[:, 0]  # an agent's first observation tells who it is
@@ -113,7 +120,7 @@ def test_what_was_seen_is_kept_whoever_is_asked(dataset, method):
 @pytest.mark.parametrize("method", ["madt", "at", "ad"])
 def test_the_future_changes_nothing_before_it(dataset, method):
     module = make(method, dataset)
-    batch = chains(dataset, episodes=module.drawn(module.baseline))
+    batch = chains(dataset, episodes=module.drawn(module.config))
     chain, _ = module.prepare(batch)
     E = chain.actions.shape[1]
     changed = chain._replace(actions=chain.actions.clone(), rewards=chain.rewards + 1.0)
@@ -158,7 +165,7 @@ def test_at_learns_from_the_last_episode_only_where_asked(dataset):
 
 def test_ad_shows_a_row_from_anywhere_in_the_order_of_levels(dataset):
     module = make("ad", dataset)
-    batch = chains(dataset, batch_size=40, episodes=module.drawn(module.baseline))
+    batch = chains(dataset, batch_size=40, episodes=module.drawn(module.config))
     chain, _ = module.prepare(batch)
     starts = set()
     for i in range(40):
@@ -225,7 +232,7 @@ def test_who_remembers(method, dataset):
 
 def test_dpt_does_not_know_the_order_of_its_context(dataset):
     with seeded(0):
-        net = DPTransformer(EpisodeFile(dataset).spec, SMALL).eval()
+        net = DPTransformer(EpisodeFile(dataset).spec, PolicyConfig(**SMALL)).eval()
     batch = chains(dataset)
     context = transitions(Trajectories(*(part[:, :-1] for part in batch.chain)))
     order = torch.randperm(context.there.shape[1], generator=torch.Generator().manual_seed(0))
@@ -291,9 +298,9 @@ def test_methods_that_explore_are_greedy_at_the_end(dataset):
 
 def test_a_model_refuses_batches_of_another_kind(dataset):
     for method, data, message in (
-        ("madt", ChainData("lbf_7x7", str(dataset)), "set data.init_args.episodes=1"),
+        ("madt", ChainData("lbf_7x7", str(dataset), 4), "set data.init_args.episodes=1"),
         ("at", EpisodeData("lbf_7x7", str(dataset)), "ATModule is trained on ChainData"),
-        ("radt", ChainData("lbf_7x7", str(dataset)), "RADTModule is trained on RADTData"),
+        ("radt", ChainData("lbf_7x7", str(dataset), 4), "RADTModule is trained on RADTData"),
     ):
         module = make(method, dataset)
         module.trainer = SimpleNamespace(datamodule=data)
@@ -304,7 +311,6 @@ def test_a_model_refuses_batches_of_another_kind(dataset):
 def test_skills_of_hissd_agree_in_a_task_and_differ_between_tasks(dataset):
     module = make("hissd", dataset)
     data = HiSSDData("lbf_7x7", str(dataset), 24)
-    data.trainer = SimpleNamespace(global_rank=0)
     data.setup("fit")
     batch = next(data.batches(0))
     adam = torch.optim.Adam(module.parameters(), 1e-3)
@@ -333,9 +339,8 @@ def test_the_team_acts_as_separate_agents_that_share_nothing(method, encoder):
     """In lock step with another run and a smaller team, and one agent of one run on its own."""
     layout = ObsLayout(own=(2, 2), allies=(4, 2, 2), enemies=(0, 1, 2), attack=5)
     spec = dataclasses.replace(FAMILY.spec, layout=layout if encoder == "entities" else None)
-    with seeded(1):
-        network = dataclasses.replace(SMALL, encoder=encoder)
-        module = module_of(method)(spec, network, baseline=BaselineConfig(window=3)).eval()
+    window = {"window": 3} if method == "radt" else {}
+    module = make_for(method, spec, encoder=encoder, **window)
     rng = np.random.default_rng(0)
     there = np.array([[True, True, True], [True, True, False]])
     together = spied(module.team([5, 6], 10, there))
@@ -372,7 +377,7 @@ def two_tasks(tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_overfits_two_tasks(method, two_tasks, tmp_path, monkeypatch):
     config = tiny_config(method=method, family="two")
-    config.decision.model = DecisionConfig(width=32, layers=2, heads=2, label_smoothing=0.0)
+    config.decision.model.width, config.decision.model.label_smoothing = 32, 0.0
     config.decision.batch_size, config.decision.steps = 12, 150
     config.decision.optimiser.learning_rate = 3e-3
     accuracy, learn = [], BaselineModule.learn
@@ -382,10 +387,11 @@ def test_each_method_overfits_two_tasks(method, two_tasks, tmp_path, monkeypatch
         return learn(module, logits, actions)
 
     monkeypatch.setattr(BaselineModule, "learn", record)
-    files = ModelFiles(two_tasks, tmp_path / "embedding.ckpt", tmp_path / "decision.ckpt")
-    if method in HAVE_EMBEDDING:
-        config.embedding.steps = 3
-        fit_embedding(config, files)
-    fit_decision(config, files)
+    fits = ALL[method].fits
+    files = ModelFiles(two_tasks, {fit: tmp_path / f"{fit}.ckpt" for fit in fits})
+    if "retriever" in fits:
+        config.retriever.steps = 3
+    for name in fits:
+        fit_model(name, config, files)
     # the first steps look alike in both tasks: not all can be told from the running episode
     assert np.mean(accuracy[:3]) < 0.6 < 0.75 < np.mean(accuracy[-20:])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from maicc.envs import get_family
-from maicc.experiments import units
+from maicc.experiments import fits, units
 from maicc.experiments.benchmark import benchmark, frozen_tasks
-from maicc.experiments.run import Stages, fit_embedding
+from maicc.experiments.stages import Clock, run_stage
 from maicc.experiments.units import with_overrides
 from maicc.report.table import markdown, table_row
 from maicc.training.episode_data import EpisodeData
@@ -36,14 +36,14 @@ def test_units_share_what_they_can(finished):
     count = lambda pattern: len(list((out / "models").rglob(pattern)))  # noqa: E731
     assert count("*.h5") - count("keys-*.h5") == 2  # one dataset per seed
     assert count("embedding.ckpt") == count("keys-*.h5") == 2
-    assert count("decision-*.ckpt") == 4  # with and without context
+    assert count("decision.ckpt") == 4  # with and without context
     assert len(list((out / "results").rglob("seed*.json"))) == 6
 
 
 def test_a_second_call_repeats_nothing_and_gives_the_same_table(finished, monkeypatch):
     out, table = finished
-    for name in ("collect", "fit_embedding", "fit_decision"):
-        monkeypatch.setattr(units, name, None)
+    for name in ("collect", "fit_model"):
+        monkeypatch.setattr(fits, name, None)
     again = benchmark(tiny_config(), VARIANTS, seeds=2, tasks=2, out=out)
     assert again == table
 
@@ -115,8 +115,10 @@ def test_what_a_method_does_not_read_repeats_nothing(tmp_path):
         changed = with_overrides(config, changes)
         return before == units.Unit("x", changed, (), tmp_path).result
 
-    assert results("maicc", **{"adapt.explore": "greedy", "adapt.memory.cache_gib": 2.0})
-    assert results("at", **{"adapt.memory.alpha": 0.5, "adapt.runs": 3})
+    assert results("maicc", **{"adapt.memory.cache_gib": 2.0, "adapt.training_runs": 1})
+    assert results("at", **{"adapt.runs": 3})
+    with pytest.raises(UserError, match=r"adapt\.memory\.alpha, which is no option of method at"):
+        results("at", **{"adapt.memory.alpha": 0.5})
     assert not results("maicc", **{"adapt.memory.alpha": 0.5})
     assert not results("at", **{"adapt.explore": "greedy"})
 
@@ -131,14 +133,12 @@ def test_a_stage_lets_go_of_the_dataset(tmp_path, monkeypatch):
 
     monkeypatch.setattr(EpisodeData, "setup", setup)
     unit = units.Unit("x", tiny_config(), (), tmp_path)
-    units.run_stage(unit, "collect", 1)
+    collecting, embedding, *_ = unit.stages()
+    unit.run(collecting, 1)
     gc.disable()
     try:
-        units.run_stage(unit, "embedding", 1)
-        unit.files.embedding.unlink()
-        work = Stages(tmp_path / "stages.json").run
-        work("embedding", unit.files.embedding, lambda: fit_embedding(unit.config, unit.files))
-        assert [data() for data in read] == [None, None]
+        run_stage(embedding, Clock(tmp_path / "stages.json"))
+        assert [data() for data in read] == [None]
     finally:
         gc.enable()
 

@@ -2,17 +2,28 @@ from __future__ import annotations
 
 import json
 
-from maicc.baselines import GIVEN, METHODS
+from maicc.baselines import METHODS
 from maicc.experiments.compare import compare
+from maicc.experiments.units import with_overrides
 from tests.conftest import tiny_config
 
 
 def test_what_each_method_is_given_is_said():
-    assert set(GIVEN) == {"maicc", *METHODS}
+    config = tiny_config()
+    told = {
+        name: method.told(with_overrides(config, {"method": name}))
+        for name, method in METHODS.items()
+    }
+    assert told["maicc"].startswith("returns; tasks; the dataset as a memory at test time")
+    assert told["maicc"].endswith("all agents' views, for the teacher")
+    assert "the best behaviour policy's actions" in told["dpt"]
+    config.decision.model.k = 0
+    assert METHODS["maicc"].told(config) == "returns"
 
 
 def test_compare(tmp_path):
     methods = {"maicc": {}, "at": {"method": "at"}, "radt": {"method": "radt"}}
+    assert with_overrides(tiny_config(), methods["radt"]).retriever.steps == 6
     table = compare(tiny_config(), methods, seeds=2, tasks=2, out=tmp_path)
     assert [row["method"] for row in table["methods"]] == list(methods)
     for row in table["methods"]:

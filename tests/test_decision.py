@@ -12,7 +12,7 @@ from maicc.config import DecisionConfig
 from maicc.data.behaviour import play
 from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
-from maicc.experiments.run import check
+from maicc.experiments.validate import check
 from maicc.models.decision import DecisionBatch, DecisionTransformer
 from maicc.training.modules import DecisionModule
 from maicc.types import ObsLayout, Trajectories, UserError

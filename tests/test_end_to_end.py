@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from maicc.config import AdaptConfig, CollectConfig, DecisionFit, EmbeddingFit, RunConfig
+from maicc.config import CollectConfig, DecisionFit, EmbeddingFit, MaiccAdapt, MaiccRun
 from maicc.experiments.run import run
 
 
@@ -24,13 +24,13 @@ def every_core():
 @pytest.mark.usefixtures("every_core")
 def test_a_small_team_adapts_to_unseen_tasks(tmp_path):
     """A third of the demo's training. Seen on two cores: 1.08 at first, 1.50 in the end."""
-    config = RunConfig(
+    config = MaiccRun(
         family="lbf_7x7",
         device="cpu",
         collect=CollectConfig(episodes=100),
         embedding=EmbeddingFit(steps=300),
         decision=DecisionFit(steps=900),
-        adapt=AdaptConfig(episodes=40, runs=16, training_runs=0),
+        adapt=MaiccAdapt(episodes=40, runs=16, training_runs=0),
     )
     run(config, tmp_path)
     result = json.loads((tmp_path / "adapt" / "result.json").read_text())

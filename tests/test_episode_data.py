@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,6 @@ from maicc.training.episode_data import EpisodeData
 def data(folder, **options) -> EpisodeData:
     made = EpisodeData("lbf_7x7", str(folder / "episodes.h5"), batch_size=8, **options)
     made.setup("fit")
-    made.trainer = SimpleNamespace(global_rank=0)
     return made
 
 

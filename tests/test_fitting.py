@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maicc.envs import get_family
-from maicc.experiments.run import fit_embedding
+from maicc.experiments.fits import fit_model
 from maicc.files import ModelFiles
 from maicc.training.episode_data import EpisodeData
 from maicc.training.fit import Resumable, fit, seeded
@@ -21,8 +21,11 @@ def test_an_interrupted_fit_equals_an_unbroken_one(tiny_run, tmp_path, monkeypat
     config = tiny_config()
     config.embedding.model.dropout = dropout
     config.embedding.steps = 9
-    files = ModelFiles.in_folder(tiny_run)
-    fit_embedding(config, files._replace(embedding=tmp_path / "whole.ckpt"))
+
+    def train(path):
+        fit_model("embedding", config, ModelFiles(tiny_run / "episodes.h5", {"embedding": path}))
+
+    train(tmp_path / "whole.ckpt")
 
     real = Resumable.on_train_batch_end
 
@@ -34,9 +37,9 @@ def test_an_interrupted_fit_equals_an_unbroken_one(tiny_run, tmp_path, monkeypat
     path = tmp_path / "broken.ckpt"
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            fit_embedding(config, files._replace(embedding=path))
+            train(path)
         assert not path.exists()
-    fit_embedding(config, files._replace(embedding=path))
+    train(path)
     assert [p.name for p in tmp_path.glob("*.part.ckpt")] == []
     nets = [load_module(p, EmbeddingModule) for p in (path, tmp_path / "whole.ckpt")]
     assert weights_hash(nets[0]) == weights_hash(nets[1])
@@ -65,7 +68,7 @@ def test_a_model_needs_a_spec():
 
 def test_data_and_model_must_agree_on_k(tiny_run, tmp_path):
     files = ModelFiles.in_folder(tiny_run)
-    data = RetrievalData("lbf_7x7", str(files.episodes), str(files.embedding), k=2)
+    data = RetrievalData("lbf_7x7", str(files.episodes), str(files["embedding"]), k=2)
     with pytest.raises(UserError, match="the data module retrieves k=2 trajectories"):
         fit(DecisionModule(data.spec), data, tmp_path / "x.ckpt", 5, "cpu", "x")
 

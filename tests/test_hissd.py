@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from maicc.baselines.hissd import HiSSD
-from maicc.config import DecisionConfig
+from maicc.config import PolicyConfig
 from maicc.envs import get_family
 from maicc.training.fit import seeded
 from maicc.types import ObsLayout
 
-SMALL = DecisionConfig(width=16, layers=2, heads=2)
+SMALL = PolicyConfig(width=16, layers=2, heads=2)
 
 
 def test_hissd_reads_those_who_are_there_together_as_one_by_one():

@@ -43,7 +43,7 @@ def retriever(tmp_path_factory):
 
 
 def test_radt_never_retrieves_its_own_episode_nor_a_near_copy(retriever, monkeypatch):
-    data = RADTData("lbf_7x7", str(retriever / "episodes.h5"), str(retriever / "embedding.ckpt"), 4)
+    data = RADTData("lbf_7x7", str(retriever / "episodes.h5"), str(retriever / "retriever.ckpt"), 4)
     data.setup("fit")
     item = np.arange(len(data.length))
     step = data.length - 1
@@ -98,7 +98,7 @@ def test_radt_acts_on_what_it_kept_as_on_what_it_reads_anew(retriever, monkeypat
 
 
 def test_radt_starts_from_its_retriever_which_stays_as_it_was(retriever):
-    before = load_module(retriever / "embedding.ckpt", MADTModule).net.state_dict()
+    before = load_module(retriever / "retriever.ckpt", MADTModule).net.state_dict()
     after = load_module(retriever / "decision.ckpt", RADTModule).net
     for name, value in after.retriever.state_dict().items():
         assert torch.equal(value, before[name])

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -18,7 +16,6 @@ def data(tiny_run):
         "lbf_7x7", str(tiny_run / "episodes.h5"), str(tiny_run / "embedding.ckpt"), batch_size=8
     )
     data.setup("fit")
-    data.trainer = SimpleNamespace(global_rank=0)
     return data
 
 
@@ -53,8 +50,7 @@ def test_a_resumed_fit_sees_the_same_batches(data):
 
 def test_processes_see_different_batches(data):
     first = next(data.batches(0))
-    data.trainer = SimpleNamespace(global_rank=1)
-    assert not torch.equal(first.step, next(data.batches(0)).step)
+    assert not torch.equal(first.step, next(data.batches(0, rank=1)).step)
 
 
 def test_queries_end_inside_their_trajectory(data):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maicc.config import AdaptConfig
+from maicc.config import MaiccAdapt
 from maicc.envs import get_family
 from maicc.evaluation.adapt import adapt
 from maicc.evaluation.trained import load_folder
@@ -48,7 +48,7 @@ def test_nearest_tasks_of_a_board_and_of_a_battle():
 def test_adaptation_says_what_was_retrieved(tiny_run):
     family = get_family("lbf_7x7")
     result = adapt(
-        load_folder(tiny_run), family, family.draw_tasks(2, 0), AdaptConfig(episodes=3), 0
+        load_folder(tiny_run), family, family.draw_tasks(2, 0), MaiccAdapt(episodes=3), 0
     )
     shares = result["retrieval"]
     assert set(shares) == set(DIAGNOSTICS)

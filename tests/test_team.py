@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from maicc import load_team
-from maicc.config import DecisionConfig, MemoryConfig
+from maicc.baselines.trained import TrainedMAICC
+from maicc.config import DecisionConfig, MaiccAdapt, MemoryConfig
 from maicc.envs import BatchEnv, get_family
 from maicc.evaluation.adapt import play_episode
-from maicc.evaluation.trained import TrainedModels
 from maicc.files import ModelFiles
 from maicc.teams.team import Team
 from maicc.training.fit import seeded
@@ -24,8 +24,8 @@ SEEDS = [11, 12, 13]
 
 
 @pytest.fixture(scope="module")
-def models(tiny_run) -> TrainedModels:
-    return TrainedModels(ModelFiles.in_folder(tiny_run), FAMILY.spec, "cpu")
+def models(tiny_run) -> TrainedMAICC:
+    return TrainedMAICC(ModelFiles.in_folder(tiny_run), FAMILY.spec, "cpu")
 
 
 def make_env(n=3) -> BatchEnv:
@@ -42,7 +42,7 @@ MEMORIES = [
 @pytest.mark.parametrize("memory", MEMORIES, ids=["evidence", "decay", "random"])
 def test_lock_step_equals_agents_on_their_own(models, memory):
     episodes, env = 6, make_env()
-    together = models.team(SEEDS, memory, episodes)
+    together = models.team(SEEDS, MaiccAdapt(episodes, memory=memory))
     log = []
     for episode in range(episodes):
         now = env.reset([episode] * 3)
@@ -160,7 +160,8 @@ def test_what_an_agent_stores_is_what_it_lived(models):
     "options", [{}, {"cache_gib": 0.0}, {"max_episodes": 3}], ids=["roomy", "full", "bounded"]
 )
 def test_cached_decisions_equal_uncached_ones(models, options):
-    team, env, checked = models.team(SEEDS, MemoryConfig(**options)), make_env(), []
+    team = models.team(SEEDS, MaiccAdapt(memory=MemoryConfig(**options)))
+    env, checked = make_env(), []
     real = team.cache.decide
 
     def both(current, seen, rows, found):
@@ -234,19 +235,19 @@ def test_refused(models):
     with pytest.raises(UserError, match="rewards must be finite"):
         team.observe(actions, np.array([0, np.nan, 0]), np.zeros(3))
     with pytest.raises(UserError, match="needs the number of episodes in advance"):
-        models.team(SEEDS, MemoryConfig(schedule="decay"))
+        models.team(SEEDS, MaiccAdapt(memory=MemoryConfig(schedule="decay")))
     with pytest.raises(UserError, match="k=3 trajectories can't be chosen from 2 candidates"):
-        models.team(SEEDS, MemoryConfig(candidates=2))
+        models.team(SEEDS, MaiccAdapt(memory=MemoryConfig(candidates=2)))
 
 
 def test_models_of_another_family_are_refused(tiny_run):
     with pytest.raises(UserError, match="made for another family"):
-        TrainedModels(ModelFiles.in_folder(tiny_run), get_family("lbf_9x9").spec)
+        TrainedMAICC(ModelFiles.in_folder(tiny_run), get_family("lbf_9x9").spec)
 
 
 def test_the_best_of_the_dataset_stands_in_for_the_maximum(models, monkeypatch):
     monkeypatch.setattr(models.offline, "team_return", models.offline.team_return * 0.6)
-    team = models.team([0], MemoryConfig(goal="dataset"))
+    team = models.team([0], MaiccAdapt(memory=MemoryConfig(goal="dataset")))
     team.memory.online.history = np.full((3, 1), 0.3, np.float32)
     team._begin_episode()
     assert np.allclose(team._mixture.offline, 0.5, atol=1e-3)
@@ -288,7 +289,7 @@ def test_a_loaded_team_may_be_smaller(tiny_run, models):
 
 
 def test_a_team_that_has_lost_its_way_looks_for_it_again(models):
-    team = models.team([0, 1], MemoryConfig(window=2))
+    team = models.team([0, 1], MaiccAdapt(memory=MemoryConfig(window=2)))
     returns = np.array([[1.0, 0.5, 0.25], [0.0, 0.0, 1.0]], np.float32)  # of two runs
     team.memory.online.history = returns.repeat(3, 0)
     team._begin_episode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from maicc.config import AdaptConfig, RunConfig
@@ -56,6 +56,14 @@ class Method(ABC):
     def told(self, config: Any) -> str:
         """Says what training tells the method besides observations, actions and outcomes of one
         agent; "tasks" is which episodes are of one task."""
+
+    def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Turns MAICC's options, or another rival's, into this method's.
+
+        Args:
+            options: Plain and nested; those that this method does not have may stay.
+        """
+        return {**options, "method": self.name}
 
     def reads(self, fit: str) -> tuple[str, ...]:
         """Names the sections of options that a fit follows from."""

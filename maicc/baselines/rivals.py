@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -79,6 +80,13 @@ class Retrieving(Rival):
         sizes = {f.name: getattr(config.decision.model, f.name) for f in fields(PolicyConfig)}
         return MADTModule, PolicyConfig(**sizes), MADTModule.data(config, files)
 
+    def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The retriever is trained for as many steps as MAICC's embedding."""
+        adopted = super().adopt(options)
+        if "embedding" in options:
+            adopted["retriever"] = {"steps": options["embedding"]["steps"]}
+        return adopted
+
     def reads(self, fit: str) -> tuple[str, ...]:
         return ("retriever", "decision") if fit == "retriever" else (fit,)
 
@@ -87,6 +95,19 @@ class Retrieving(Rival):
 
     def trained_on(self, config: RADTRun) -> str:
         return f"{config.retriever.steps} + {super().trained_on(config)}"
+
+
+@dataclass(frozen=True)
+class Windowed(Rival):
+    """A rival that is trained on windows of episodes, like MAICC's embedding."""
+
+    def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The window is that of MAICC's embedding."""
+        adopted = super().adopt(options)
+        if "embedding" in options:
+            window = options["embedding"]["window"]
+            adopted["decision"] = {**options["decision"], "window": window}
+        return adopted
 
 
 RIVALS: tuple[Method, ...] = (
@@ -106,7 +127,7 @@ RIVALS: tuple[Method, ...] = (
         "tasks; the best behaviour policy's actions",
         expert=True,
     ),
-    Rival(
+    Windowed(
         "hissd",
         HiSSDRun,
         "maicc.baselines.hissd:HiSSDModule",

@@ -119,7 +119,7 @@ def _shipped(name: str, method: Method) -> list[str]:
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(MaiccRun)
     options = parser.parse_args([f"--family={name}", f"--config={path}"]).as_dict()
-    part = _part_of(method.config, {**options, "method": method.name})
+    part = _part_of(method.config, method.adopt(options))
     return [f"--config={json.dumps(part)}", *family]
 
 

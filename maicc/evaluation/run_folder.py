@@ -37,22 +37,13 @@ def parse_config(stored: Any, where: str) -> RunConfig:
 
 
 def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Rewrites a configuration of version 0.1, which kept the options of all rivals in one section.
-
-    There, `embedding.steps` were those of RADT's retriever and `embedding.window` that of HiSSD.
-    """
+    """Rewrites a configuration of version 0.1, with one section for all rivals."""
     if "baseline" not in stored:
         return dict(stored)
-    new = {name: value for name, value in stored.items() if name != "baseline"}
-    if stored.get("method", "maicc") != "maicc":
-        decision, embedding = stored["decision"], stored["embedding"]
-        new["decision"] = {
-            **decision,
-            "model": {**decision["model"], **stored["baseline"]},
-            "window": embedding["window"],
-        }
-        new["retriever"] = {"steps": embedding["steps"]}
-    return new
+    decision = stored["decision"]
+    model = {**decision["model"], **stored["baseline"]}
+    rivals_own = {**stored, "decision": {**decision, "model": model}}
+    return method_of(stored["method"]).adopt(rivals_own)
 
 
 def rename_old_files(folder: Path, config: RunConfig) -> None:

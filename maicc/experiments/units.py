@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,7 @@ def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig
     """
     method = method_of(overrides.get("method", config.method))
     if method.name != config.method:
-        shared = {**config.identity(), "device": config.device, "method": method.name}
-        config = from_json(method.config, shared, "variant")
+        config = from_json(method.config, method.adopt(asdict(config)), "variant")
     config = copy.deepcopy(config)
     for key, value in overrides.items():
         *path, last = key.split(".")
