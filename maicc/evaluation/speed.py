@@ -242,7 +242,10 @@ def _retrieval(path: Path, largest: int, bar: tqdm, peak: float) -> Iterator[dic
 
 
 def _resized(vectors: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws `n` of the keys (M, D) in random order; points between near neighbours fill them up."""
+    """Draws `n` of the keys (M, D) in random order.
+
+    If there are fewer keys, points between near neighbours are added to them.
+    """
     if n <= len(vectors):
         return vectors[rng.permutation(len(vectors))[:n]]
     mask = np.ones((len(vectors), 1), bool)
