@@ -15,11 +15,15 @@ from maicc.types import Task, UserError
 
 
 class BatchStep(NamedTuple):
-    """What a step gave. An environment that has ended keeps its last observation and pays 0; an
-    agent that has left before the end sees nothing, zeros, and has one legal action."""
+    """Result of a step, or of a reset.
+
+    An environment that has ended keeps its last observation and pays 0. An agent that has left
+    before the end sees nothing, zeros, and has one legal action.
+    """
 
     observations: np.ndarray  # (B, N, O) float32
     action_mask: np.ndarray  # (B, N, A) bool
+    alive: np.ndarray  # (B, N) bool, agents that are there and take part: neither dead nor gone
     rewards: np.ndarray  # (B,) float32, of the team
     individual_rewards: np.ndarray  # (B, N) float32
     terminated: np.ndarray  # (B,) bool
@@ -36,7 +40,8 @@ class BatchEnv:
     Teams, observations and action sets that are smaller than the largest are padded: with agents
     that are not there (`agent_mask`), zeros, and actions that are never legal. Action masks come
     from `infos[agent]["action_mask"]` or from a dict observation's `action_mask`; without either
-    every action of the agent is legal.
+    every action of the agent is legal. An agent is alive until it leaves, or until
+    `infos[agent]["alive"]` is False, where the dead stay in the environment.
 
     Args:
         envs: One per run.
@@ -78,6 +83,7 @@ class BatchEnv:
         self._observations = np.zeros((B, N, O), np.float32)
         self._mask = np.zeros((B, N, A), bool)
         self._mask[~self.agent_mask, 0] = True
+        self._alive = self.agent_mask.copy()
         self._terminated = np.ones(B, bool)
         self._truncated = np.zeros(B, bool)
         # episodes in which the game broke off, as `infos[agent]["game_crashed"]` tells
@@ -139,6 +145,7 @@ class BatchEnv:
         return BatchStep(
             self._observations.copy(),
             self._mask.copy(),
+            self._alive.copy(),
             team_rewards(rewards, self.agent_mask, self.team_reward),
             rewards,
             self._terminated.copy(),
@@ -154,9 +161,13 @@ class BatchEnv:
         *,
         ended: bool,
     ) -> None:
-        """Agents that are `gone` before the end see nothing and may only do action 0, which nobody
-        plays."""
+        """Takes over what the agents of environment `b` observe.
+
+        Those that are `gone` before the end see nothing and may only do action 0, which nobody
+        plays.
+        """
         for i, agent in enumerate(self.rosters[b]):
+            self._alive[b, i] = agent not in gone and infos.get(agent, {}).get("alive", True)
             if agent in gone:
                 self._mask[b, i] = np.arange(self._mask.shape[2]) == 0
                 self._observations[b, i] = 0.0

@@ -93,25 +93,6 @@ class Behaviour:
     reached: float
 
 
-@dataclass(frozen=True)
-class EpisodeBatch:
-    """Whole episodes, padded to the longest one allowed. NumPy arrays."""
-
-    observations: Any  # (B, T+1, N, O) float32; the last one follows the last action
-    actions: Any  # (B, T, N) int64
-    action_mask: Any  # (B, T+1, N, A) bool
-    agent_mask: Any  # (B, N) bool, False for padding in teams that are smaller than the largest
-    rewards: Any  # (B, T) float32, of the team
-    individual_rewards: Any  # (B, T, N) float32 as the environment paid them; never shown to agents
-    length: Any  # (B,) int64, number of steps played
-    terminated: Any  # (B,) bool
-    truncated: Any  # (B,) bool, stopped by the time limit
-    task: Any  # (B,) int64, index into the file's tasks
-    behaviour: Any  # (B,) int64, index into the file's behaviours
-    seed: Any  # (B,) int64, the seed of the environment's reset
-    expert_actions: Any  # (B, T, N) int64, what the best behaviour would have done; -1 unknown
-
-
 class Trajectories(NamedTuple):
     """Slices of single agents; the leading dimensions vary. NumPy arrays or torch tensors.
 

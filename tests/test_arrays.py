@@ -9,7 +9,8 @@ import pytest
 from maicc.cli import main
 from maicc.data.arrays import convert_arrays
 from maicc.data.behaviour import play
-from maicc.data.dataset import EpisodeFile, concatenate
+from maicc.data.dataset import EpisodeFile
+from maicc.data.episodes import concatenate
 from maicc.envs import get_family
 from maicc.types import UserError
 

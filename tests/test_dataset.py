@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from maicc.data.behaviour import play
-from maicc.data.dataset import FIELDS, EpisodeFile, concatenate, slices, write_episodes
+from maicc.data.dataset import EpisodeFile, slices, write_episodes
+from maicc.data.episodes import FIELDS, concatenate
 from maicc.envs import get_family
 from maicc.types import Behaviour, UserError
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from maicc.data.behaviour import play
-from maicc.data.dataset import EpisodeFile, concatenate
+from maicc.data.dataset import EpisodeFile
+from maicc.data.episodes import concatenate
 from maicc.data.reference import convert_reference
 from maicc.envs import get_family
 from maicc.types import UserError

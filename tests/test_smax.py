@@ -11,7 +11,8 @@ import torch
 
 from maicc.config import DecisionConfig, EmbeddingConfig, MemoryConfig
 from maicc.data.behaviour import play
-from maicc.data.dataset import EpisodeFile, concatenate, slices, write_episodes
+from maicc.data.dataset import EpisodeFile, slices, write_episodes
+from maicc.data.episodes import concatenate
 from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
 from maicc.models.decision import DecisionTransformer
@@ -22,7 +23,7 @@ from maicc.types import Behaviour, Task, UserError
 
 pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
 
-from maicc.envs import smax
+from maicc.envs.games import smax
 from maicc.envs.games.smax import LAYOUT, MAX_STEPS, MOST, RACES, STOP, Smax, SmaxBatch
 from maicc.envs.games.smax_policies import MAP, WALL, attack_nearest
 from maicc.models.observations import is_visible, split_entities

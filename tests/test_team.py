@@ -122,10 +122,10 @@ def test_what_an_agent_stores_ends_with_its_death_and_knows_how_the_team_fared(m
     team, env = models.team(SEEDS), make_env()
     now, total, step = env.reset([1, 2, 3]), np.zeros(3), 0
     while not now.done.all():
-        seen, mask = now.observations.copy(), now.action_mask.copy()
+        alive, mask = now.alive.copy(), now.action_mask.copy()
         if step >= 4:  # agent 1 is dead
-            seen[:, 1], mask[:, 1], mask[:, 1, 0] = 0.0, False, True
-        actions, playing = team.act(seen, mask), ~now.done
+            alive[:, 1], mask[:, 1], mask[:, 1, 0] = False, False, True
+        actions, playing = team.act(now.observations, mask, alive), ~now.done
         now, step = env.step(actions), step + 1
         rewards = now.rewards + 0.05
         total += rewards * playing

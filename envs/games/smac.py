@@ -55,8 +55,8 @@ class Smac(Battle):
     winning, however often shields regenerate. Dead allies stay in the roster and may only do
     nothing. An illegal action becomes `STOP`, or `NO_OP` if the ally is dead.
 
-    `infos` hold `action_mask`, `battle_won` and `game_crashed`. The last tells that StarCraft II
-    broke off: the episode is then truncated, and the next reset starts the game anew.
+    `infos` hold `action_mask`, `alive`, `battle_won` and `game_crashed`. The last tells that
+    StarCraft II broke off: the episode is then truncated, and the next reset starts the game anew.
 
     Args:
         parameters: `race`, `allies`, `enemies`, `seed` and `vary`. If `vary` is true, unit types
@@ -220,8 +220,9 @@ class Smac(Battle):
             "battle_won": bool(info.get("battle_won", False)),
             "game_crashed": bool(info.get("game_crashed", False)),
         }
-        return {
-            agent: {"action_mask": mask[i], **flags} for i, agent in enumerate(self.possible_agents)
+        return {  # only the dead may do nothing
+            agent: {"action_mask": mask[i], "alive": not mask[i, NO_OP], **flags}
+            for i, agent in enumerate(self.possible_agents)
         }
 
 

@@ -127,6 +127,7 @@ class SmaxBatch:
         return BatchStep(
             self.known["observations"].copy(),
             self.known["legal"].copy(),
+            self.known["alive"][:, :MOST].astype(bool),
             rewards,
             rewards[:, None] * self.agent_mask / self.agent_mask.sum(1, keepdims=True),
             *self._over.copy(),
@@ -229,7 +230,7 @@ class Smax(Battle):
 
     Every ally is paid an equal share of the team reward. This is the share of the enemies' health
     that was destroyed, 1 in all, and 1 more for winning. Dead allies stay in the roster and may
-    only stop. `infos` hold `action_mask` and `battle_won`.
+    only stop. `infos` hold `action_mask`, `alive` and `battle_won`.
     """
 
     metadata = {"name": "smax", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
@@ -264,8 +265,13 @@ class Smax(Battle):
 
     def _infos(self, batch: BatchStep) -> dict[str, dict[str, Any]]:
         won = bool(self.games.won[0])
+        alive = self._by_agent(batch.alive[0])
         return {
-            agent: {"action_mask": mask.astype(np.int8), "battle_won": won}
+            agent: {
+                "action_mask": mask.astype(np.int8),
+                "alive": bool(alive[agent]),
+                "battle_won": won,
+            }
             for agent, mask in self._by_agent(batch.action_mask[0]).items()
         }
 

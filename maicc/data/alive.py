@@ -1,46 +1,33 @@
-"""Where an agent's part in an episode ends: the dead have no trajectory."""
+"""The end of an agent's part in an episode: the dead have no trajectory."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from maicc.data.returns import return_to_go
-from maicc.types import EpisodeBatch, Trajectories
+from maicc.types import Trajectories
 
 
-def alive_steps(observations: np.ndarray, free: np.ndarray, played: np.ndarray) -> np.ndarray:
-    """An agent's steps up to its last one with a choice to make or something to see: (..., T).
+def alive_up_to_last(alive: np.ndarray) -> np.ndarray:
+    """Marks the steps up to an agent's last one: (..., T) bool; the first step is always one."""
+    lasting = np.logical_or.accumulate(alive[..., ::-1], -1)[..., ::-1].copy()
+    lasting[..., 0] = True
+    return lasting
 
-    The dead see nothing and have one legal action. The first step is always among them.
+
+def cut_at_death(slices: Trajectories, alive: np.ndarray) -> Trajectories:
+    """Shortens slices (M, T, ...), NumPy arrays, to the steps (M, T) bool in which an agent lives.
+
+    The last of these steps also holds what happened afterwards: the rest of the team's rewards, the
+    end of the episode and its completion. So returns-to-go are those of the team's whole episode.
 
     Args:
-        observations: (..., T, O).
-        free: (..., T) bool, more than one action is legal.
-        played: (..., T) bool.
+        alive: True from the first step up to the agent's last one.
     """
-    busy = played & ((observations != 0).any(-1) | free)
-    busy[..., 0] = True
-    return np.logical_or.accumulate(busy[..., ::-1], -1)[..., ::-1].copy()
-
-
-def alive_steps_in(episodes: EpisodeBatch) -> np.ndarray:
-    """`alive` of whole episodes: (E, N, T)."""
-    seen = episodes.observations[:, :-1].swapaxes(1, 2)
-    free = episodes.action_mask[:, :-1].sum(-1).swapaxes(1, 2) > 1
-    played = np.arange(seen.shape[2]) < episodes.length[:, None]
-    return alive_steps(seen, free, played[:, None])
-
-
-def cut_at_death(t: Trajectories, there: np.ndarray) -> Trajectories:
-    """The slices (M, T, ...), NumPy arrays, of the steps (M, T) bool in which an agent is alive.
-
-    What followed, the team's rewards, the end and whether the return was reached, is the outcome of
-    its last step: returns-to-go are those of the team's whole episode.
-    """
-    row, last = np.arange(len(there)), there.sum(1) - 1
-    rewards = np.where(there, t.rewards, 0.0).astype(t.rewards.dtype)
-    rewards[row, last] = return_to_go(t.rewards)[row, last]
-    done, completed = t.done * there, t.completed * there
-    done[row, last] = t.done.max(1)
-    completed[row, last] = t.completed[row, t.step_mask.sum(1) - 1]
-    return t._replace(rewards=rewards, done=done, completed=completed, step_mask=there)
+    row, last = np.arange(len(alive)), alive.sum(1) - 1
+    rewards = np.where(alive, slices.rewards, 0.0).astype(slices.rewards.dtype)
+    rewards[row, last] = return_to_go(slices.rewards)[row, last]
+    done, completed = slices.done * alive, slices.completed * alive
+    done[row, last] = slices.done.max(1)
+    completed[row, last] = slices.completed[row, slices.step_mask.sum(1) - 1]
+    return slices._replace(rewards=rewards, done=done, completed=completed, step_mask=alive)

@@ -9,7 +9,8 @@ family's largest. Needed:
     length        (E,)                    steps played
     task          (E,)                    names of training tasks, or their numbers from 0
 
-Not needed: action_mask (E, T+1, N, A), all legal by default; agent_mask (E, N), all there;
+Not needed: action_mask (E, T+1, N, A), all legal by default; agent_mask (E, N), all there; alive
+(E, T, N), by default up to an agent's last step with something to see or a choice to make;
 terminated (E,), by default what ended before the family's max_steps; behaviour (E,), integers from
 the worst policy to the best, by default the quintiles of the return within each task.
 """
@@ -26,13 +27,20 @@ import numpy as np
 
 from maicc.data.behaviour import with_bounds
 from maicc.data.dataset import write_episodes
+from maicc.data.episodes import EpisodeBatch, alive_by_sight, empty_episodes
 from maicc.data.returns import share_of_maximum
 from maicc.envs import TaskFamily
 from maicc.envs.batch import team_rewards
-from maicc.types import Behaviour, EpisodeBatch, Spec, UserError
+from maicc.types import Behaviour, Spec, UserError
 
 NEEDED = {"observations": (4,), "actions": (3,), "rewards": (2, 3), "length": (1,), "task": (1,)}
-OPTIONAL = {"action_mask": (4,), "agent_mask": (2,), "terminated": (1,), "behaviour": (1,)}
+OPTIONAL = {
+    "action_mask": (4,),
+    "agent_mask": (2,),
+    "alive": (3,),
+    "terminated": (1,),
+    "behaviour": (1,),
+}
 
 
 def convert_arrays(source: Path, family: TaskFamily, out: Path) -> None:
@@ -45,7 +53,7 @@ def convert_arrays(source: Path, family: TaskFamily, out: Path) -> None:
     try:
         _check(arrays, family)
         episodes = _episodes(arrays, family)
-        returns = episodes.rewards.sum(1)
+        returns = episodes.returns
         if family.return_bounds is None:
             family = with_bounds(family, returns)
         low, high = family.return_bounds
@@ -75,6 +83,7 @@ def _check(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> None:
         "rewards": [(E, T), (E, T, N)],
         "action_mask": [(E, T + 1, N, n) for n in range(1, s.n_actions + 1)],
         "agent_mask": [(E, N)],
+        "alive": [(E, T, N)],
         **{field: [(E,)] for field in ("length", "task", "terminated", "behaviour")},
     }.items():
         if name in arrays and arrays[name].shape not in shapes:
@@ -102,7 +111,7 @@ def _check(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> None:
 
 
 def _episodes(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> EpisodeBatch:
-    """Padded to the family's sizes; what follows the last step is not looked at."""
+    """Makes episodes, padded to the family's sizes; nothing after the last step is looked at."""
     (E, T, N), s = arrays["actions"].shape, family.spec
     length = arrays["length"].astype(np.int64)
     played, known = (np.arange(n) < (length + n - T)[:, None] for n in (T, T + 1))
@@ -119,29 +128,39 @@ def _episodes(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> EpisodeBa
     actions = np.where(played[..., None] & there[:, None], arrays["actions"], 0)
     terminated = arrays.get("terminated", length < s.max_steps).astype(bool)
     observations = np.where(known[..., None, None], arrays["observations"], 0.0).astype(np.float32)
-    T, N = s.max_steps, s.n_agents
-    return EpisodeBatch(
-        observations=_padded(observations, (E, T + 1, N, s.observation_size)),
-        actions=_padded(actions.astype(np.int64), (E, T, N)),
-        action_mask=_padded(legal, (E, T + 1, N, s.n_actions)),
-        agent_mask=_padded(there, (E, N)),
-        rewards=_padded(rewards, (E, T)),
-        individual_rewards=_padded(individual, (E, T, N)),
-        length=length,
-        terminated=terminated,
-        truncated=~terminated,
-        task=_task_numbers(arrays["task"], family),
-        behaviour=np.zeros(E, np.int64),
-        seed=np.full(E, -1),
-        expert_actions=np.full((E, T, N), -1),
-    )
+    episodes = empty_episodes(s, E)
+    for name, given in {
+        "observations": observations,
+        "actions": actions,
+        "action_mask": legal,
+        "agent_mask": there,
+        "rewards": rewards,
+        "individual_rewards": individual,
+    }.items():
+        padded = getattr(episodes, name)
+        padded[tuple(slice(size) for size in given.shape)] = given
+    episodes.agent_mask[:, there.shape[1] :] = False
+    episodes.length[:] = length
+    episodes.terminated[:] = terminated
+    episodes.truncated[:] = ~terminated
+    episodes.task[:] = _task_numbers(arrays["task"], family)
+    episodes.seed[:] = -1
+    if "alive" in arrays:
+        episodes.alive[:, :T, :N] = (
+            arrays["alive"].astype(bool) & played[..., None] & there[:, None]
+        )
+    else:
+        episodes.alive[:] = alive_by_sight(
+            observations=episodes.observations, action_mask=episodes.action_mask, length=length
+        )
+    return episodes
 
 
 def behaviours_of(
     episodes: EpisodeBatch, spec: Spec, given: np.ndarray | None = None
 ) -> tuple[np.ndarray, list[Behaviour]]:
     """Who made each episode, and their list; quintiles of the return where nobody says."""
-    returns = episodes.rewards.sum(1)
+    returns = episodes.returns
     if given is None:
         number, names = _quintiles(returns, episodes.task), [f"quintile {i + 1}" for i in range(5)]
     else:
@@ -200,9 +219,3 @@ def _task_numbers(tasks: np.ndarray, family: TaskFamily) -> np.ndarray:
             f"{', '.join(map(str, names))}"
         )
     return np.array([names[t] for t in listed])
-
-
-def _padded(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    padded = np.zeros(shape, array.dtype)
-    padded[tuple(slice(0, n) for n in array.shape)] = array
-    return padded

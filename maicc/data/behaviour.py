@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
 from maicc.config import CollectConfig
-from maicc.data.dataset import concatenate
+from maicc.data.episodes import EpisodeBatch, concatenate, empty_episodes
 from maicc.data.returns import share_of_maximum
 from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env
-from maicc.types import Behaviour, EpisodeBatch, Task
+from maicc.types import Behaviour, Task
 
 _TRIAL_EPISODES = 144  # per trial, about; at least 2 and at most 16 of a task
 _AT_ONCE = 50  # environments side by side, unless the family says how many
@@ -52,15 +52,14 @@ def play(
             parts.append(part)
     finally:
         env.close()
-    played = concatenate(parts)
-    return EpisodeBatch(**{f.name: getattr(played, f.name)[: len(seeds)] for f in fields(played)})
+    return concatenate(parts).take(slice(len(seeds)))
 
 
 def labelling_policy(family: TaskFamily) -> str | None:
     """The best of the family's behaviour policies; None where agents act at random only."""
     if family.expert is not None or len(family.behaviour_policies) == 1:
         return "expert"
-    return f"policy{len(family.policies) - 1}" if family.behaviour_policies else None
+    return f"policy{len(family.behaviour_policies) - 1}" if family.behaviour_policies else None
 
 
 def _chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
@@ -102,7 +101,7 @@ def _play(
     resets = [int(rng.integers(2**31)) for rng in rngs]
     roster = env.rosters[0]
     now = env.reset(resets)
-    episodes = empty_episodes(family, B)
+    episodes = empty_episodes(family.spec, B)
     episodes.seed[:] = resets
     episodes.agent_mask[:] = env.agent_mask
     for t in range(T):
@@ -111,6 +110,7 @@ def _play(
             break
         episodes.observations[running, t] = now.observations[running]
         episodes.action_mask[running, t] = now.action_mask[running]
+        episodes.alive[running, t] = now.alive[running]
         actions = np.zeros((B, N), np.int64)
         for b in np.flatnonzero(running):
             best = choose(b, now, rngs[b])
@@ -135,26 +135,6 @@ def _play(
     episodes.terminated[:] = now.terminated
     episodes.truncated[:] = now.truncated
     return episodes
-
-
-def empty_episodes(family: TaskFamily, B: int) -> EpisodeBatch:
-    s = family.spec
-    T, N = s.max_steps, s.n_agents
-    return EpisodeBatch(
-        observations=np.zeros((B, T + 1, N, s.observation_size), np.float32),
-        actions=np.zeros((B, T, N), np.int64),
-        action_mask=np.zeros((B, T + 1, N, s.n_actions), bool),
-        agent_mask=np.ones((B, N), bool),
-        rewards=np.zeros((B, T), np.float32),
-        individual_rewards=np.zeros((B, T, N), np.float32),
-        length=np.zeros(B, np.int64),
-        terminated=np.zeros(B, bool),
-        truncated=np.zeros(B, bool),
-        task=np.zeros(B, np.int64),
-        behaviour=np.zeros(B, np.int64),
-        seed=np.zeros(B, np.int64),
-        expert_actions=np.full((B, T, N), -1),
-    )
 
 
 def with_bounds(family: TaskFamily, returns: np.ndarray) -> TaskFamily:
@@ -189,7 +169,7 @@ def plan_behaviours(
     if "expert" in names and family.return_bounds is None:
         tried = [_trial(family, rate, seed) for rate in (0.0, 1.0)]
         progress(2 * len(family.training) * _each_task(family))
-        family = with_bounds(family, concatenate(tried).rewards.sum(1))
+        family = with_bounds(family, concatenate(tried).returns)
     reached = cache(lambda rate: _reached(family, rate, seed, progress))
     for name in names:
         if name == "expert":
@@ -220,7 +200,7 @@ def _reached(
     family: TaskFamily, rate: float, seed: int, progress: Callable[[int], object]
 ) -> float:
     progress(len(family.training) * _each_task(family))
-    return share_of_maximum(_trial(family, rate, seed).rewards.sum(1), family.return_bounds)
+    return share_of_maximum(_trial(family, rate, seed).returns, family.return_bounds)
 
 
 def calibrate(reached: Callable[[float], float], level: float) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from multiprocessing import get_context
 from os import cpu_count
@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from maicc.config import CollectConfig
 from maicc.data.behaviour import behaviour_names, plan_behaviours, play, trial_episodes, with_bounds
-from maicc.data.dataset import FIELDS, write_episodes
+from maicc.data.dataset import write_episodes
+from maicc.data.episodes import FIELDS, EpisodeBatch, join
 from maicc.data.returns import share_of_maximum
 from maicc.envs import TaskFamily, get_family, importable
 from maicc.files import read_json, whole_file, write_json
-from maicc.types import Behaviour, EpisodeBatch, UserError
+from maicc.types import Behaviour, UserError
 
 
 def check_settings(family: TaskFamily, config: CollectConfig) -> None:
@@ -84,7 +85,7 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
 
     episodes = _joined([_part(parts, *unit) for unit in units])
     if family.return_bounds is None:
-        bounded = with_bounds(family, episodes.rewards.sum(1))
+        bounded = with_bounds(family, episodes.returns)
     behaviours = [
         _reached(behaviour, episodes, i, bounded) for i, behaviour in enumerate(behaviours)
     ]
@@ -114,7 +115,7 @@ def _reached(
     behaviour: Behaviour, episodes: EpisodeBatch, number: int, family: TaskFamily
 ) -> Behaviour:
     """With the share of the maximum that it reached; the aim of one that was given none."""
-    mine = episodes.rewards[episodes.behaviour == number].sum(1)
+    mine = episodes.returns[episodes.behaviour == number]
     reached = round(share_of_maximum(mine, family.return_bounds), 4)
     target = behaviour.target if behaviour.name == "expert" else reached
     return replace(behaviour, target=target, reached=reached)
@@ -141,17 +142,15 @@ def _play_unit(
     episodes.task[:] = task
     episodes.behaviour[:] = behaviour
     with whole_file(_part(parts, task, behaviour)) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{f.name: getattr(episodes, f.name) for f in fields(EpisodeBatch)})
+        np.savez(file, **{name: getattr(episodes, name) for name in FIELDS})
 
 
 def _joined(parts: Sequence[Path]) -> EpisodeBatch:
-    """All parts in one, read one by one: episodes of large teams fill gigabytes."""
-    whole: dict[str, np.ndarray] = {}
-    for number, path in enumerate(parts):
-        with np.load(path, allow_pickle=False) as part:
-            for f in fields(EpisodeBatch):
-                new = part[f.name]
-                if number == 0:
-                    whole[f.name] = np.empty((len(parts) * len(new), *new.shape[1:]), new.dtype)
-                whole[f.name][number * len(new) : (number + 1) * len(new)] = new
-    return EpisodeBatch(**whole)
+    """Reads the parts one after the other, so that the episodes are held once."""
+
+    def each() -> Iterator[Mapping[str, np.ndarray]]:
+        for part in parts:
+            with np.load(part, allow_pickle=False) as arrays:
+                yield arrays
+
+    return join(each(), len(parts))

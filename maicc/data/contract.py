@@ -17,9 +17,10 @@ from pettingzoo.test import parallel_api_test
 from pettingzoo.utils import BaseParallelWrapper
 
 from maicc.data.behaviour import behaviour_names, play
+from maicc.data.episodes import EpisodeBatch
 from maicc.envs import TaskFamily, batch_env
 from maicc.envs.spaces import observation_box, random_actions, random_legal
-from maicc.types import EpisodeBatch, Task, UserError
+from maicc.types import Task, UserError
 
 _SECONDS = 1.0  # of the speed trial
 _WIDEN = "widen return_bounds, or leave them out: they are then those of the dataset"
@@ -193,7 +194,7 @@ def _time_limit(family: TaskFamily, task: Task) -> str:
 
 
 def _returns(family: TaskFamily, task: Task) -> Verdict | str:
-    seen = _at_random(family, task, 5).rewards.sum(1)
+    seen = _at_random(family, task, 5).returns
     found = f"random agents got {seen.min():.4g} to {seen.max():.4g}"
     if family.return_bounds is None:
         return f"{found}; bounds will be those of the dataset"
@@ -217,7 +218,7 @@ def _behaviours(family: TaskFamily, task: Task) -> Verdict | str:
         if not legal[..., 0][steps[:, :, None] & played.agent_mask[:, None]].all():
             fix = "look at the action mask before choosing"
             return Verdict("behaviours", False, f"{name} chose an illegal action", fix)
-        returns = played.rewards.sum(1)
+        returns = played.returns
         if not _within(returns, family):
             got = f"{name} got {returns.min():.4g} to {returns.max():.4g}"
             return Verdict(

@@ -1,22 +1,8 @@
 """The dataset file: whole episodes of several tasks and behaviours, in HDF5.
 
 Schema 1. Root attributes: `schema` (1), `spec`, `tasks`, `behaviours` (JSON), `fingerprint`
-(SHA-256 of everything else). Datasets, E episodes padded with zeros to T steps:
-
-    observations        (E, T+1, N, O)  float32   the last one follows the last action
-    actions             (E, T, N)       int16
-    action_mask         (E, T+1, N, A)  bool
-    agent_mask          (E, N)          bool      False where a smaller team is padded
-    rewards             (E, T)          float32   of the team
-    individual_rewards  (E, T, N)       float32   as the environment paid them
-    length              (E,)            int32     steps played
-    terminated          (E,)            bool      ended by the task
-    truncated           (E,)            bool      ended by the time limit
-    task                (E,)            int32     index into `tasks`
-    behaviour           (E,)            int32     index into `behaviours`
-    seed                (E,)            int64     of the environment's reset
-    expert_actions      (E, T, N)       int16     of the best behaviour policy; -1 where unknown.
-                                                  A file without this field can be read.
+(SHA-256 of everything else). The HDF5 datasets are the fields of `EpisodeBatch`, with the
+dimensions and kinds that its table gives; a file may lack those that are not `needed`.
 """
 
 from __future__ import annotations
@@ -24,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,36 +18,12 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from maicc.data.alive import alive_steps_in, cut_at_death
-from maicc.data.returns import completed, return_to_go
+from maicc.data.alive import cut_at_death
+from maicc.data.episodes import FIELDS, EpisodeBatch, check_episodes, fill_missing, outcomes
 from maicc.files import whole_file
-from maicc.types import Behaviour, EpisodeBatch, Spec, Task, Trajectories, UserError
+from maicc.types import Behaviour, Spec, Task, Trajectories, UserError
 
 SCHEMA = 1
-FIELDS = {
-    "observations": np.float32,
-    "actions": np.int16,
-    "action_mask": np.bool_,
-    "agent_mask": np.bool_,
-    "rewards": np.float32,
-    "individual_rewards": np.float32,
-    "length": np.int32,
-    "terminated": np.bool_,
-    "truncated": np.bool_,
-    "task": np.int32,
-    "behaviour": np.int32,
-    "seed": np.int64,
-    "expert_actions": np.int16,
-}
-
-
-def concatenate(batches: Sequence[EpisodeBatch]) -> EpisodeBatch:
-    return EpisodeBatch(
-        **{
-            f.name: np.concatenate([getattr(b, f.name) for b in batches])
-            for f in fields(EpisodeBatch)
-        }
-    )
 
 
 class Slices(NamedTuple):
@@ -76,25 +38,30 @@ class Slices(NamedTuple):
 
 
 def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
-    """Every agent's slice of every episode, until its death; `bounds` of the family's returns."""
+    """Takes episodes apart into single agents' slices, each up to its agent's death.
+
+    Args:
+        bounds: Lowest and highest return of the family.
+    """
     episode, agent = np.nonzero(episodes.agent_mask)
-    T = episodes.actions.shape[1]
-    steps = np.arange(T)
-    done = steps == episodes.length[:, None] - 1
-    full = completed(episodes.rewards.cumsum(-1), done, bounds)
+    outcome = outcomes(episodes, bounds)
     trajectories = Trajectories(
-        observations=episodes.observations[episode, :T, agent],
-        actions=episodes.actions[episode, :, agent].astype(np.int64),
+        observations=episodes.observations[episode, :-1, agent],
+        actions=episodes.actions[episode, :, agent],
         rewards=episodes.rewards[episode],
-        done=done.astype(np.float32)[episode],
-        completed=full.astype(np.float32)[episode],
-        return_to_go=return_to_go(episodes.rewards)[episode],
-        step_mask=(steps < episodes.length[:, None])[episode],
+        done=outcome.done[episode],
+        completed=outcome.completed[episode],
+        return_to_go=outcome.return_to_go[episode],
+        step_mask=outcome.step_mask[episode],
     )
-    trajectories = cut_at_death(trajectories, alive_steps_in(episodes)[episode, agent])
-    size = episodes.agent_mask.sum(1)
-    expert = episodes.expert_actions[episode, :, agent].astype(np.int64)
-    return Slices(trajectories, episode, agent, size[episode], episodes.task[episode], expert)
+    return Slices(
+        cut_at_death(trajectories, outcome.alive[episode, :, agent]),
+        episode,
+        agent,
+        team_size=episodes.agent_mask.sum(1)[episode],
+        task=episodes.task[episode],
+        expert=episodes.expert_actions[episode, :, agent],
+    )
 
 
 def require_expert(expert: np.ndarray) -> None:
@@ -121,7 +88,10 @@ def write_episodes(
         "behaviours": json.dumps([asdict(behaviour) for behaviour in behaviours]),
     }
     check_episodes(str(path), raw, spec, len(tasks), len(behaviours))
-    arrays = {name: raw[name].astype(kind, copy=False) for name, kind in FIELDS.items()}
+    arrays = {
+        name: raw[name].astype(schema.stored or schema.kind, copy=False)
+        for name, schema in FIELDS.items()
+    }
     digest = hashlib.sha256()
     for name, value in header.items():
         digest.update(name.encode() + value.encode())
@@ -218,60 +188,14 @@ class EpisodeFile:
         spec, n_tasks, n_behaviours = self.spec, len(self.tasks), len(self.behaviours)
         try:
             with h5py.File(self.path, "r") as file:
-                missing = {name for name in FIELDS if name not in file} - {"expert_actions"}
+                missing = [name for name in FIELDS if FIELDS[name].needed and name not in file]
                 if missing:
-                    raise UserError(f"{self.path}: field {min(missing)} is missing; make it again")
+                    raise UserError(f"{self.path}: field {missing[0]} is missing; make it again")
                 arrays = {name: file[name][index] for name in FIELDS if name in file}
         except OSError as error:
             raise UserError(f"{self.path}: damaged ({error}); make the dataset again") from None
-        if "expert_actions" not in arrays:
-            arrays["expert_actions"] = np.full_like(arrays["actions"], -1)
         check_episodes(str(self.path), arrays, spec, n_tasks, n_behaviours)
-        wide = {
-            name: arrays[name].astype(np.int64)
-            for name in ("actions", "expert_actions", "length", "task", "behaviour")
-        }
-        return EpisodeBatch(**{**arrays, **wide})
-
-
-def check_episodes(
-    where: str, arrays: dict[str, np.ndarray], spec: Spec, n_tasks: int, n_behaviours: int
-) -> None:
-    """Raises UserError at the first field and episode that break the schema."""
-    T, N, O, A = spec.max_steps, spec.n_agents, spec.observation_size, spec.n_actions  # noqa: E741
-    E = len(arrays["length"])
-    shapes = {
-        "observations": (E, T + 1, N, O),
-        "actions": (E, T, N),
-        "action_mask": (E, T + 1, N, A),
-        "agent_mask": (E, N),
-        "rewards": (E, T),
-        "individual_rewards": (E, T, N),
-        "expert_actions": (E, T, N),
-    }
-    for name, array in arrays.items():
-        expected = shapes.get(name, (E,))
-        if array.shape != expected:
-            raise UserError(f"{where}: field {name} has shape {array.shape}, expected {expected}")
-
-    def refuse(name: str, bad: np.ndarray, what: str) -> None:
-        episodes = np.flatnonzero(bad.reshape(E, -1).any(1))
-        if len(episodes):
-            raise UserError(f"{where}: field {name}, episode {episodes[0]}: {what}")
-
-    for name in ("observations", "rewards", "individual_rewards"):
-        refuse(name, ~np.isfinite(arrays[name]), "a value is NaN or infinite")
-    refuse("agent_mask", ~arrays["agent_mask"].any(-1), "no agent is there")
-    refuse("length", (arrays["length"] < 1) | (arrays["length"] > T), f"length outside 1 to {T}")
-    actions = arrays["actions"]
-    refuse("actions", (actions < 0) | (actions >= A), f"an action is outside 0 to {A - 1}")
-    expert = arrays["expert_actions"]
-    refuse("expert_actions", (expert < -1) | (expert >= A), f"an action is outside -1 to {A - 1}")
-    refuse("task", (arrays["task"] < 0) | (arrays["task"] >= n_tasks), "unknown task")
-    unknown = (arrays["behaviour"] < 0) | (arrays["behaviour"] >= n_behaviours)
-    refuse("behaviour", unknown, "unknown behaviour")
-    padded = np.arange(T) >= arrays["length"][:, None]
-    refuse("rewards", padded & (arrays["rewards"] != 0), "a reward after the last step")
+        return fill_missing(arrays)
 
 
 def spec_with_bounds(spec: Spec, path: str | Path) -> Spec:

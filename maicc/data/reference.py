@@ -15,11 +15,12 @@ import numpy as np
 from maicc.data.arrays import behaviours_of
 from maicc.data.behaviour import with_bounds
 from maicc.data.dataset import write_episodes
+from maicc.data.episodes import alive_by_sight, empty_episodes
 from maicc.data.returns import solved
 from maicc.envs import TaskFamily
-from maicc.types import EpisodeBatch, UserError
+from maicc.types import UserError
 
-FIELDS = ("actions", "avail_actions", "obs", "reward", "terminated", "filled")
+REFERENCE_FIELDS = ("actions", "avail_actions", "obs", "reward", "terminated", "filled")
 
 
 def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
@@ -80,22 +81,19 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
     if family.return_bounds is None:
         family = with_bounds(family, returns)
     truncated = (length == T) & ~solved(returns, family.return_bounds)
-    task = np.repeat(np.arange(len(family.training)), E // len(family.training))
-    episodes = EpisodeBatch(
-        observations=arrays["obs"] * known[:, :, None, None],
-        actions=actions[:, :T, :, 0] * played[:, :, None],
-        action_mask=(arrays["avail_actions"] > 0) & known[:, :, None, None],
-        agent_mask=np.ones((E, s.n_agents), bool),
-        rewards=rewards,
-        individual_rewards=np.repeat(rewards[:, :, None] / s.n_agents, s.n_agents, axis=2),
-        length=length,
-        terminated=~truncated,
-        truncated=truncated,
-        task=task,
-        behaviour=np.zeros(E, np.int64),
-        seed=np.full(E, -1),
-        expert_actions=np.full((E, T, s.n_agents), -1),
-    )
+    episodes = empty_episodes(s, E)
+    episodes.observations[:] = arrays["obs"] * known[:, :, None, None]
+    episodes.actions[:] = actions[:, :T, :, 0] * played[:, :, None]
+    episodes.action_mask[:] = (arrays["avail_actions"] > 0) & known[:, :, None, None]
+    episodes.agent_mask[:] = True
+    episodes.rewards[:] = rewards
+    episodes.individual_rewards[:] = rewards[:, :, None] / s.n_agents
+    episodes.length[:] = length
+    episodes.terminated[:] = ~truncated
+    episodes.truncated[:] = truncated
+    episodes.task[:] = np.repeat(np.arange(len(family.training)), E // len(family.training))
+    episodes.seed[:] = -1
+    episodes.alive[:] = alive_by_sight(episodes.observations, episodes.action_mask, length)
     number, behaviours = behaviours_of(episodes, family.spec)
     episodes.behaviour[:] = number
     write_episodes(out, episodes, family.spec, family.training_tasks, behaviours)
@@ -107,10 +105,10 @@ def _read(source: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{source}: no such file")
     try:
         with h5py.File(source, "r") as file:
-            missing = [name for name in FIELDS if name not in file]
+            missing = [name for name in REFERENCE_FIELDS if name not in file]
             if missing:
                 raise UserError(f"{source}: field {missing[0]} is missing")
-            return {name: file[name][:] for name in FIELDS}
+            return {name: file[name][:] for name in REFERENCE_FIELDS}
     except OSError as error:
         raise UserError(
             f"{source}: not a readable HDF5 file, perhaps cut short ({error})"

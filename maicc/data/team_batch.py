@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from maicc.data.alive import alive_steps_in
-from maicc.data.returns import completed, return_to_go
-from maicc.types import EpisodeBatch, Trajectories
+from maicc.data.episodes import EpisodeBatch, outcomes
+from maicc.types import Trajectories
 
 
 class TeamBatch(NamedTuple):
@@ -70,21 +68,19 @@ class TeamBatch(NamedTuple):
 
 
 def team_batch(episodes: EpisodeBatch, bounds: tuple[float, float]) -> TeamBatch:
-    """NumPy episodes as tensors, with outcome and return-to-go worked out."""
-    steps = np.arange(episodes.actions.shape[1])
-    played, last = steps < episodes.length[:, None], steps == episodes.length[:, None] - 1
-    full = completed(episodes.rewards.cumsum(-1), last, bounds)
+    """Makes tensors of episodes, with outcome and return-to-go worked out."""
+    outcome = outcomes(episodes, bounds)
     return TeamBatch(
         observations=torch.from_numpy(episodes.observations),
         actions=torch.from_numpy(episodes.actions),
         rewards=torch.from_numpy(episodes.rewards),
-        done=torch.from_numpy(last.astype(np.float32)),
-        completed=torch.from_numpy(full.astype(np.float32)),
-        return_to_go=torch.from_numpy(return_to_go(episodes.rewards)),
-        step_mask=torch.from_numpy(played),
-        alive=torch.from_numpy(alive_steps_in(episodes).swapaxes(1, 2)),
+        done=torch.from_numpy(outcome.done),
+        completed=torch.from_numpy(outcome.completed),
+        return_to_go=torch.from_numpy(outcome.return_to_go),
+        step_mask=torch.from_numpy(outcome.step_mask),
+        alive=torch.from_numpy(outcome.alive),
         agent_mask=torch.from_numpy(episodes.agent_mask),
-        first=torch.zeros(len(last), dtype=torch.long),
+        first=torch.zeros(len(episodes), dtype=torch.long),
     )
 
 

@@ -34,7 +34,7 @@ def play_episode(team: LockStepTeam, env: BatchEnv, seeds: Sequence[int]) -> np.
     now = env.reset(seeds)
     returns = np.zeros(len(env.envs))
     while not now.done.all():
-        actions = team.act(now.observations, now.action_mask)
+        actions = team.act(now.observations, now.action_mask, now.alive)
         now = env.step(actions)
         if env.crashed.any():
             team.abandon()

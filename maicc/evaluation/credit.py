@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from maicc.data.behaviour import play
-from maicc.data.dataset import EpisodeFile, concatenate
+from maicc.data.dataset import EpisodeFile
+from maicc.data.episodes import concatenate
 from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
 from maicc.files import ModelFiles

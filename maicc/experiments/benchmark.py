@@ -162,7 +162,7 @@ def run_behaviours(dataset: Path, family: TaskFamily, tasks: Sequence[Task], out
                 [(i, 71, e) for e in range(_BEHAVIOUR_EPISODES)],
                 behaviour.name,
             )
-            returns = [round(float(r), 6) for r in played.rewards.sum(1)]
+            returns = [round(float(r), 6) for r in played.returns]
             runs.append({"task": task.to_json(), "returns": returns})
         rows[name] = {"runs": runs}
     write_json(path, {"described": described, "rows": rows})

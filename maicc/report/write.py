@@ -15,8 +15,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, Template
 
 from maicc.config import RunConfig, from_json
-from maicc.data.alive import alive_steps
 from maicc.data.dataset import EpisodeFile
+from maicc.data.episodes import EpisodeBatch, outcomes
 from maicc.files import read_json, write_text
 from maicc.report.figures import (
     adaptation_curve,
@@ -25,7 +25,7 @@ from maicc.report.figures import (
     return_histogram,
     share_curves,
 )
-from maicc.types import EpisodeBatch, UserError
+from maicc.types import UserError
 
 _POINTS = 1500  # keys in the map
 _FEW = 0.05  # of the look-ups: too few to tell where they lead
@@ -75,7 +75,7 @@ def write_report(folder: Path) -> Path:
             )
     if dataset.path.exists():
         episodes = dataset.read()
-        returns = episodes.rewards.sum(1)
+        returns = episodes.returns
         figure = return_histogram(returns, episodes.behaviour, dataset.behaviours)
         sections.append(
             {
@@ -87,7 +87,7 @@ def write_report(folder: Path) -> Path:
         )
         keys = sorted(folder.glob("keys-*.h5"), key=lambda path: path.stat().st_mtime)
         if keys:
-            points, task = _map(keys[-1], episodes)
+            points, task = _map(keys[-1], episodes, dataset.spec.bounds)
             sections.append(
                 {
                     "title": "Keys",
@@ -137,23 +137,22 @@ def _returns(result: dict[str, Any]) -> np.ndarray:
     return np.array([run["returns"] for run in result["runs"]])
 
 
-def _map(path: Path, episodes: EpisodeBatch) -> tuple[np.ndarray, np.ndarray]:
+def _map(
+    path: Path, episodes: EpisodeBatch, bounds: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
     """t-SNE of the last keys of a sample of the best episodes: (P, 2), and their tasks (P,)."""
     from sklearn.manifold import TSNE
 
-    returns = episodes.rewards.sum(1)
+    returns = episodes.returns
     best = np.flatnonzero(returns >= np.quantile(returns, 0.75))
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.choice(best, min(_POINTS, len(best)), replace=False))
     size = episodes.agent_mask.sum(1)
     first = np.cumsum(size) - size  # number of an episode's first slice
     agent = rng.integers(size[chosen])
-    seen = episodes.observations[chosen, :-1, agent]
-    free = episodes.action_mask[chosen, :-1, agent].sum(-1) > 1
-    played = np.arange(seen.shape[1]) < episodes.length[chosen, None]
-    last = alive_steps(seen, free, played).sum(1) - 1
+    lives = outcomes(episodes, bounds).alive[chosen, :, agent]
     with h5py.File(path, "r") as file:
-        vectors = file["vectors"][:][first[chosen] + agent, last]
+        vectors = file["vectors"][:][first[chosen] + agent, lives.sum(1) - 1]
     points = TSNE(
         perplexity=min(30, (len(chosen) - 1) / 3), init="pca", random_state=0
     ).fit_transform(vectors)

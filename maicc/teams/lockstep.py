@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maicc.data.alive import alive_steps, cut_at_death
+from maicc.data.alive import alive_up_to_last, cut_at_death
 from maicc.data.returns import completed, return_to_go
 from maicc.memory import OnlineMemory
 from maicc.teams.lookups import LookupStats
@@ -109,12 +109,18 @@ class LockStepTeam(ABC):
         low, high = self.spec.bounds
         return low + self.online.history[self._first] * (high - low)
 
-    def act(self, observations: np.ndarray, action_mask: np.ndarray) -> np.ndarray:
-        """Every agent's action.
+    def act(
+        self,
+        observations: np.ndarray,
+        action_mask: np.ndarray,
+        alive: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Chooses every agent's action.
 
         Args:
             observations: (R, N, O), or (N, O) for a single run.
             action_mask: (R, N, A) or (N, A), True where legal.
+            alive: (R, N) or (N,), False of agents that are dead or have left; all True by default.
 
         Returns:
             (R, N) or (N,) int64. Agents that are not there, and runs whose episode has ended, get
@@ -150,9 +156,10 @@ class LockStepTeam(ABC):
         legal = self._rows(legal)[active]
         if not legal.any(1).all():
             raise UserError("action_mask allows an agent no action; leave at least one legal")
+        if alive is not None:
+            self._alive[:, t] = self._rows(np.reshape(np.asarray(alive, bool), (self.R, self.N)))
         chosen = legal.argmax(1)
         free = legal.sum(1) > 1  # who has one legal action, as the dead have, takes it
-        self._free[active, t] = free
         free |= ~free.any()  # what a method keeps of the running episode follows every step
         with torch.no_grad():
             logits = self.logits(active[free])
@@ -210,7 +217,7 @@ class LockStepTeam(ABC):
             return_to_go=np.zeros((rows, T), np.float32),
             step_mask=np.zeros((rows, T), bool),
         )
-        self._free = np.zeros((rows, T), bool)
+        self._alive = np.ones((rows, T), bool)
         # each agent's own random numbers: the method's first two, sampling or not, action, the
         # order of trajectories in memory, and what else the method needs
         self._draws = np.stack(
@@ -235,7 +242,7 @@ class LockStepTeam(ABC):
 
     def _store_episode(self) -> None:
         now = self._now._replace(return_to_go=return_to_go(self._now.rewards))
-        now = cut_at_death(now, alive_steps(now.observations, self._free, now.step_mask))
+        now = cut_at_death(now, alive_up_to_last(self._alive & now.step_mask))
         lived, (low, high) = self.record(now), self.spec.bounds
         places = self.online.store(
             lived.keys,

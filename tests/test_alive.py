@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from maicc.data.alive import alive_steps, cut_at_death
+from maicc.data.alive import alive_up_to_last, cut_at_death
+from maicc.data.episodes import alive_by_sight
 from maicc.data.returns import return_to_go
 from maicc.types import Trajectories
 
 
-def test_an_agent_is_alive_up_to_its_last_step_with_something_to_see_or_to_choose():
-    seen = np.array([[1, 1, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0], [0] * 6])
-    choices = np.array([[3, 3, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [3, 1, 1, 2, 2, 2], [1] * 6])
-    played = np.arange(6) < np.array([6, 6, 5, 6])[:, None]
-    found = alive_steps(seen[..., None], choices > 1, played)
+def test_alive_by_sight_lasts_to_the_last_step_with_something_to_see_or_to_choose():
+    seen = np.array([[1, 1, 0, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0], [0] * 7])
+    choices = np.array([[3, 3, 1, 1, 1, 1, 1], [1] * 7, [3, 1, 1, 2, 2, 2, 2], [1] * 7])
+    legal = np.arange(3) < choices[..., None]
+    alive = alive_by_sight(seen[:, :, None, None], legal[:, :, None], np.array([6, 6, 5, 6]))
     # dies; waits and sees again; sees nothing but can choose until the end; never there
-    assert found.sum(1).tolist() == [2, 4, 5, 1]
-    assert (found == (np.arange(6) < found.sum(1)[:, None])).all()
+    assert alive.shape == (4, 6, 1)
+    assert alive[..., 0].sum(1).tolist() == [2, 4, 5, 1]
+    assert (alive[..., 0] == (np.arange(6) < alive.sum(1))).all()
+
+
+def test_an_agent_lives_up_to_its_last_living_step_and_at_least_one():
+    alive = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]], bool)
+    assert alive_up_to_last(alive).sum(1).tolist() == [2, 3, 1]
 
 
 def episode(rewards: list[list[float]], length: int) -> Trajectories:
