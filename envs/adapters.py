@@ -1,8 +1,8 @@
-"""Other kinds of environments, as PettingZoo's ParallelEnv."""
+"""Adapters that make other kinds of environments PettingZoo ParallelEnvs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,18 @@ from pettingzoo.utils.conversions import aec_to_parallel
 
 from maicc.types import UserError
 
+# Results of `ParallelEnv.reset` and `ParallelEnv.step`, each part by agent.
+ResetResult = tuple[dict[str, Any], dict[str, dict[str, Any]]]  # observations, infos
+StepResult = tuple[  # observations, rewards, terminations, truncations, infos
+    dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
+]
+
 
 def as_parallel(env: Any) -> ParallelEnv:
-    """`env` itself, an AEC environment converted, or a multi-agent Gymnasium one wrapped.
+    """Converts `env` to a ParallelEnv.
+
+    A ParallelEnv is returned as it is, an AEC environment is converted, and a multi-agent Gymnasium
+    environment is wrapped.
 
     Raises:
         UserError: it is none of these.
@@ -38,9 +47,12 @@ def as_parallel(env: Any) -> ParallelEnv:
 
 
 class _Mapped(BaseParallelWrapper):
+    """Wrapper that applies `change` to every observation and to the bounds of its space."""
+
     def __init__(self, env: ParallelEnv, change: Callable[[np.ndarray], np.ndarray]) -> None:
         super().__init__(env)
-        self._change, self._spaces = change, {}
+        self._change = change
+        self._spaces: dict[str, spaces.Box] = {}
         for agent in env.possible_agents:
             box = env.observation_space(agent)
             low, high = (np.asarray(change(bound), np.float32) for bound in (box.low, box.high))
@@ -49,20 +61,22 @@ class _Mapped(BaseParallelWrapper):
     def observation_space(self, agent: str) -> spaces.Box:
         return self._spaces[agent]
 
-    def _changed(self, seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {a: np.asarray(self._change(o), np.float32) for a, o in seen.items()}
+    def _changed(self, observations: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {a: np.asarray(self._change(o), np.float32) for a, o in observations.items()}
 
-    def reset(self, seed: int | None = None, options: dict | None = None):
-        seen, infos = self.env.reset(seed=seed, options=options)
-        return self._changed(seen), infos
+    def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return self._changed(observations), infos
 
-    def step(self, actions: dict[str, int]):
-        seen, *rest = self.env.step(actions)
-        return self._changed(seen), *rest
+    def step(self, actions: dict[str, int]) -> StepResult:
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        return self._changed(observations), rewards, terminations, truncations, infos
 
 
 def map_observations(env: Any, change: Callable[[np.ndarray], np.ndarray]) -> ParallelEnv:
-    """`env` with every observation changed: `np.ravel` makes a vector of a matrix, for example.
+    """Wraps `env` so that `change` is applied to every observation.
+
+    For example, `np.ravel` makes a vector of a matrix.
 
     Args:
         env: Whatever `make` of a TaskFamily may return; its observations are Boxes.
@@ -72,10 +86,11 @@ def map_observations(env: Any, change: Callable[[np.ndarray], np.ndarray]) -> Pa
 
 
 class TupleEnv(ParallelEnv):
-    """A Gymnasium environment with a Tuple of spaces, one for each agent, as in `lbforaging`.
+    """Wrapper of a Gymnasium environment with a Tuple of spaces, one for each agent.
 
-    Observations and rewards are sequences in the order of the agents; the end is for all, once
-    every agent has come to its own. Infos are not read: masks belong into dict observations.
+    `lbforaging` is an example. Observations and rewards are sequences in the order of the agents.
+    The episode ends for all agents at once, when every agent has come to its end. Infos are not
+    read: masks belong into dict observations.
     """
 
     metadata = {"name": "tuple_env", "render_modes": []}  # noqa: RUF012
@@ -85,10 +100,10 @@ class TupleEnv(ParallelEnv):
         self.possible_agents = [f"agent_{i}" for i in range(len(env.action_space))]
         self.agents: list[str] = []
         self.render_mode = getattr(env, "render_mode", None)
-        self._observation_spaces = self._each(env.observation_space)
-        self._action_spaces = self._each(env.action_space)
+        self._observation_spaces = self._by_agent(env.observation_space)
+        self._action_spaces = self._by_agent(env.action_space)
 
-    def _each(self, values: Any) -> dict[str, Any]:
+    def _by_agent(self, values: Any) -> dict[str, Any]:
         return dict(zip(self.possible_agents, values, strict=True))
 
     def observation_space(self, agent: str) -> spaces.Space:
@@ -97,26 +112,26 @@ class TupleEnv(ParallelEnv):
     def action_space(self, agent: str) -> spaces.Space:
         return self._action_spaces[agent]
 
-    def reset(self, seed: int | None = None, options: dict | None = None):
+    def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
         observations, _ = self.env.reset(seed=seed, options=options)
         self.agents = list(self.possible_agents)
-        return self._each(observations), {agent: {} for agent in self.agents}
+        return self._by_agent(observations), {agent: {} for agent in self.agents}
 
-    def step(self, actions: dict[str, int]):
-        chosen = tuple(actions[agent] for agent in self.possible_agents)
-        observations, rewards, terminated, truncated, _ = self.env.step(chosen)
+    def step(self, actions: dict[str, int]) -> StepResult:
+        joint_action = tuple(actions[agent] for agent in self.possible_agents)
+        observations, rewards, terminated, truncated, _ = self.env.step(joint_action)
         over = bool(np.all(np.logical_or(terminated, truncated)))
         ended = over and not bool(np.any(truncated))
-        result = (
-            self._each(observations),
-            {agent: float(r) for agent, r in self._each(rewards).items()},
-            dict.fromkeys(self.agents, ended),
-            dict.fromkeys(self.agents, over and not ended),
-            {agent: {} for agent in self.agents},
-        )
+        agents = self.agents
         if over:
             self.agents = []
-        return result
+        return (
+            self._by_agent(observations),
+            {agent: float(r) for agent, r in self._by_agent(rewards).items()},
+            dict.fromkeys(agents, ended),
+            dict.fromkeys(agents, over and not ended),
+            {agent: {} for agent in agents},
+        )
 
     @property
     def unwrapped(self) -> Any:

@@ -1,4 +1,4 @@
-"""What an environment's spaces say of sizes, and which spaces are supported."""
+"""Sizes of an environment's spaces, checks of which spaces are supported, and random actions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from maicc.types import UserError
 
 
 def name_of(env: ParallelEnv) -> str:
-    """For messages."""
+    """Name of the environment's class, for messages."""
     return type(env.unwrapped).__name__
 
 
 def observation_box(env: ParallelEnv, agent: str) -> Any:
-    """The space of the observation proper, also where it comes in a dict beside an action mask."""
+    """Space of the observation proper, also where it lies in a dict beside an action mask."""
     space = env.observation_space(agent)
     return space["observation"] if "observation" in getattr(space, "spaces", {}) else space
 
 
 def agent_sizes(env: ParallelEnv, agent: str) -> tuple[int, int]:
-    """Observation numbers and actions of an agent.
+    """Length of an agent's observation, and number of its actions.
 
     Raises:
         UserError: its spaces are not supported.
@@ -45,25 +45,31 @@ def agent_sizes(env: ParallelEnv, agent: str) -> tuple[int, int]:
 
 
 def largest_sizes(env: ParallelEnv) -> tuple[int, int, int]:
-    """Agents, and the most observation numbers and actions that any of them has."""
-    each = [agent_sizes(env, agent) for agent in env.possible_agents]
-    return len(each), max(o for o, _ in each), max(a for _, a in each)
+    """Number of agents, length of the longest observation and largest number of actions."""
+    sizes = [agent_sizes(env, agent) for agent in env.possible_agents]
+    return len(sizes), max(o for o, _ in sizes), max(a for _, a in sizes)
 
 
 def random_legal(action_mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Legal actions at random: (..., A) bool -> (...,)."""
+    """Draws legal actions: (..., A) bool -> (...,)."""
     return (rng.random(action_mask.shape) * action_mask).argmax(-1)
 
 
 def random_actions(
-    env: ParallelEnv, seen: Mapping[str, Any], infos: Mapping[str, Any], rng: np.random.Generator
+    env: ParallelEnv,
+    observations: Mapping[str, Any],
+    infos: Mapping[str, Any],
+    rng: np.random.Generator,
 ) -> dict[str, int]:
-    """A legal action of each agent that takes part, by the mask in its observation or its infos."""
+    """Draws a legal action for each agent that takes part.
+
+    Masks are read from the observations if these are dicts that have one, else from the infos.
+    """
     actions = {}
     for agent in env.agents:
         mask = infos.get(agent, {}).get("action_mask")
-        if isinstance(seen[agent], Mapping):
-            mask = seen[agent].get("action_mask", mask)
+        if isinstance(observations[agent], Mapping):
+            mask = observations[agent].get("action_mask", mask)
         n = env.action_space(agent).n
         legal = np.arange(n) if mask is None else np.flatnonzero(mask)
         actions[agent] = int(legal[int(rng.random() * len(legal))])

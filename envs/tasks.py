@@ -1,4 +1,4 @@
-"""A task family: tasks to train on, tasks to be tested on, and how to play them."""
+"""Task families: tasks to train on, tasks to be tested on, and how to play them."""
 
 from __future__ import annotations
 
@@ -47,36 +47,39 @@ class TaskFamily:
 
     Args:
         name: The name users type.
-        make: `make(**task.parameters)` gives a fresh environment: a PettingZoo `ParallelEnv` or
-            parallelizable `AECEnv`, or a Gymnasium one with a Tuple of spaces.
-        training: Parameters of each training task, by task name; a list names them itself. Plain
-            JSON. `sample_tasks` draws both kinds.
-        held_out: Parameters of the tasks that are never trained on, likewise.
-        max_steps: An episode has at most this many steps.
-        return_bounds: Lowest and highest possible team return; where it is not given, those of the
-            dataset.
-        expert: `expert(env, rng)` gives the best action known for each agent that takes part.
-        behaviours: Policies that make the dataset, beside the expert if there is one:
-            `policy(observation, action_mask, agent, rng)` gives one agent's action from what that
-            agent sees, padded to the largest sizes. One, or a list from worst to best. An only one
-            without an expert plays at several levels with random actions mixed in. Without any,
-            agents act at random.
-        explorer: `explorer()` gives one agent's scripted policy that explores on its own
-            observations alone (`act(observation, action_mask, rng)` and `end_episode()`); a
-            yardstick, where the family has one.
-        make_batch: Environments of many tasks in lock step, with the interface of `BatchEnv`, where
-            the family has something faster than stepping one after the other.
-        team_reward: How the agents' rewards make the team's: their sum, their mean, or `shared`
-            where every agent is already paid the team reward.
-        sizes: Most agents, longest observation and most actions of any task; found by making the
-            environments of all tasks where it is not given.
-        distance: `distance(a, b)`, how unlike the tasks of two parameters are; only to tell which
-            training tasks are nearest to a held-out one, in what is reported of retrieval.
-        layout: Where an observation holds whom, for models that read it by entities.
-        at_once: Environments that a dataset is collected from side by side in a process, where each
-            is costly; they are reset for episode after episode. Adaptation opens one for each run.
-        configuration: The shipped configuration that `maicc run` starts from, for families that
-            share one; else that of the family's name, or the defaults.
+        make: Makes a fresh environment: `make(**task.parameters)`. It returns a PettingZoo
+            `ParallelEnv` or parallelizable `AECEnv`, or a Gymnasium environment with a Tuple of
+            spaces.
+        training: Parameters of each training task, by task name, in plain JSON. A list of
+            parameters is named after the parameters. `sample_tasks` draws such lists.
+        held_out: Parameters of the tasks that are never trained on, in the same form.
+        max_steps: Largest number of steps of an episode.
+        return_bounds: Lowest and highest possible team return. If None, the lowest and highest
+            return of the dataset are used.
+        expert: Policy that sees the whole environment: `expert(env, rng)` returns the best known
+            action of each agent that takes part.
+        behaviours: Policies that make the dataset, beside the expert if there is one. They are
+            given as one policy, or as a list from worst to best. `policy(observation, action_mask,
+            agent, rng)` returns one agent's action from what this agent sees, padded to the largest
+            sizes. A single policy without an expert plays at several levels, with random actions
+            mixed in. If there is neither policy nor expert, agents act at random.
+        explorer: Makes one agent's scripted policy that explores on its own observations alone,
+            with `act(observation, action_mask, rng)` and `end_episode()`. It is a yardstick for
+            trained teams.
+        make_batch: Makes environments of many tasks in lock step, with the interface of `BatchEnv`,
+            for families that have something faster than stepping them one after the other.
+        team_reward: How the team's reward follows from the agents': their sum, their mean, or
+            `shared` if every agent is already paid the team reward.
+        sizes: Most agents, longest observation and most actions of any task. If None, the
+            environments of all tasks are made to find them.
+        distance: Tells how unlike two tasks are: `distance(parameters_a, parameters_b)`. It serves
+            only to find the training tasks nearest to a held-out one for reports of retrieval.
+        layout: Where an observation holds which entity, for models that read it by entities.
+        at_once: Number of environments that a process collects a dataset from side by side, for
+            families whose environments are costly. They are reset for episode after episode.
+            Adaptation opens one for each run.
+        configuration: Name of the shipped configuration that `maicc run` starts from, for families
+            that share one. If None, it is the one of the family's name, or the defaults.
         description: One line for `maicc tasks`.
     """
 
@@ -116,45 +119,61 @@ class TaskFamily:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all but the code: what is made of a family is not taken for another's."""
+        """SHA-256 of the tasks, the step limit, the return bounds and the team reward.
+
+        It is kept with whatever is made of a family, and tells families of one name apart.
+        """
         parts = [self.training, self.held_out, self.max_steps, self.return_bounds, self.team_reward]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def behaviour_policies(self) -> list[Policy]:
-        """The behaviours as a list."""
+        """`behaviours` as a list."""
         if self.behaviours is None:
             return []
         return [self.behaviours] if callable(self.behaviours) else list(self.behaviours)
 
     @property
     def training_tasks(self) -> list[Task]:
-        return [Task(self.name, name, p) for name, p in self.training.items()]
+        """Tasks to train on."""
+        return self._tasks(self.training)
 
     @property
     def held_out_tasks(self) -> list[Task]:
-        return [Task(self.name, name, p) for name, p in self.held_out.items()]
+        """Tasks that are never trained on."""
+        return self._tasks(self.held_out)
+
+    def _tasks(
+        self, tasks: Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, Any]]
+    ) -> list[Task]:
+        assert isinstance(tasks, Mapping)  # `__post_init__` has named the tasks of a list
+        return [Task(self.name, name, parameters) for name, parameters in tasks.items()]
 
     def task(self, **parameters: Any) -> Task:
-        """A task of one's own choice."""
+        """Makes a task of one's own choice from its parameters."""
         return Task(self.name, _name(parameters), parameters)
 
     def make_env(self, task: Task) -> ParallelEnv:
+        """Makes a fresh environment of `task`.
+
+        Raises:
+            UserError: the task belongs to another family, or `make` returns something unsupported.
+        """
         if task.family != self.name:
             raise UserError(f"task {task.name} belongs to family {task.family}, not to {self.name}")
         return as_parallel(self.make(**task.parameters))
 
     @cached_property
     def spec(self) -> Spec:
-        """Sizes of the largest task."""
+        """Sizes of the largest task, with the step limit, the return bounds and the layout."""
         sizes = self.sizes
         if sizes is None:
-            each = []
+            task_sizes = []
             for task in (*self.training_tasks, *self.held_out_tasks):
                 env = self.make_env(task)
-                each.append(largest_sizes(env))
+                task_sizes.append(largest_sizes(env))
                 env.close()
-            sizes = tuple(map(max, zip(*each, strict=True)))
+            sizes = tuple(map(max, zip(*task_sizes, strict=True)))
         if self.layout is not None:
             self._check_layout(self.layout, *sizes[1:])
         return Spec(
@@ -169,6 +188,7 @@ class TaskFamily:
         )
 
     def _check_layout(self, layout: ObsLayout, observation_size: int, n_actions: int) -> None:
+        """Raises UserError unless the layout fits the largest observation and action set."""
         groups = ((layout.own[0], 1, layout.own[1]), layout.allies, layout.enemies)
         ends = [start + count * size for start, count, size in groups]
         if (
@@ -183,17 +203,26 @@ class TaskFamily:
             )
 
     def draw_tasks(self, n: int, seed: int, *, held_out: bool = True) -> list[Task]:
-        """`n` tasks in an order fixed by `seed`; none repeats before all have had their turn."""
+        """Draws `n` tasks in an order fixed by `seed`.
+
+        No task repeats before all have had their turn.
+        """
         tasks = self.held_out_tasks if held_out else self.training_tasks
         order = np.random.default_rng([seed, 20]).permutation(len(tasks))
         return [tasks[order[i % len(tasks)]] for i in range(n)]
 
 
 def _name(parameters: Mapping[str, Any]) -> str:
+    """Name of the task that has these parameters and no name of its own."""
     return ",".join(f"{k}={v}" for k, v in parameters.items())
 
 
 def _named(tasks: Any) -> Mapping[str, Mapping[str, Any]]:
+    """Plain parameters by task name, from a mapping or a list.
+
+    Raises:
+        UserError: a list holds the same task twice, or parameters are not plain JSON.
+    """
     if isinstance(tasks, Mapping):
         return {name: _plain(parameters) for name, parameters in tasks.items()}
     plain = [_plain(parameters) for parameters in tasks]
@@ -204,7 +233,11 @@ def _named(tasks: Any) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """As they come back from JSON."""
+    """Parameters as they come back from JSON.
+
+    Raises:
+        UserError: they are not plain JSON.
+    """
     try:
         return json.loads(json.dumps(dict(parameters), default=lambda number: number.item()))
     except (AttributeError, TypeError, ValueError):
@@ -220,23 +253,30 @@ def sample_tasks(
     held_out: int,
     seed: int = 0,
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Parameters of training and held-out tasks from a sampler, no task twice.
+    """Draws parameters of training and held-out tasks, no task twice.
+
+    Args:
+        draw: Draws the parameters of one task: `draw(rng)`.
+        training: Number of training tasks.
+        held_out: Number of held-out tasks.
+        seed: Seed of the generator that `draw` is given.
 
     Raises:
         UserError: the sampler has too few different tasks.
     """
-    rng, found = np.random.default_rng([seed, 21]), {}
+    rng = np.random.default_rng([seed, 21])
+    drawn: dict[str, Mapping[str, Any]] = {}  # parameters by task name
     for _ in range(100 * (training + held_out)):
         parameters = _plain(draw(rng))
-        found.setdefault(_name(parameters), parameters)
-        if len(found) == training + held_out:
-            tasks = list(found.values())
+        drawn.setdefault(_name(parameters), parameters)
+        if len(drawn) == training + held_out:
+            tasks = list(drawn.values())
             return tasks[:training], tasks[training:]
-    raise UserError(f"the sampler gave {len(found)} tasks, {training + held_out} are needed")
+    raise UserError(f"the sampler gave {len(drawn)} tasks, {training + held_out} are needed")
 
 
 _registered: dict[str, TaskFamily] = {}
-_renamed: dict[str, tuple[TaskFamily, TaskFamily]] = {}  # as it calls itself, and as it is found
+_renamed: dict[str, tuple[TaskFamily, TaskFamily]] = {}  # under its own name, and under this one
 
 
 def register(family: TaskFamily) -> TaskFamily:
@@ -246,6 +286,7 @@ def register(family: TaskFamily) -> TaskFamily:
 
 
 def _plugins() -> dict[str, str]:
+    """Targets `module:attribute` of the families installed as entry points, by name."""
     return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
 
 
@@ -255,10 +296,10 @@ def families() -> Sequence[str]:
 
 
 def get_family(name: str) -> TaskFamily:
-    """The family of that name, or the one at `module:attribute`.
+    """Finds the family of that name, or the one at `module:attribute`.
 
     Raises:
-        UserError: there is none, or what is there is no TaskFamily.
+        UserError: there is none, or the object at `module:attribute` is no TaskFamily.
     """
     if name in _registered:
         return _registered[name]
@@ -277,14 +318,14 @@ def get_family(name: str) -> TaskFamily:
     if family.name == name:
         return family
     # what is written down with a dataset or model must lead back here
-    known = _renamed.get(name)
-    if known is None or known[0] is not family:
-        known = _renamed[name] = (family, replace(family, name=name))
-    return known[1]
+    pair = _renamed.get(name)
+    if pair is None or pair[0] is not family:
+        pair = _renamed[name] = (family, replace(family, name=name))
+    return pair[1]
 
 
 def importable(family: TaskFamily) -> bool:
-    """Whether another process finds this family by its name."""
+    """Tells whether another process finds this family by its name."""
     try:
         return family.name not in _registered and get_family(family.name) == family
     except UserError:

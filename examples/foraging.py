@@ -1,4 +1,4 @@
-"""lbforaging as it comes: two foods, three players of different level, sight 2; a task is a map."""
+"""lbforaging: two foods, three players of different level, sight 2. A task is a map."""
 
 import gymnasium as gym
 import lbforaging  # noqa: F401 - registers the environments
@@ -10,6 +10,8 @@ MOVES = {1: (-1, 0), 2: (1, 0), 3: (0, -1), 4: (0, 1)}
 
 
 class Map(gym.Wrapper):
+    """A game that starts with the same map at every reset."""
+
     def __init__(self, map_seed):
         super().__init__(gym.make("Foraging-2s-8x8-3p-2f-v3", disable_env_checker=True).unwrapped)
         self.map_seed = map_seed
@@ -21,7 +23,7 @@ class Map(gym.Wrapper):
 
 
 def expert(env, rng):
-    """All to the same food, one after the other: together they are strong enough."""
+    """Sends all agents to the same food: together they are strong enough to load it."""
     game = env.unwrapped
     at = [np.array(player.position) for player in game.players]
     food = min(np.argwhere(game.field), key=lambda cell: sum(np.abs(cell - a).sum() for a in at))

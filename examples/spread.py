@@ -1,4 +1,4 @@
-"""mpe2 simple_spread: cover three landmarks that nobody sees; the task is where they are."""
+"""mpe2 simple_spread: cover three landmarks that nobody sees. A task is where they are."""
 
 import numpy as np
 from mpe2 import simple_spread_v3
@@ -9,6 +9,7 @@ AROUND = np.array([[0.0, 0.25], [-0.22, -0.12], [0.22, -0.12]])  # a triangle
 
 
 def make(x, y):
+    """Makes a world whose landmarks are a triangle around (x, y)."""
     env = simple_spread_v3.parallel_env(max_cycles=25, dynamic_rescaling=False)
     scenario = env.unwrapped.scenario
 
@@ -19,11 +20,11 @@ def make(x, y):
             world.landmarks[i].state.p_pos = AROUND[i] + [x, y]
 
     scenario.reset_world = reset_world
-    return map_observations(env, lambda seen: np.delete(seen, range(4, 10)))
+    return map_observations(env, lambda numbers: np.delete(numbers, range(4, 10)))
 
 
 def expert(env, rng):
-    """Each agent to a landmark of its own, its speed taken into account."""
+    """Sends each agent to a landmark of its own, with its speed taken into account."""
     actions, world = {}, env.unwrapped.world
     for agent, landmark in zip(world.agents, world.landmarks, strict=True):
         way = landmark.state.p_pos - agent.state.p_pos - 0.3 * agent.state.p_vel
@@ -33,6 +34,7 @@ def expert(env, rng):
 
 
 def at(turn):
+    """Parameters of the task that lies in a direction, given as a share of a full turn."""
     return {
         "x": round(0.8 * np.cos(2 * np.pi * turn), 3),
         "y": round(0.8 * np.sin(2 * np.pi * turn), 3),

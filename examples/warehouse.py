@@ -1,4 +1,4 @@
-"""rware: robots bring the shelves that are asked for; a task is a seed. Agents act at random."""
+"""rware: robots bring the shelves that are asked for. A task is a seed. Agents act at random."""
 
 import gymnasium as gym
 import rware  # noqa: F401 - registers the environments
@@ -7,6 +7,8 @@ from maicc.envs import TaskFamily
 
 
 class Warehouse(gym.Wrapper):
+    """A warehouse with the same orders in every episode."""
+
     def __init__(self, order_seed):
         super().__init__(gym.make("rware-tiny-2ag-easy-v2", disable_env_checker=True).unwrapped)
         self.order_seed = order_seed

@@ -1,4 +1,4 @@
-"""PettingZoo's knights_archers_zombies: agents may die early; a task is how fast zombies come."""
+"""PettingZoo's knights_archers_zombies: agents may die early. A task is how fast zombies come."""
 
 import numpy as np
 from pettingzoo.butterfly import knights_archers_zombies_v11
@@ -8,7 +8,7 @@ from maicc.envs import TaskFamily, map_observations
 
 
 class Fresh(BaseParallelWrapper):
-    """A new game for every episode: a game that was played before is not fixed by its seed."""
+    """Wrapper that makes a new game for every episode; a seed fixes new games only."""
 
     def __init__(self, spawn_delay):
         self.options = {"spawn_delay": spawn_delay, "max_cycles": 100}
@@ -20,10 +20,12 @@ class Fresh(BaseParallelWrapper):
 
 
 def wander(observation, action_mask, agent, rng):
+    """Draws any action."""
     return int(rng.integers(6))
 
 
 def shoot(observation, action_mask, agent, rng):
+    """Attacks most of the time."""
     return 4 if rng.random() < 0.6 else int(rng.integers(6))
 
 

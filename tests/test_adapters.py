@@ -47,8 +47,8 @@ def test_a_gymnasium_environment_with_a_tuple_of_spaces():
     assert isinstance(env, TupleEnv)
     assert env.possible_agents == ["agent_0", "agent_1"]
     parallel_api_test(env, num_cycles=120)
-    seen, _ = as_parallel(again).reset(seed=1)
-    assert np.array_equal(seen["agent_1"], direct.reset(seed=1)[0][1])
+    observations, _ = as_parallel(again).reset(seed=1)
+    assert np.array_equal(observations["agent_1"], direct.reset(seed=1)[0][1])
 
 
 def test_what_is_neither_is_refused():
@@ -58,9 +58,9 @@ def test_what_is_neither_is_refused():
 
 def test_observations_changed():
     env, plain = map_observations(FAMILY.make_env(TASK), lambda o: o[2:4]), FAMILY.make_env(TASK)
-    seen, before = env.reset(seed=0)[0], plain.reset(seed=0)[0]
+    observations, before = env.reset(seed=0)[0], plain.reset(seed=0)[0]
     agent = plain.possible_agents[1]
-    assert np.array_equal(seen[agent], before[agent][2:4])
+    assert np.array_equal(observations[agent], before[agent][2:4])
     assert env.observation_space(agent).shape == (2,)
     assert env.observation_space(agent) is env.observation_space(agent)
     parallel_api_test(env, num_cycles=20)

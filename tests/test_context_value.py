@@ -13,12 +13,12 @@ from tests.conftest import tiny_config
 
 def test_contexts_that_are_all_alike_are_worth_nothing(tiny_run, monkeypatch):
     files = ModelFiles.in_folder(tiny_run)
-    found = context_value(files, batches=2)
-    assert found["retrieved"] != found["of other queries"]
+    result = context_value(files, batches=2)
+    assert result["retrieved"] != result["of other queries"]
     same = lambda self, item, step, rng: np.tile([0, 1, 2], (len(item), 1))  # noqa: E731
     monkeypatch.setattr(RetrievalData, "neighbours", same)
-    found = context_value(files, batches=2)
-    assert found["retrieved"] == pytest.approx(found["of other queries"], abs=1e-4)
+    result = context_value(files, batches=2)
+    assert result["retrieved"] == pytest.approx(result["of other queries"], abs=1e-4)
 
 
 def test_a_model_without_context_is_refused(tmp_path):

@@ -27,17 +27,17 @@ def test_a_perfect_prediction_correlates_perfectly(tiny_run, monkeypatch):
 
     monkeypatch.setattr(module, "concatenate", concatenate)
     monkeypatch.setattr("maicc.models.embedding.Embedding.keys", keys)
-    found = credit(ModelFiles.in_folder(tiny_run), episodes=2)
+    result = credit(ModelFiles.in_folder(tiny_run), episodes=2)
     for name in ("step_correlation", "episode_correlation", "team_correlation"):
-        assert found[name] == pytest.approx(1.0, abs=1e-3)
-    for pair in found["mean"].values():
+        assert result[name] == pytest.approx(1.0, abs=1e-3)
+    for pair in result["mean"].values():
         assert pair["predicted"] == pair["true"]
 
 
 def test_untrained_credit_is_reported_as_it_is(tiny_run):
-    found = credit(ModelFiles.in_folder(tiny_run), episodes=2)
-    assert -0.5 < found["step_correlation"] < 0.6
-    assert found["mean"]["nobody paid"]["true"] == 0.0
+    result = credit(ModelFiles.in_folder(tiny_run), episodes=2)
+    assert -0.5 < result["step_correlation"] < 0.6
+    assert result["mean"]["nobody paid"]["true"] == 0.0
 
 
 def test_equal_pay_has_no_credit(tiny_run, monkeypatch):

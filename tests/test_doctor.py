@@ -9,7 +9,7 @@ from maicc.cli.doctor import doctor, report
 HERE = {"faiss-cpu": "1.15.1", "lightning": "2.6.6", "torch": "2.13.0"}
 
 
-def found(monkeypatch, packages, **environment):
+def findings_with(monkeypatch, packages, **environment):
     monkeypatch.setattr(module, "_installed", packages.get)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -17,7 +17,7 @@ def found(monkeypatch, packages, **environment):
 
 
 def test_order_and_what_is_missing(monkeypatch, tmp_path):
-    findings = found(monkeypatch, HERE, SC2PATH=str(tmp_path / "nowhere"))
+    findings = findings_with(monkeypatch, HERE, SC2PATH=str(tmp_path / "nowhere"))
     assert list(findings) == [
         "folders", "faiss", "lightning", "torch", "device", "ray", "jaxmarl", "smacv2", "pysc2",
         "protobuf mode", "SC2PATH", "StarCraft II", "SMAC maps",
@@ -31,7 +31,7 @@ def test_order_and_what_is_missing(monkeypatch, tmp_path):
 
 
 def test_two_builds_of_faiss_are_an_error(monkeypatch):
-    findings = found(monkeypatch, {**HERE, "faiss-gpu-cu12": "1.10"})
+    findings = findings_with(monkeypatch, {**HERE, "faiss-gpu-cu12": "1.10"})
     assert not findings["faiss"].fine
     assert "pip uninstall -y faiss-cpu faiss-gpu-cu12" in findings["faiss"].fix
     assert not report(list(findings.values()), lambda line: None)
@@ -43,7 +43,7 @@ def test_two_builds_of_faiss_are_an_error(monkeypatch):
 )
 def test_protobuf(monkeypatch, protobuf, mode, fine):
     packages = {**HERE, "protobuf": protobuf}
-    findings = found(monkeypatch, packages, PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=mode)
+    findings = findings_with(monkeypatch, packages, PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=mode)
     assert findings["protobuf mode"].fine == fine
 
 
@@ -53,11 +53,11 @@ def test_an_installed_game_is_found(monkeypatch, tmp_path):
     (tmp_path / "Maps" / "SMAC_Maps").mkdir(parents=True)
     (tmp_path / "Maps" / "SMAC_Maps" / "3m.SC2Map").touch()  # of the first SMAC
     (tmp_path / "Maps" / "SMAC_Maps" / "10gen_zerg.SC2Map").touch()
-    maps = found(monkeypatch, HERE, SC2PATH=str(tmp_path))["SMAC maps"]
-    assert (maps.fine, maps.found) == (False, "no 10gen_protoss.SC2Map, 10gen_terran.SC2Map")
+    maps = findings_with(monkeypatch, HERE, SC2PATH=str(tmp_path))["SMAC maps"]
+    assert (maps.fine, maps.state) == (False, "no 10gen_protoss.SC2Map, 10gen_terran.SC2Map")
     for race in ("protoss", "terran"):
         (tmp_path / "Maps" / "SMAC_Maps" / f"10gen_{race}.SC2Map").touch()
-    findings = found(monkeypatch, HERE, SC2PATH=str(tmp_path))
+    findings = findings_with(monkeypatch, HERE, SC2PATH=str(tmp_path))
     assert all(findings[name].fine for name in ("SC2PATH", "StarCraft II", "SMAC maps"))
 
 
@@ -73,5 +73,5 @@ def test_links_that_were_checked_out_as_text_files(tmp_path):
     finding = module._links(tmp_path)
     assert not finding.fine
     assert finding.needed
-    assert finding.found == "maicc/envs: text files in place of links"
+    assert finding.state == "maicc/envs: text files in place of links"
     assert "git checkout -- maicc/envs" in finding.fix

@@ -7,9 +7,9 @@ from maicc.report import figures
 
 
 def test_labels_that_would_overlap_are_moved_apart_around_their_middle():
-    assert figures._apart(np.array([1.0, 1.0, 1.0]), 0.1) == pytest.approx([0.9, 1.0, 1.1])
-    assert figures._apart(np.array([2.0, 0.0]), 0.1) == pytest.approx([2.0, 0.0])
-    assert figures._apart(np.array([1.0, 0.0, 1.02]), 0.1) == pytest.approx([0.96, 0.0, 1.06])
+    assert figures._separate(np.array([1.0, 1.0, 1.0]), 0.1) == pytest.approx([0.9, 1.0, 1.1])
+    assert figures._separate(np.array([2.0, 0.0]), 0.1) == pytest.approx([2.0, 0.0])
+    assert figures._separate(np.array([1.0, 0.0, 1.02]), 0.1) == pytest.approx([0.96, 0.0, 1.06])
 
 
 def test_the_running_mean_is_of_what_has_been_played():

@@ -69,9 +69,9 @@ def test_episodes_to_a_threshold():
 
 def test_how_soon_a_task_is_solved_and_how_often_from_then_on():
     solved = np.array([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]], bool)
-    found, kept = found_and_kept(solved)
-    assert found == 2  # two of four runs
-    assert kept == pytest.approx((1 / 2 + 1 / 3) / 2)  # the last run has no episode left
+    episode, share = found_and_kept(solved)
+    assert episode == 2  # two of four runs
+    assert share == pytest.approx((1 / 2 + 1 / 3) / 2)  # the last run has no episode left
     assert found_and_kept(solved[1:2]) == (None, None)
     assert found_and_kept(solved[:2])[0] == 2
     assert found_and_kept(solved[1:4][[0, 0, 1]])[0] is None

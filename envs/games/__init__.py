@@ -1,1 +1,1 @@
-"""The games that come with maicc: level-based foraging, battles on SMAX and StarCraft II."""
+"""Games that come with maicc: level-based foraging, battles on SMAX and StarCraft II."""

@@ -1,4 +1,4 @@
-"""What battles on SMAX and on StarCraft II have in common: agents, spaces, tasks and families."""
+"""Agents, spaces, tasks and families that battles on SMAX and on StarCraft II have in common."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ Tasks = dict[str, dict[str, Any]]
 
 
 def check_parameters(parameters: Mapping[str, Any], races: Collection[str]) -> None:
-    """Raises UserError unless a task names a race, both sides, a seed, and whether it varies."""
+    """Checks that a task names a race, the sizes of both sides, a seed, and whether it varies.
+
+    Raises:
+        UserError: a parameter is missing, unknown or out of range.
+    """
     if set(parameters) != PARAMETERS:
         raise UserError(f"battle {dict(parameters)}: expected {', '.join(sorted(PARAMETERS))}")
     sides = (parameters["allies"], parameters["enemies"])
@@ -33,7 +37,13 @@ def check_parameters(parameters: Mapping[str, Any], races: Collection[str]) -> N
 
 
 class Battle(ParallelEnv):
-    """What battles as PettingZoo environments have in common: agents `ally_0`, ... and spaces.
+    """Base of battles as PettingZoo environments: agents `ally_0`, ... and their spaces.
+
+    Args:
+        parameters: Parameters of the task.
+        races: Races that the game has.
+        layout: Where an observation holds which unit.
+        observation_size: Length of an observation.
 
     Raises:
         UserError: see `check_parameters`.
@@ -53,7 +63,9 @@ class Battle(ParallelEnv):
         box = spaces.Box(-1.0, 1.0, (observation_size,), np.float32)
         n_actions = layout.attack + layout.enemies[1]
         self._observation_spaces = dict.fromkeys(self.possible_agents, box)
-        self._action_spaces = {a: spaces.Discrete(n_actions) for a in self.possible_agents}
+        self._action_spaces: dict[str, spaces.Discrete] = {
+            agent: spaces.Discrete(n_actions) for agent in self.possible_agents
+        }
         self._rng = np.random.default_rng()
 
     def observation_space(self, agent: str) -> spaces.Box:
@@ -63,7 +75,7 @@ class Battle(ParallelEnv):
         return self._action_spaces[agent]
 
     def episode_seed(self, seed: int | None) -> int:
-        """The seed of an episode; without one, the next that follows from the last one given."""
+        """Seed of an episode. If None is given, it follows from the last seed that was given."""
         if seed is None:
             return int(self._rng.integers(2**31))
         self._rng = np.random.default_rng(seed)
@@ -79,10 +91,21 @@ def battle_families(
     observation_size: int,
     return_max: float,
     expert: Expert,
-    **more: Any,
+    **options: Any,
 ) -> dict[str, TaskFamily]:
-    """A family for each race, whose tasks fix units and spawns, and one of all races, in which they
-    are drawn anew in each episode.
+    """Makes a family for each race, and one of all races.
+
+    Tasks of the first fix units and spawns; in those of the last they are drawn anew in each
+    episode.
+
+    Args:
+        prefix: Start of the families' names.
+        where: The game, for descriptions.
+        return_max: Highest return; the lowest is 0.
+        options: Further arguments of every family.
+
+    Returns:
+        The families by race, and `all`.
     """
     kinds = {
         **{
@@ -91,8 +114,8 @@ def battle_families(
         "all": (races, True, "all races, units and spawns drawn anew in each episode"),
     }
     families = {}
-    for kind, (mine, vary, what) in kinds.items():
-        training, held_out = battle_tasks(mine, vary=vary)
+    for kind, (family_races, vary, summary) in kinds.items():
+        training, held_out = battle_tasks(family_races, vary=vary)
         families[kind] = TaskFamily(
             name=f"{prefix}_{kind}",
             make=make,
@@ -105,19 +128,19 @@ def battle_families(
             distance=_distance,
             layout=layout,
             configuration="battles_all" if vary else "battles",
-            description=f"{where}: {what}",
-            **more,
+            description=f"{where}: {summary}",
+            **options,
         )
     return families
 
 
 def _distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
-    """By team size; another race is further than any."""
+    """Difference in team size; another race is further away than any size."""
     return abs(a["allies"] - b["allies"]) + MOST * (a["race"] != b["race"])
 
 
 def battle_tasks(races: Sequence[str], *, vary: bool) -> tuple[Tasks, Tasks]:
-    """Parameters of the training tasks and of the held-out ones, by name.
+    """Makes the parameters of the training tasks and of the held-out ones, by name.
 
     Args:
         vary: Units and spawns are drawn anew in each episode (SMACv2's setting), instead of once

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from lbforaging.foraging.environment import ForagingEnv
 from pettingzoo import ParallelEnv
 
+from maicc.envs.adapters import ResetResult, StepResult
 from maicc.envs.games.lbf_policies import Cell, Explorer, distance, expert
 from maicc.envs.tasks import TaskFamily
 
@@ -51,27 +52,31 @@ class _Game(ForagingEnv):
         positions = [player.position for player in self.players]
         food = [self.food] if self.field[self.food] else []
         observations = []
-        for i, own in enumerate(positions):
+        for i, position in enumerate(positions):
             others = positions[:i] + positions[i + 1 :]
-            seen_food = _in_sight(own, food) or [(-1, -1)]
-            seen = _in_sight(own, others)
-            seen += [(-1, -1)] * (len(others) - len(seen))
-            observations.append(np.array([*seen_food, own, *seen], np.float32).reshape(-1))
+            visible_food = _in_sight(position, food) or [(-1, -1)]
+            visible = _in_sight(position, others)
+            visible += [(-1, -1)] * (len(others) - len(visible))
+            cells = [*visible_food, position, *visible]
+            observations.append(np.array(cells, np.float32).reshape(-1))
         return observations
 
 
-def _in_sight(own: Cell, things: list[Cell]) -> list[Cell]:
+def _in_sight(position: Cell, things: list[Cell]) -> list[Cell]:
     """Relative row and column, plus 1, of the things at most one row and one column away."""
-    relative = [(row - own[0] + 1, col - own[1] + 1) for row, col in things]
+    relative = [(row - position[0] + 1, col - position[1] + 1) for row, col in things]
     return [cell for cell in relative if 0 <= cell[0] <= 2 and 0 <= cell[1] <= 2]
 
 
 class Foraging(ParallelEnv):
     """A PettingZoo environment with one food at `food` (row, column), which must be interior.
 
-    Observation, 8 numbers: the food's row and column relative to the agent plus 1, or -1 -1 out of
-    sight; own row and column; then the two others, those in sight first, like the food.
-    Rewards are each agent's own share; the team reward is their sum, at most 2 per episode.
+    An observation has 8 numbers: the food's row and column relative to the agent plus 1, or -1 -1
+    out of sight; the agent's own row and column; then the two others like the food, those in sight
+    first. Each agent is paid its own share. The team reward is the sum, at most 2 per episode.
+
+    Raises:
+        ValueError: the food is not at an interior cell.
     """
 
     metadata = {"name": "lbf", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
@@ -89,7 +94,9 @@ class Foraging(ParallelEnv):
         self.agents: list[str] = []
         box = spaces.Box(-1.0, float(size - 1), (8,), np.float32)
         self._observation_spaces = dict.fromkeys(self.possible_agents, box)
-        self._action_spaces = {agent: spaces.Discrete(6) for agent in self.possible_agents}
+        self._action_spaces: dict[str, spaces.Discrete] = {
+            agent: spaces.Discrete(6) for agent in self.possible_agents
+        }
         self._reached = [False] * N_AGENTS
 
     def observation_space(self, agent: str) -> spaces.Box:
@@ -100,15 +107,16 @@ class Foraging(ParallelEnv):
 
     @property
     def positions(self) -> tuple[Cell, ...]:
+        """Cell of each agent."""
         return tuple(player.position for player in self.game.players)
 
-    def reset(self, seed: int | None = None, options: dict | None = None):
+    def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
         self.agents = list(self.possible_agents)
         self._reached = [False] * N_AGENTS
         observations, _ = self.game.reset(seed=seed)
         return dict(zip(self.agents, observations, strict=True)), self._infos()
 
-    def step(self, actions: dict[str, int]):
+    def step(self, actions: dict[str, int]) -> StepResult:
         agents = list(self.agents)
         observations, loaded, *_ = self.game.step([int(actions[agent]) for agent in agents])
         rewards = [float(reward) for reward in loaded]
@@ -140,29 +148,30 @@ class Foraging(ParallelEnv):
 
 
 def _family(size: int, max_steps: int) -> TaskFamily:
+    """Family of one board size: food at nine training cells, or at any other interior cell."""
+
     def parameters(cell: Cell) -> dict[str, Any]:
         return {"size": size, "food": list(cell), "max_steps": max_steps}
 
     lines = (1, (size - 1) // 2, size - 2)
     interior = [(row, col) for row in range(1, size - 1) for col in range(1, size - 1)]
     training = [(row, col) for row in lines for col in lines]
-    unseen = [cell for cell in interior if cell not in training]
+    held_out = [cell for cell in interior if cell not in training]
     return TaskFamily(
         name=f"lbf_{size}x{size}",
         make=lambda size, food, max_steps: Foraging(size, tuple(food), max_steps),
         training={f"food_{r}_{c}": parameters((r, c)) for r, c in training},
-        held_out={f"food_{r}_{c}": parameters((r, c)) for r, c in unseen},
+        held_out={f"food_{r}_{c}": parameters((r, c)) for r, c in held_out},
         max_steps=max_steps,
         return_bounds=(0.0, 2.0),
         expert=expert,
         explorer=lambda: Explorer(size),
         distance=lambda a, b: distance(a["food"], b["food"]),
         description=f"level-based foraging, {size}x{size} board, food at an unknown cell",
-    )  # fmt: skip
+    )
 
 
 lbf_7x7 = _family(7, 15)
-lbf_8x8 = _family(
-    8, 17
-)  # not a benchmark: settings are chosen on it, to leave the others untouched
+# no benchmark: settings are chosen on it, to leave the others untouched
+lbf_8x8 = _family(8, 17)
 lbf_9x9 = _family(9, 20)

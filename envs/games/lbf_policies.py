@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 from pettingzoo import ParallelEnv
@@ -18,11 +19,12 @@ MOVES: dict[int, Cell] = {1: (-1, 0), 2: (1, 0), 3: (0, -1), 4: (0, 1)}  # north
 
 
 def distance(a: Cell, b: Cell) -> int:
+    """Steps between two cells of an empty board."""
     return abs(a[0] - b[0]) + abs(a[1] - b[1])
 
 
 def expert(env: ParallelEnv, rng: np.random.Generator) -> dict[str, int]:
-    """Each agent takes a shortest way to a cell beside the food that is its own, and loads there.
+    """Sends each agent on a shortest way to a cell of its own beside the food, where it loads.
 
     Ways and cells that are equally good are drawn at random. An agent loads while it waits: with
     sight 1 it cannot see whether the others have arrived.
@@ -49,9 +51,9 @@ def expert(env: ParallelEnv, rng: np.random.Generator) -> dict[str, int]:
 def _best_targets(
     size: int, food: Cell, positions: tuple[Cell, ...]
 ) -> list[tuple[tuple[int, Cell], ...]]:
-    """Free cells beside the food for the agents on their way: (agent, cell), the best choices.
+    """Best choices of free cells beside the food for agents on their way, as pairs (agent, cell).
 
-    The best have the shortest longest way, then the fewest steps in all.
+    The best choices have the shortest longest way, and among these the fewest steps in all.
     """
     walkers = [i for i, p in enumerate(positions) if distance(p, food) != 1]
     beside = [(food[0] + dr, food[1] + dc) for dr, dc in MOVES.values()]
@@ -86,9 +88,30 @@ def ways_to(size: int, food: Cell, goal: Cell) -> dict[Cell, int]:
     return ways
 
 
+class _View(NamedTuple):
+    """Cells of the board that an agent sees."""
+
+    position: Cell
+    food: Cell | None  # None out of sight
+    others: set[Cell]  # the agents in sight
+
+
+def _read(observation: np.ndarray) -> _View:
+    """Cells that an observation (8,) of `Foraging` shows."""
+    numbers = [int(x) for x in observation]
+    row, col = numbers[2:4]
+    food, *others = (
+        (row + numbers[i] - 1, col + numbers[i + 1] - 1) if numbers[i] >= 0 else None
+        for i in (0, 4, 6)
+    )
+    return _View((row, col), food, {cell for cell in others if cell is not None})
+
+
 class Explorer:
-    """One agent. It sweeps the board with its own sight until it has seen the food, remembers the
-    cell across episodes, goes to the nearest cell beside it that looks free, and loads.
+    """Scripted policy of one agent that looks for the food and remembers it across episodes.
+
+    The agent sweeps the board with its own sight until it has seen the food. It then goes to the
+    nearest cell beside the food that looks free, and loads.
     """
 
     def __init__(self, size: int) -> None:
@@ -96,60 +119,69 @@ class Explorer:
         self.food: Cell | None = None
         inside = range(1, size - 1)
         self.unseen = {(row, col) for row in inside for col in inside}  # where food may be
-        self._tried: Cell | None = None
+        self._moved_from: Cell | None = None  # where the agent stood at its last move
 
     def act(
         self, observation: np.ndarray, action_mask: np.ndarray, rng: np.random.Generator
     ) -> int:
-        """
+        """Chooses a legal action.
+
         Args:
             observation: (8,) as `Foraging` gives it.
             action_mask: (6,) bool.
+            rng: Chooses between cells and ways that are equally good.
         """
-        numbers = [int(x) for x in observation]
-        own = (numbers[2], numbers[3])
-        if numbers[0] >= 0:
-            self.food = (own[0] + numbers[0] - 1, own[1] + numbers[1] - 1)
-        self.unseen -= {(own[0] + r, own[1] + c) for r in (-1, 0, 1) for c in (-1, 0, 1)}
-        others = {
-            (own[0] + numbers[i] - 1, own[1] + numbers[i + 1] - 1)
-            for i in (4, 6)
-            if numbers[i] >= 0
-        }
-        goal = self._beside_food(own, others, rng) if self.food else self._next_to_look(own, rng)
-        if goal == own:
+        view = _read(observation)
+        self._remember(view)
+        goal = self._next_to_look(view, rng) if self.food is None else self._beside_food(view, rng)
+        if goal == view.position:
             return LOAD if action_mask[LOAD] else NONE
-        blocked = self._tried == own  # the last move led nowhere: somebody was in the way
-        self._tried = own
-        ways = ways_to(self.size, self.food or (-1, -1), goal)
-        steps = [
-            action
-            for action, (dr, dc) in MOVES.items()
-            if action_mask[action]
-            and (own[0] + dr, own[1] + dc) not in others
-            and (blocked or ways.get((own[0] + dr, own[1] + dc), np.inf) < ways[own])
-        ]
-        return int(rng.choice(steps)) if steps else NONE
+        blocked = (
+            self._moved_from == view.position
+        )  # the last move led nowhere: somebody stood there
+        self._moved_from = view.position
+        moves = self._free_moves(view, action_mask)
+        if not blocked:
+            ways = ways_to(self.size, self.food or (-1, -1), goal)
+            here = ways[view.position]
+            moves = {a: cell for a, cell in moves.items() if ways.get(cell, np.inf) < here}
+        return int(rng.choice(list(moves))) if moves else NONE
 
     def end_episode(self) -> None:
-        self._tried = None
+        """Forgets the last move; what has been seen stays."""
+        self._moved_from = None
 
-    def _beside_food(self, own: Cell, others: set[Cell], rng: np.random.Generator) -> Cell:
+    def _remember(self, view: _View) -> None:
+        """Keeps the food that is in sight, and which cells have been seen."""
+        if view.food is not None:
+            self.food = view.food
+        self.unseen -= _around(view.position)
+
+    def _free_moves(self, view: _View, action_mask: np.ndarray) -> dict[int, Cell]:
+        """Legal moves to cells on which nobody stands, with these cells."""
+        row, col = view.position
+        cells = {action: (row + dr, col + dc) for action, (dr, dc) in MOVES.items()}
+        return {a: cell for a, cell in cells.items() if action_mask[a] and cell not in view.others}
+
+    def _beside_food(self, view: _View, rng: np.random.Generator) -> Cell:
+        """The nearest cell beside the food on which nobody is seen."""
         assert self.food is not None
         beside = [(self.food[0] + dr, self.food[1] + dc) for dr, dc in MOVES.values()]
-        free = [cell for cell in beside if cell not in others]
-        ways = ways_to(self.size, self.food, own)
+        free = [cell for cell in beside if cell not in view.others]
+        ways = ways_to(self.size, self.food, view.position)
         return min(free, key=lambda cell: (ways[cell], rng.random()))
 
-    def _next_to_look(self, own: Cell, rng: np.random.Generator) -> Cell:
+    def _next_to_look(self, view: _View, rng: np.random.Generator) -> Cell:
         """The cell from which most unseen cells come into sight per step of the way."""
 
         def worth(cell: Cell) -> float:
-            seen = sum(
-                (cell[0] + r, cell[1] + c) in self.unseen for r in (-1, 0, 1) for c in (-1, 0, 1)
-            )
-            return seen / (distance(cell, own) + 1)
+            return len(_around(cell) & self.unseen) / (distance(cell, view.position) + 1)
 
         board = range(self.size)
-        cells = {(row, col) for row in board for col in board} - {own}
+        cells = {(row, col) for row in board for col in board} - {view.position}
         return max(sorted(cells), key=lambda cell: (worth(cell), rng.random()))
+
+
+def _around(cell: Cell) -> set[Cell]:
+    """The cell and its eight neighbours, which are in sight from it."""
+    return {(cell[0] + dr, cell[1] + dc) for dr in (-1, 0, 1) for dc in (-1, 0, 1)}

@@ -1,11 +1,11 @@
-"""Battles of StarCraft II, through the package smacv2; the game itself is installed apart.
+"""Battles of StarCraft II through the package smacv2. The game itself is installed apart.
 
 Observations are laid out for 12 against 12 and for all races, whatever the size of a task, and
-action `ATTACK` + j attacks enemy j. A medivac is the exception: it heals ally j by that action, by
-its place among the allies that the medivac observes, where smacv2 counts all agents.
+action `ATTACK` + j attacks enemy j. A medivac is the exception: by that action it heals ally j,
+where j is a place among the allies that the medivac observes; smacv2 counts all agents.
 
-The game draws its own random numbers, from one seed at its start: the seed of an episode gives
-units and spawns, and the battle is only nearly the same.
+The game draws its own random numbers from one seed at its start. The seed of an episode therefore
+fixes units and spawns, but the battle only nearly.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from maicc.envs.adapters import ResetResult, StepResult
 from maicc.envs.games.battles import MAX_STEPS, MOST, Battle, battle_families
 from maicc.envs.games.smac_policies import ATTACK, NO_OP, STOP, focus_fire
 from maicc.types import ObsLayout, UserError
@@ -49,20 +50,21 @@ LAYOUT = ObsLayout(
 class Smac(Battle):
     """One battle as a PettingZoo environment.
 
-    Every ally is paid an equal share of the team reward: 20 in all when the battle is won, whatever
-    is left to destroy, and until then no more than 20 less the bonus for winning, however often
-    shields regenerate. Dead allies stay in the roster and may only do nothing. An illegal action
-    becomes `STOP`, or `NO_OP` of the dead. `infos` hold `action_mask`, `alive`, `battle_won`, and
-    `game_crashed` where StarCraft II broke off: the episode is then truncated, and the next
-    reset starts the game anew.
+    Every ally is paid an equal share of the team reward. A battle that is won pays 20 in all,
+    whatever is left to destroy. Until then a battle pays no more than 20 less the bonus for
+    winning, however often shields regenerate. Dead allies stay in the roster and may only do
+    nothing. An illegal action becomes `STOP`, or `NO_OP` if the ally is dead.
+
+    `infos` hold `action_mask`, `alive`, `battle_won` and `game_crashed`. The last tells that
+    StarCraft II broke off: the episode is then truncated, and the next reset starts the game anew.
 
     Args:
-        parameters: `race`, `allies`, `enemies`, `seed`, and `vary`, true where unit types
-            (.45, .45 and .1 of the exceptional one) and spawns are drawn anew in each episode;
-            else the task's seed draws the two basic types, and spawns are fixed.
+        parameters: `race`, `allies`, `enemies`, `seed` and `vary`. If `vary` is true, unit types
+            (.45, .45 and .1 of the exceptional one) and spawns are drawn anew in each episode. If
+            not, the task's seed draws units of the two basic types, and spawns are fixed.
 
     Raises:
-        UserError: wrong parameters, or smacv2 or the game can't be started.
+        UserError: parameters are wrong, or smacv2 or the game can't be started.
     """
 
     metadata = {"name": "smac", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
@@ -72,7 +74,7 @@ class Smac(Battle):
         self.game: Any = None
         self._crashed = False  # the game broke off in the last episode
 
-    def reset(self, seed: int | None = None, options: dict | None = None):
+    def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
         seed = self.episode_seed(seed)
         wrapper, errors = _smacv2(), _game_errors()
         try:
@@ -88,10 +90,11 @@ class Smac(Battle):
                     "`maicc doctor` says what is missing"
                 ) from None
         self.agents = list(self.possible_agents)
-        self._seen = self._look()
-        return self._seen, self._infos({})
+        self._observations = self._look()
+        return self._observations, self._infos({})
 
     def _begin(self, seed: int, wrapper: Any) -> None:
+        """Begins an episode, and starts the game if it is not running."""
         p = self.parameters
         if self.game is None:
             self.game = _make_game(p, wrapper)
@@ -110,7 +113,7 @@ class Smac(Battle):
         inner.max_reward = inner.n_enemies * inner.reward_death_value + inner.reward_win + strength
         self._paid = 0.0
 
-    def step(self, actions: Mapping[str, int]):
+    def step(self, actions: Mapping[str, int]) -> StepResult:
         legal, numbers = self._legal(), self._numbers()
         chosen = [int(actions[agent]) for agent in self.possible_agents]
         chosen = [
@@ -120,7 +123,7 @@ class Smac(Battle):
         try:
             reward, ended, info = self.game.step(chosen)
             reward = self._bounded(reward, won=info.get("battle_won", False))
-            self._seen = self._look()
+            self._observations = self._look()
         except _game_errors() as error:
             self.close()
             if self._crashed:
@@ -135,7 +138,7 @@ class Smac(Battle):
         if ended:
             self._crashed = crashed
         result = (
-            self._seen,
+            self._observations,
             dict.fromkeys(self.possible_agents, float(reward) / len(self.possible_agents)),
             dict.fromkeys(self.possible_agents, bool(ended) and not truncated),
             dict.fromkeys(self.possible_agents, truncated),
@@ -151,14 +154,15 @@ class Smac(Battle):
             game.close()
 
     def _bounded(self, reward: float, *, won: bool) -> float:
+        """Reward of a step, such that a battle pays 20 if it is won and less until then."""
         inner = self.game.env
-        most = RETURN_MAX * (1 - inner.reward_win / inner.max_reward)
-        reward = RETURN_MAX - self._paid if won else min(reward, most - self._paid)
+        limit = RETURN_MAX * (1 - inner.reward_win / inner.max_reward)  # before the battle is won
+        reward = RETURN_MAX - self._paid if won else min(reward, limit - self._paid)
         self._paid += reward
         return reward
 
     def _numbers(self) -> np.ndarray:
-        """The game's numbers of our actions (allies, N_ACTIONS)."""
+        """Numbers (allies, N_ACTIONS) that the game has for our actions."""
         inner = self.game.env
         numbers = np.tile(np.arange(N_ACTIONS), (len(self.possible_agents), 1))
         for i, unit in inner.agents.items():
@@ -167,30 +171,31 @@ class Smac(Battle):
         return numbers
 
     def _legal(self) -> np.ndarray:
-        """What may be done, by our numbers (allies, N_ACTIONS) bool."""
+        """Mask of legal actions by our numbers, (allies, N_ACTIONS) bool."""
         legal = np.array(self.game.get_avail_actions(), bool)
         legal = np.pad(legal, [(0, 0), (0, N_ACTIONS + 1 - legal.shape[1])])
         return np.take_along_axis(legal, self._numbers(), 1)
 
     def _look(self) -> dict[str, np.ndarray]:
+        """Observations (OBSERVATION_SIZE,) by agent, rearranged to `LAYOUT`."""
         inner = self.game.env
         race = list(RACES).index(self.parameters["race"])
         shields = int(inner.shield_bits_ally)
         enemies, allies = inner.get_obs_enemy_feats_size(), inner.get_obs_ally_feats_size()
-        own = inner.get_obs_own_feats_size()
-        cuts = np.cumsum([_MOVES, np.prod(enemies), np.prod(allies), own])
-        # Without this, an enemy that no teammate has seen before hides those listed before it.
+        own_size = inner.get_obs_own_feats_size()
+        cuts = np.cumsum([_MOVES, np.prod(enemies), np.prod(allies), own_size])
+        # without this, an enemy that no teammate has seen before hides those listed before it
         inner.obs_enemies[:] = 1
         with _python_random(0):  # smacv2 asks the agents in random order
             rows = self.game.get_obs()
-        seen = {}
+        observations = {}
         for agent, row in zip(self.possible_agents, rows, strict=True):
-            moves, foes, friends, self_, _ = np.split(np.asarray(row, np.float32), cuts)
+            moves, foes, friends, own_features, _ = np.split(np.asarray(row, np.float32), cuts)
             out = np.zeros(OBSERVATION_SIZE, np.float32)
             out[:_MOVES] = moves
-            out[_MOVES : _MOVES + 1 + shields] = self_[: 1 + shields]
-            out[_MOVES + 2 : _MOVES + 4] = self_[1 + shields : 3 + shields]
-            out[_MOVES + 4 + _TYPES * race :][:_TYPES] = self_[-_TYPES:]
+            out[_MOVES : _MOVES + 1 + shields] = own_features[: 1 + shields]
+            out[_MOVES + 2 : _MOVES + 4] = own_features[1 + shields : 3 + shields]
+            out[_MOVES + 4 + _TYPES * race :][:_TYPES] = own_features[-_TYPES:]
             for units, (start, _, _) in (
                 (friends.reshape(allies), LAYOUT.allies),
                 (foes.reshape(enemies), LAYOUT.enemies),
@@ -200,27 +205,29 @@ class Smac(Battle):
                 first = _BASIC + 1 + _TYPES * race
                 spread[:, first : first + _TYPES] = units[:, -_TYPES:]
                 out[start : start + spread.size] = spread.ravel()
-            seen[agent] = out.clip(-1.0, 1.0)
-        return seen
+            observations[agent] = out.clip(-1.0, 1.0)
+        return observations
 
     def _infos(self, info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Infos by agent, from the game's info of a step."""
         n = len(self.possible_agents)
         mask = np.zeros((n, N_ACTIONS), np.int8)
         if self.game is None:
             mask[:, NO_OP] = 1
         else:
             mask[:] = self._legal()
-        told = {
+        flags = {
             "battle_won": bool(info.get("battle_won", False)),
             "game_crashed": bool(info.get("game_crashed", False)),
         }
         return {  # only the dead may do nothing
-            agent: {"action_mask": mask[i], "alive": not mask[i, NO_OP], **told}
+            agent: {"action_mask": mask[i], "alive": not mask[i, NO_OP], **flags}
             for i, agent in enumerate(self.possible_agents)
         }
 
 
 def _make_game(p: Mapping[str, Any], wrapper: Any) -> Any:
+    """Makes the game of smacv2 for the parameters `p` of a task."""
     types, exception = RACES[p["race"]]
     team: dict[str, Any] = {"dist_type": "weighted_teams", "observe": True}
     if p["vary"]:
@@ -247,10 +254,16 @@ def _make_game(p: Mapping[str, Any], wrapper: Any) -> Any:
 
 
 def _broke_off() -> None:
+    """Raises ConnectionError, in place of the restart that smacv2 would try."""
     raise ConnectionError("the connection to the game was lost")
 
 
 def _smacv2() -> Any:
+    """Class of smacv2's environment.
+
+    Raises:
+        UserError: smacv2 can't be imported.
+    """
     try:
         from smacv2.env.starcraft2.wrapper import StarCraftCapabilityEnvWrapper
     except (ImportError, TypeError) as error:  # TypeError: protobuf in the wrong mode
@@ -262,7 +275,7 @@ def _smacv2() -> Any:
 
 
 def _game_errors() -> tuple[type[Exception], ...]:
-    """What smacv2, pysc2 and the connection to the game raise."""
+    """Exceptions that smacv2, pysc2 and the connection to the game raise."""
     from pysc2.lib import protocol, remote_controller, sc_process
     from smacv2.env.starcraft2.starcraft2 import CannotResetException
 
@@ -281,9 +294,10 @@ def _game_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def _python_random(seed: int) -> Iterator[np.random.Generator]:
-    """smacv2 shuffles with Python's own generator: seeded in here, as before afterwards.
+    """Seeds Python's own generator, with which smacv2 shuffles, and restores it afterwards.
 
-    Gives a generator for what it draws with NumPy.
+    Yields:
+        A generator for the numbers that smacv2 draws with NumPy.
     """
     state = random.getstate()
     random.seed(seed)
@@ -294,7 +308,7 @@ def _python_random(seed: int) -> Iterator[np.random.Generator]:
 
 
 def _reseed(distribution: Any, rng: np.random.Generator) -> None:
-    """Gives a distribution, and those it is made of, `rng` in place of unseeded generators."""
+    """Replaces the unseeded generators of a distribution, and of its parts, by `rng`."""
     for name, part in vars(distribution).items():
         if name == "rng":
             distribution.rng = rng

@@ -1,4 +1,4 @@
-"""A scripted commander for StarCraft II, to make data with."""
+"""Scripted commander for StarCraft II, to make data with."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SHOT = 10.0  # about what a unit's attack takes
 
 
 def focus_fire(env: Any, rng: np.random.Generator) -> Mapping[str, int]:
-    """A scripted commander, to make data with; sees the whole battle.
+    """Commands all allies with sight of the whole battle.
 
-    All who can shoot the weakest enemy in range, and no more of them than it takes; medivacs heal
-    the weakest ally in range; the others move to the nearest enemy.
+    Units shoot the weakest enemy in range, but no more of them shoot than it takes. Medivacs heal
+    the weakest ally in range. The others move to the nearest enemy.
     """
     inner = env.unwrapped.game.env
     legal = np.array(inner.get_avail_actions(), bool)
@@ -38,11 +38,11 @@ def focus_fire(env: Any, rng: np.random.Generator) -> Mapping[str, int]:
             actions[agent] = ATTACK + target
             remaining[target] = remaining.get(target, 0.0) - _SHOT
             continue
-        near = min(
+        nearest = min(
             enemies.values(),
             key=lambda e: (e.pos.x - unit.pos.x) ** 2 + (e.pos.y - unit.pos.y) ** 2,
         )
-        x, y = near.pos.x - unit.pos.x, near.pos.y - unit.pos.y
+        x, y = nearest.pos.x - unit.pos.x, nearest.pos.y - unit.pos.y
         wish = np.where(legal[i, 2:ATTACK], [y, -y, x, -x], -np.inf)
         actions[agent] = 2 + int(wish.argmax()) if legal[i, 2:ATTACK].any() else STOP
     return actions

@@ -1,8 +1,8 @@
 """Battles on SMAX (jaxmarl): the unit types and dynamics of StarCraft in JAX.
 
-Every team is played in a game of 12 against 12 in which the units that a task does not have are
-dead from the start: observations and actions then mean the same at any team size, and one compiled
-function serves all tasks.
+Every team is played in a game of 12 against 12, in which the units that a task does not have are
+dead from the start. Observations and actions therefore mean the same at any team size, and one
+compiled function serves all tasks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from maicc.envs.adapters import ResetResult, StepResult
 from maicc.envs.batch import BatchStep
 from maicc.envs.games.battles import MAX_STEPS, MOST, Battle, battle_families, check_parameters
 from maicc.envs.games.smax_policies import FEATURES, MAP, OWN, WALL, attack_nearest, focus_fire
@@ -32,7 +33,7 @@ LAYOUT = ObsLayout(
 
 
 class GameView:
-    """What a scripted policy may know of one game: everything. Arrays are allies, then enemies."""
+    """View of one whole game for scripted policies. Arrays hold the allies, then the enemies."""
 
     def __init__(self, games: SmaxBatch, row: int) -> None:
         self.games, self.row = games, row
@@ -43,7 +44,9 @@ class GameView:
         return self.games.steps
 
     def __getattr__(self, name: str) -> np.ndarray:
-        """`position` (2 * MOST, 2), `health`, `cooldown`, `kind` (2 * MOST,), `alive`; `legal`."""
+        """Array of the game: `position` (2 * MOST, 2); `health`, `cooldown`, `kind` and `alive`
+        (2 * MOST,); `legal` (MOST, N_ACTIONS).
+        """
         if name not in self.games.known:
             raise AttributeError(name)
         return self.games.known[name][self.row]
@@ -53,8 +56,11 @@ class SmaxBatch:
     """Games in lock step, with the interface of `BatchEnv`.
 
     Args:
-        tasks: One per game; parameters `race`, `allies`, `enemies`, `seed`, and `vary`, true where
-            unit types and spawns are drawn anew in each episode.
+        tasks: One per game, with the parameters `race`, `allies`, `enemies`, `seed` and `vary`. If
+            `vary` is true, unit types and spawns are drawn anew in each episode.
+
+    Raises:
+        UserError: there is no task, or its parameters are wrong.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -63,9 +69,9 @@ class SmaxBatch:
         self.tasks = [dict(task.parameters) for task in tasks]
         for p in self.tasks:
             check_parameters(p, RACES)
-        there = np.arange(MOST)
-        self.agent_mask = there < np.array([[p["allies"]] for p in self.tasks])
-        enemies = there < np.array([[p["enemies"]] for p in self.tasks])
+        places = np.arange(MOST)
+        self.agent_mask = places < np.array([[p["allies"]] for p in self.tasks])
+        enemies = places < np.array([[p["enemies"]] for p in self.tasks])
         self._there = np.concatenate([self.agent_mask, enemies], 1)
         self.rosters = [[f"ally_{i}" for i in range(p["allies"])] for p in self.tasks]
         self.envs = [GameView(self, b) for b in range(len(self.tasks))]
@@ -105,12 +111,13 @@ class SmaxBatch:
         return self._result(np.where(running, np.asarray(reward), 0.0).astype(np.float32))
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: nothing is held open."""
 
-    def _read(self, seen: Sequence[Any], running: np.ndarray) -> None:
+    def _read(self, arrays: Sequence[Any], running: np.ndarray | np.bool) -> None:
+        """Keeps the arrays that the engine gave of the games that are `running` (B,) bool."""
         names = ("observations", "legal", "position", "health", "cooldown", "alive", "kind")
-        for name, new in zip(names, seen, strict=True):
-            new = np.asarray(new)
+        for name, array in zip(names, arrays, strict=True):
+            new = np.asarray(array)
             if name not in self.known or running.all():
                 self.known[name] = new.copy()
             else:
@@ -128,14 +135,18 @@ class SmaxBatch:
 
 
 def units(parameters: dict[str, Any], seed: int) -> np.ndarray:
-    """Unit types (2 * MOST,): both sides have the same ones, as far as both have units."""
+    """Draws unit types (2 * MOST,). Both sides have the same ones, as far as both have units."""
     rng = np.random.default_rng([seed, 90])
     kinds = rng.choice(RACES[parameters["race"]], MOST)
     return np.concatenate([kinds, kinds])
 
 
 class _Engine:
-    """The compiled game, for any number of games at a time."""
+    """Compiled functions `keys`, `reset` and `step` of any number of games at a time.
+
+    Raises:
+        UserError: jaxmarl is not installed.
+    """
 
     def __init__(self) -> None:
         try:
@@ -150,16 +161,16 @@ class _Engine:
         game = fixed._env
 
         def look(state):
-            seen, legal = game.get_obs(state.state), fixed.get_avail_actions(state)
+            observations, legal = game.get_obs(state.state), fixed.get_avail_actions(state)
             s = state.state
             return (
-                jnp.stack([seen[agent] for agent in fixed.agents]),
+                jnp.stack([observations[agent] for agent in fixed.agents]),
                 jnp.stack([legal[agent] for agent in fixed.agents]).astype(bool),
                 s.unit_positions, s.unit_health, s.unit_weapon_cooldowns, s.unit_alive,
                 s.unit_types,
             )  # fmt: skip
 
-        def reset(key, kinds, there, vary):
+        def reset(key, kinds, exists, vary):
             state = fixed.reset(key)[1]
             # jaxmarl draws some beyond the wall, where the first step kills them
             spawns = jnp.where(
@@ -169,21 +180,21 @@ class _Engine:
                 state=state.state.replace(
                     unit_types=kinds,
                     unit_positions=spawns,
-                    unit_health=jnp.where(there, game.unit_type_health[kinds], 0.0),
-                    unit_alive=there,
+                    unit_health=jnp.where(exists, game.unit_type_health[kinds], 0.0),
+                    unit_alive=exists,
                 )
             )
             # of exactly the types that a step leaves, or the second step would compile again
             state = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
             return state, *look(state)
 
-        def step(key, at, state, actions, there):
+        def step(key, at, state, actions, exists):
             before = state.state.unit_health
             chosen = {agent: actions[i] for i, agent in enumerate(fixed.agents)}
             state = fixed.step_env(jax.random.fold_in(key, at), state, chosen)[1]
             s = state.state
             lost = (before - s.unit_health) / game.unit_type_health[s.unit_types]
-            damage = lost[MOST:].sum() / there[MOST:].sum()
+            damage = lost[MOST:].sum() / exists[MOST:].sum()
             all_dead, all_enemies_dead = ~s.unit_alive[:MOST].any(), ~s.unit_alive[MOST:].any()
             won = all_enemies_dead & ~all_dead
             return state, damage + won, all_dead | all_enemies_dead, won, *look(state)
@@ -194,13 +205,14 @@ class _Engine:
 
     @staticmethod
     def _timed(compiled: Any) -> Any:
-        known: set[int] = set()
+        """Wraps a compiled function: it says how long it took to compile for a number of games."""
+        sizes: set[int] = set()  # numbers of games that it has been compiled for
 
         def call(*arguments: Any) -> Any:
             games, start = len(arguments[0]), time.perf_counter()
             result = compiled(*arguments)
-            if games not in known:
-                known.add(games)
+            if games not in sizes:
+                sizes.add(games)
                 print(f"smax: compiled for {games} games in {time.perf_counter() - start:.1f} s")
             return result
 
@@ -209,15 +221,16 @@ class _Engine:
 
 @functools.cache
 def _engine() -> _Engine:
+    """Makes the engine of this process, once."""
     return _Engine()
 
 
 class Smax(Battle):
     """One game as a PettingZoo environment: a batch of one.
 
-    Every ally is paid an equal share of the team reward: the damage done, 1 in all, and 1 for
-    winning. Dead allies stay in the roster and may only stop. `infos` hold `action_mask`,
-    `alive` and `battle_won`.
+    Every ally is paid an equal share of the team reward. This is the share of the enemies' health
+    that was destroyed, 1 in all, and 1 more for winning. Dead allies stay in the roster and may
+    only stop. `infos` hold `action_mask`, `alive` and `battle_won`.
     """
 
     metadata = {"name": "smax", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
@@ -226,40 +239,40 @@ class Smax(Battle):
         super().__init__(parameters, RACES, LAYOUT, OBSERVATION_SIZE)
         self.games = SmaxBatch([Task("smax", "", parameters)])
 
-    def reset(self, seed: int | None = None, options: dict | None = None):
-        now = self.games.reset([self.episode_seed(seed)])
+    def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
+        batch = self.games.reset([self.episode_seed(seed)])
         self.agents = list(self.possible_agents)
-        return self._each(now.observations[0]), self._infos(now)
+        return self._by_agent(batch.observations[0]), self._infos(batch)
 
-    def step(self, actions: dict[str, int]):
+    def step(self, actions: dict[str, int]) -> StepResult:
         chosen = np.full((1, MOST), STOP)
         for i, agent in enumerate(self.possible_agents):
             chosen[0, i] = actions[agent]
-        now = self.games.step(chosen)
+        batch = self.games.step(chosen)
         result = (
-            self._each(now.observations[0]),
-            {a: float(r) for a, r in self._each(now.individual_rewards[0]).items()},
-            dict.fromkeys(self.agents, bool(now.terminated[0])),
-            dict.fromkeys(self.agents, bool(now.truncated[0])),
-            self._infos(now),
+            self._by_agent(batch.observations[0]),
+            {a: float(r) for a, r in self._by_agent(batch.individual_rewards[0]).items()},
+            dict.fromkeys(self.agents, bool(batch.terminated[0])),
+            dict.fromkeys(self.agents, bool(batch.truncated[0])),
+            self._infos(batch),
         )
-        if now.done[0]:
+        if batch.done[0]:
             self.agents = []
         return result
 
-    def _each(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _by_agent(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(self.possible_agents, rows, strict=False))
 
-    def _infos(self, now: BatchStep) -> dict[str, dict[str, Any]]:
+    def _infos(self, batch: BatchStep) -> dict[str, dict[str, Any]]:
         won = bool(self.games.won[0])
-        alive = self._each(now.alive[0])
+        alive = self._by_agent(batch.alive[0])
         return {
             agent: {
                 "action_mask": mask.astype(np.int8),
                 "alive": bool(alive[agent]),
                 "battle_won": won,
             }
-            for agent, mask in self._each(now.action_mask[0]).items()
+            for agent, mask in self._by_agent(batch.action_mask[0]).items()
         }
 
 

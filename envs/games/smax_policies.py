@@ -1,4 +1,4 @@
-"""Scripts for SMAX, to make data with: a commander, and what SMAX's own enemies do."""
+"""Scripts for SMAX, to make data with: a commander, and the policy of SMAX's own enemies."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ _PATIENCE = 30  # steps to wait for the enemy
 def focus_fire(game: Any, rng: np.random.Generator) -> Mapping[str, int]:
     """Waits in formation for the enemy, concentrates fire, and steps back between shots.
 
-    Sees the whole battle. All who can shoot the enemy that falls soonest, and no more of them than
-    it takes; units with long range keep away from short ones while their weapon cools down.
+    The commander sees the whole battle. Units shoot the enemy that falls soonest, but no more of
+    them shoot than it takes. Units with long range keep away from those with short range while
+    their weapon cools down.
     """
     half = len(game.health) // 2
     allies = np.flatnonzero(game.alive[:half])
@@ -47,19 +48,18 @@ def focus_fire(game: Any, rng: np.random.Generator) -> Mapping[str, int]:
     remaining = game.health[half + enemies].copy()
     for row in np.argsort(legal.sum(1), kind="stable"):  # those with the fewest targets first
         unit = f"ally_{allies[row]}"
-        near = int(np.argmin(distance[row]))
+        nearest = int(np.argmin(distance[row]))
         if ready[row] and legal[row].any():
-            can = (
-                legal[row] & (remaining > 0) if (legal[row] & (remaining > 0)).any() else legal[row]
-            )
-            target = int(np.flatnonzero(can)[np.argmin(remaining[can])])
+            standing = legal[row] & (remaining > 0)
+            targets = standing if standing.any() else legal[row]
+            target = int(np.flatnonzero(targets)[np.argmin(remaining[targets])])
             remaining[target] -= ATTACK[kind[row]]
             actions[unit] = _FIRST_ATTACK + int(enemies[target])
-        elif not ready[row] and RANGE[kind[row]] > reach[near]:
-            if distance[row, near] < reach[near] + margin[near]:
+        elif not ready[row] and RANGE[kind[row]] > reach[nearest]:
+            if distance[row, nearest] < reach[nearest] + margin[nearest]:
                 actions[unit] = _away(game.position[allies[row]], offset[row])
         elif not legal[row].any():
-            actions[unit] = int(np.argmax(MOVES @ offset[row, near]))
+            actions[unit] = int(np.argmax(MOVES @ offset[row, nearest]))
     return actions
 
 
@@ -68,7 +68,8 @@ def attack_nearest(
 ) -> int:
     """Fights as SMAX's heuristic enemies do, on what one unit sees.
 
-    Shoots the nearest enemy in range, else goes towards one that it sees, else to the middle.
+    The unit shoots the nearest enemy in range. If there is none, it goes towards one of the enemies
+    that it sees, and if it sees none, to the middle.
     """
     enemies = observation[FEATURES * (MOST - 1) : -OWN].reshape(MOST, FEATURES)
     health, offset = enemies[:, 0], enemies[:, 1:3]
@@ -76,14 +77,14 @@ def attack_nearest(
     if in_range.any():
         distance = np.where(in_range, np.linalg.norm(offset, axis=1), np.inf)
         return _FIRST_ATTACK + int(np.argmin(distance))
-    seen = np.flatnonzero(health > 0)
+    visible = np.flatnonzero(health > 0)
     position = observation[-OWN + 1 : -OWN + 3]  # on a map of side 1
-    towards = offset[rng.choice(seen)] if len(seen) else 0.5 - position
+    towards = offset[rng.choice(visible)] if len(visible) else 0.5 - position
     return int(np.argmax(MOVES @ towards))
 
 
 def _away(position: np.ndarray, offset: np.ndarray) -> int:
-    """The move that leaves the nearest enemy farthest, not into a wall, which kills."""
+    """Move that leaves the nearest enemy farthest away and does not lead into a wall."""
     after = position + 2.0 * MOVES
     safe = ((after > WALL) & (after < MAP - WALL)).all(1)
     distance = np.linalg.norm(offset[None] - 2.0 * MOVES[:, None], axis=-1).min(1)

@@ -1,4 +1,4 @@
-"""What is installed and what is missing, each with the command that puts it right."""
+"""Check of what is installed and what is missing, with the command that puts each right."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _PYSC2 = 'pip install "maicc[smac]"'
 class Finding(NamedTuple):
     """One line of the verdict."""
 
-    name: str
+    name: str  # of the thing that was looked for
     fine: bool
-    found: str
+    state: str  # what is installed, or what is wrong
     fix: str  # a command, or what to do; empty where all is fine
     needed: bool  # False: for some task families only
 
 
 def doctor() -> list[Finding]:
-    """Looks at everything, in the order in which it is needed."""
+    """Checks folders, packages and games, in the order in which they are needed."""
     return [
         _links(),
         _faiss(),
@@ -41,7 +41,7 @@ def doctor() -> list[Finding]:
 
 
 def _links(package: Path = Path(__file__).parent.parent) -> Finding:
-    """Looks for links that were checked out as text files, as on Windows by default."""
+    """Checks that the links were not checked out as text files, as on Windows by default."""
     text = [name for name in ("envs", "memory", "configs") if (package / name).is_file()]
     if not text:
         return Finding("folders", True, "envs, memory and configs are there", "", True)
@@ -51,6 +51,7 @@ def _links(package: Path = Path(__file__).parent.parent) -> Finding:
 
 
 def _installed(name: str) -> str | None:
+    """Version of an installed package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -58,23 +59,27 @@ def _installed(name: str) -> str | None:
 
 
 def _package(name: str, fix: str, *, needed: bool = False) -> Finding:
-    found = _installed(name)
-    return Finding(name, found is not None, found or "not installed", fix, needed)
+    """Checks that a package is installed."""
+    release = _installed(name)
+    return Finding(name, release is not None, release or "not installed", fix, needed)
 
 
 def _faiss() -> Finding:
-    here = {
-        n: _installed(n) for n in ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11")
-    }
-    here = {name: found for name, found in here.items() if found}
-    listed = ", ".join(f"{name} {found}" for name, found in here.items())
-    if len(here) > 1:
-        fix = f'pip uninstall -y {" ".join(here)}, then pip install "maicc[cpu]" or "maicc[gpu]"'
+    """Checks that exactly one of the packages that install faiss is installed."""
+    names = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11")
+    releases = {name: release for name in names if (release := _installed(name))}
+    listed = ", ".join(f"{name} {release}" for name, release in releases.items())
+    if len(releases) > 1:
+        builds = " ".join(releases)
+        fix = f'pip uninstall -y {builds}, then pip install "maicc[cpu]" or "maicc[gpu]"'
         return Finding("faiss", False, f"{listed}: they overwrite each other", fix, True)
-    return Finding("faiss", bool(here), listed or "not installed", 'pip install "maicc[cpu]"', True)
+    return Finding(
+        "faiss", bool(releases), listed or "not installed", 'pip install "maicc[cpu]"', True
+    )
 
 
 def _device() -> Finding:
+    """Names the GPU that torch sees."""
     if find_spec("torch") is None:
         return Finding("device", False, "no torch", "pip install -c constraints.txt torch", True)
     import torch
@@ -84,27 +89,29 @@ def _device() -> Finding:
 
 
 def _protobuf() -> Finding:
+    """Checks that pysc2 can use protobuf: an old release, or the implementation in Python."""
     mode = os.environ.get("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "")
-    found = _installed("protobuf")
-    if found is None:
+    release = _installed("protobuf")
+    if release is None:
         return Finding("protobuf mode", False, "protobuf not installed", _PYSC2, False)
-    old = int(found.split(".")[0]) <= 3
+    is_old = int(release.split(".")[0]) <= 3
     fix = "export PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python"
-    state = f"protobuf {found}, implementation {mode or 'default'}"
-    return Finding("protobuf mode", old or mode == "python", state, fix, False)
+    state = f"protobuf {release}, implementation {mode or 'default'}"
+    return Finding("protobuf mode", is_old or mode == "python", state, fix, False)
 
 
 def _starcraft() -> Iterator[Finding]:
+    """Checks the folder of StarCraft II, its binary and the maps of SMAC."""
     root = Path(os.environ.get("SC2PATH", Path.home() / "StarCraftII"))
-    given = "SC2PATH" in os.environ
+    default = "" if "SC2PATH" in os.environ else " (the default)"
     yield Finding(
-        "SC2PATH", root.is_dir(), f"{root}{'' if given else ' (the default)'}"
+        "SC2PATH", root.is_dir(), f"{root}{default}"
         f"{'' if root.is_dir() else ', no such folder'}",
         "export SC2PATH=FOLDER_OF_STARCRAFT_II", False,
     )  # fmt: skip
-    found = sorted(root.glob("Versions/Base*/SC2*"))
+    binaries = sorted(root.glob("Versions/Base*/SC2*"))
     yield Finding(
-        "StarCraft II", bool(found), str(found[-1]) if found else "no game binary",
+        "StarCraft II", bool(binaries), str(binaries[-1]) if binaries else "no game binary",
         "download version 4.10 from https://github.com/Blizzard/s2client-proto and unpack it into "
         f"{root}", False,
     )  # fmt: skip
@@ -118,10 +125,14 @@ def _starcraft() -> Iterator[Finding]:
 
 
 def report(findings: list[Finding], write: Callable[[str], object] = print) -> bool:
-    """Prints the verdict; False where something that every run needs is missing."""
+    """Prints the verdict.
+
+    Returns:
+        False if something that every run needs is missing.
+    """
     for f in findings:
         mark = "ok     " if f.fine else "MISSING" if f.needed else "absent "
-        write(f"{mark}  {f.name:14} {f.found}")
+        write(f"{mark}  {f.name:14} {f.state}")
         if not f.fine:
             write(f"{'':25}{f.fix}")
     return all(f.fine for f in findings if f.needed)

@@ -1,4 +1,4 @@
-"""What is a retrieved context worth? The decision model's error with it, and with another's."""
+"""Worth of retrieved contexts: the decision model's error with them, and with those of others."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _SEED, _QUERIES = 90, 48
 def context_value(
     files: ModelFiles, retrieval: RetrievalConfig | None = None, batches: int = 20
 ) -> dict[str, Any]:
-    """Cross-entropy and accuracy on the dataset's actions, with the contexts that were retrieved
-    for a query and with those of other queries.
+    """Measures the decision model's error with each query's contexts, and with other queries'.
 
-    If both are alike, the contexts tell the model nothing that it does not see anyway: a memory
-    can't help then, however good it is.
+    The error is the cross-entropy and the accuracy on the dataset's actions. If it is the same with
+    both, the contexts tell the model nothing that it does not see anyway. Then a memory can't help,
+    however good it is.
 
     Args:
-        retrieval: That of the model's training.
-        batches: Of 48 queries each.
+        files: The trained model.
+        retrieval: Retrieval in the model's training.
+        batches: Number of batches, of 48 queries each.
 
     Raises:
         UserError: the model takes no context.
@@ -47,16 +48,16 @@ def context_value(
         retrieval or RetrievalConfig(),
     )
     data.setup("fit")
-    found: dict[str, list[tuple[float, float]]] = {"retrieved": [], "of other queries": []}
-    drawn = data.batches(0)
+    results: dict[str, list[tuple[float, float]]] = {"retrieved": [], "of other queries": []}
+    stream = data.batches(0)
     with torch.no_grad():
         for _ in range(batches):
-            batch = next(drawn)
+            batch = next(stream)
             others = Trajectories(*(part.roll(1, 0) for part in batch.contexts))
-            for name, contexts in zip(found, (batch.contexts, others), strict=True):
+            for name, contexts in zip(results, (batch.contexts, others), strict=True):
                 loss, accuracy = net.loss(batch._replace(contexts=contexts))
-                found[name].append((float(loss), float(accuracy)))
+                results[name].append((float(loss), float(accuracy)))
     return {
-        name: dict(zip(("loss", "accuracy"), np.mean(each, 0).round(4).tolist(), strict=True))
-        for name, each in found.items()
+        name: dict(zip(("loss", "accuracy"), np.mean(pairs, 0).round(4).tolist(), strict=True))
+        for name, pairs in results.items()
     }

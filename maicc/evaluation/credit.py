@@ -1,4 +1,4 @@
-"""Is the predicted individual return right? Measured where the environment knows each share."""
+"""Comparison of predicted with true individual rewards, where the environment knows these."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ _SEED = 80
 
 
 def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
-    """Predicted against true individual rewards on tasks the embedding was not trained on.
+    """Compares predicted with true individual rewards on tasks that were not trained on.
 
-    Plays the dataset's behaviours on every held-out task, `episodes` each.
+    Every behaviour of the dataset plays `episodes` episodes of every held-out task.
 
     Returns:
-        Correlations over single steps of single agents and over their episodes, and of the sum over
-        agents with the team reward; mean prediction where the agent was paid, where only a
-        teammate was, and where nobody was, with the true means.
+        Three correlations: over single steps of single agents, over the sums of an agent's episode,
+        and of the sum over agents with the team reward. `mean` holds the mean prediction and the
+        true mean over steps in which the agent was paid, only a teammate was, or nobody was.
 
     Raises:
-        UserError: the environment pays all agents alike, so nothing can be compared.
+        UserError: the environment pays all agents alike, or the dataset was read from a file.
     """
     dataset = EpisodeFile(files.episodes)
     family = get_family(dataset.spec.family)
     spec = dataset.require(family.spec)
-    net = load_module(files["embedding"], EmbeddingModule, spec).net
-    mine = [b for b in dataset.behaviours if b.random_rate >= 0]
-    if not mine:
+    module = load_module(files["embedding"], EmbeddingModule, spec)
+    behaviours = [b for b in dataset.behaviours if b.random_rate >= 0]
+    if not behaviours:
         raise UserError(f"{files.episodes} was read from a file: there is no behaviour to play")
     played = concatenate(
         [
             play(family, task, b.random_rate, [(_SEED, i, j, e) for e in range(episodes)], b.name)
             for i, task in enumerate(family.held_out_tasks)
-            for j, b in enumerate(mine)
+            for j, b in enumerate(behaviours)
         ]
     )
     true = played.individual_rewards  # (B, T, N)
-    there = played.agent_mask[:, None]  # (B, 1, N)
-    if np.ptp(np.where(there, true, true[:, :, :1]), axis=2).max() == 0:
+    exists = played.agent_mask[:, None]  # (B, 1, N)
+    if np.ptp(np.where(exists, true, true[:, :, :1]), axis=2).max() == 0:
         raise UserError(f"{family.name} pays all agents alike: there is no credit to compare with")
     batch = team_batch(played, dataset.spec.bounds)
     with torch.no_grad():
-        keys = net.keys(batch.slices())
+        keys = module.net.keys(batch.slices())
     predicted = keys.individual_reward.numpy().reshape(*true.swapaxes(1, 2).shape).swapaxes(1, 2)
-    predicted = predicted * there
+    predicted = predicted * exists
     steps = batch.step_mask.numpy()
-    real = steps[:, :, None] & there
-    team = np.broadcast_to(played.rewards[:, :, None], true.shape)[real]
-    p, t = predicted[real], true[real]
+    counts = steps[:, :, None] & exists  # (B, T, N)
+    team = np.broadcast_to(played.rewards[:, :, None], true.shape)[counts]
+    p, t = predicted[counts], true[counts]
     groups = {
         "paid": t != 0,
         "teammate paid": (t == 0) & (team != 0),
@@ -78,4 +78,5 @@ def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson correlation of all numbers of two arrays of one shape."""
     return round(float(np.corrcoef(a.reshape(-1), b.reshape(-1))[0, 1]), 4)

@@ -1,6 +1,6 @@
 """Speed of every part, beside the machine's own peak measured in the same run.
 
-Models are untrained: what they compute costs the same.
+The models are untrained, as training does not change what a computation costs.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ from maicc.data.collect import collect
 from maicc.data.dataset import EpisodeFile, slices
 from maicc.envs import TaskFamily, batch_env, get_family
 from maicc.evaluation.adapt import play_episode
+from maicc.evaluation.markdown import markdown_table
 from maicc.memory import KeyIndex
 from maicc.memory.index import distinct
 from maicc.teams.team import Team
 from maicc.training.episode_data import EpisodeData
+from maicc.training.family_data import FamilyData
 from maicc.training.fit import resolve_device, seeded
 from maicc.training.modules import DecisionModule, EmbeddingModule, MaiccModule
 from maicc.training.offline_keys import offline_keys, offline_memory
@@ -50,14 +52,20 @@ SIZES = {
 }
 _SECONDS = 4.0  # spent on each timing
 _EPISODES, _QUERIES, _RUNS = 32, 96, 50
+_TRAJECTORIES = 1536  # that keys are made of in one call
 KEYS = (27_000, 270_000, 2_700_000)  # in the indices that are searched
 
 
 def bench(name: str, device: str = "auto", largest: int = 2_700_000) -> dict[str, Any]:
-    """Times all parts on task family `name`.
+    """Times all parts on a task family.
 
     Args:
-        largest: Keys in the largest index that is searched.
+        name: Name of the family.
+        device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
+        largest: Number of keys in the largest index that is searched.
+
+    Returns:
+        The machine, and one row for each part, in plain JSON.
     """
     family, device = get_family(name), resolve_device(device)
     rows: list[dict[str, Any]] = []
@@ -72,7 +80,7 @@ def bench(name: str, device: str = "auto", largest: int = 2_700_000) -> dict[str
             for row in _models(family, path, size, embedding, decision, device, peak):
                 rows.append(row)
                 bar.update()
-        rows += _retrieval(family, path, largest, bar, peak["fp32"])
+        rows += _retrieval(path, largest, bar, peak["fp32"])
     return {
         "family": name,
         "machine": {
@@ -96,6 +104,7 @@ def _models(
     device: str,
     peak: dict[str, float],
 ) -> Iterator[dict[str, Any]]:
+    """Times the models of one size: their training steps, keys and adaptation."""
     spec = EpisodeFile(path).spec
     with seeded(0):
         embedding = EmbeddingModule(spec, embedding_config, OptimiserConfig())
@@ -103,40 +112,43 @@ def _models(
     embedding, decision = embedding.to(device), decision.to(device)
     data = EpisodeData(family.name, str(path), _EPISODES)
     data.setup("fit")
-    batch = _to(next(data.batches(0)), device)
+    batch = _first_batch(data, device)
 
     dataset = EpisodeFile(path)
     keys = offline_keys(embedding.net, dataset, path.parent, device=device)
     stored = slices(dataset.read(), spec.bounds)
     retrieval = RetrievalData(family.name, str(path), k=decision_config.k, batch_size=_QUERIES)
     retrieval.use(keys, stored)
-    queries = _to(next(retrieval.batches(0)), device)
-    some = Trajectories(*(torch.from_numpy(p[:1536]).to(device) for p in stored.trajectories))
-    supervised = int(queries.current.step_mask.sum())
+    queries = _first_batch(retrieval, device)
+    trajectories = Trajectories(
+        *(torch.from_numpy(p[:_TRAJECTORIES]).to(device) for p in stored.trajectories)
+    )
 
+    def embedding_loss() -> torch.Tensor:
+        return embedding.net.total(embedding.net.losses(batch))
+
+    def decision_loss() -> torch.Tensor:
+        return decision.net.loss(queries)[0]
+
+    # name, what makes the function to time, and how much of what one call works through
+    parts: list[tuple[str, Callable[[], Callable[[], object]], dict[str, float]]] = [
+        ("embedding step", lambda: training_step(embedding, embedding_loss),
+         {"episodes_per_second": _EPISODES}),
+        ("keys", lambda: partial(embedding.net.keys, trajectories),
+         {"episodes_per_second": _TRAJECTORIES / spec.n_agents}),
+        ("decision step", lambda: training_step(decision, decision_loss),
+         {"queries_per_second": _QUERIES,
+          "actions_per_second": int(queries.current.step_mask.sum())}),
+    ]  # fmt: skip
     for precision in ("fp32", "bf16"):
-
-        def describe(part: str, seconds: float, flops: float, **more: float) -> dict[str, Any]:
-            share = flops / seconds / peak[precision]  # noqa: B023 - used at once
-            return {
-                "part": part, "size": size, "precision": precision,  # noqa: B023
-                "seconds": round(seconds, 5), "share_of_peak": round(share, 4),
-                **{name: round(value, 1) for name, value in more.items()},
+        for part, make, counts in parts:
+            seconds, flops = median_time(make(), device, precision)
+            yield {
+                "part": part, "size": size, "precision": precision,
+                "seconds": round(seconds, 5),
+                "share_of_peak": round(flops / seconds / peak[precision], 4),
+                **{rate: round(count / seconds, 1) for rate, count in counts.items()},
             }  # fmt: skip
-
-        step = training_step(embedding, lambda: embedding.net.total(embedding.net.losses(batch)))
-        seconds, flops = median_time(step, device, precision)
-        yield describe("embedding step", seconds, flops, episodes_per_second=_EPISODES / seconds)
-
-        seconds, flops = median_time(lambda: embedding.net.keys(some), device, precision)
-        yield describe("keys", seconds, flops, episodes_per_second=1536 / spec.n_agents / seconds)
-
-        step = training_step(decision, lambda: decision.net.loss(queries)[0])
-        seconds, flops = median_time(step, device, precision)
-        yield describe(
-            "decision step", seconds, flops,
-            queries_per_second=_QUERIES / seconds, actions_per_second=supervised / seconds,
-        )  # fmt: skip
 
     memory = offline_memory(keys, stored, spec)
     yield _adaptation(family, size, embedding, decision, memory, device, peak["fp32"])
@@ -152,6 +164,7 @@ def _adaptation(
     device: str,
     peak: float,
 ) -> dict[str, Any]:
+    """Times the adaptation of `_RUNS` teams in lock step."""
     tasks = family.draw_tasks(_RUNS, 0)
     env = batch_env(family, tasks)
     team = Team(
@@ -181,21 +194,23 @@ def _adaptation(
     }  # fmt: skip
 
 
-def _retrieval(
-    family: TaskFamily, path: Path, largest: int, bar: tqdm, peak: float
-) -> Iterator[dict[str, Any]]:
-    """Search among ever more keys: of all steps, and, beyond their number, between neighbours."""
+def _retrieval(path: Path, largest: int, bar: tqdm, peak: float) -> Iterator[dict[str, Any]]:
+    """Times searches among ever more keys.
+
+    The keys are those of all steps of the dataset. If more are needed, points between neighbours
+    are added.
+    """
     dataset = EpisodeFile(path)
     with seeded(0):
         net = EmbeddingModule(dataset.spec).net
-    played = slices(dataset.read(), dataset.spec.bounds).trajectories.step_mask
-    real = offline_keys(net, dataset, path.parent).vectors[played]
-    real = real[distinct(real)]
+    step_mask = slices(dataset.read(), dataset.spec.bounds).trajectories.step_mask
+    vectors = offline_keys(net, dataset, path.parent).vectors[step_mask]
+    vectors = vectors[distinct(vectors)]
     rng = np.random.default_rng(0)
     for n in KEYS:
         if n > largest:
             continue
-        keys = _more(real, n + _QUERIES, rng)
+        keys = _resized(vectors, n + _QUERIES, rng)
         queries, keys = keys[:_QUERIES], keys[_QUERIES:]
         tie, exact, products = np.zeros(_QUERIES), None, 2.0 * keys.size * _QUERIES
         lists = int(2 ** np.floor(np.log2(2.5 * n**0.5)))
@@ -204,13 +219,14 @@ def _retrieval(
             index = KeyIndex.build(keys[:, None], np.ones((n, 1), bool), factory)
             build = time.perf_counter() - start
             seconds, _ = median_time(partial(index.search, 0, queries, 50, tie), "cpu", "fp32")
-            found = index.search(0, queries, 50, tie).item
-            exact = found if exact is None else exact
+            nearest = index.search(0, queries, 50, tie).item
+            exact = nearest if exact is None else exact
             recall = np.mean(
-                [len(np.intersect1d(a, b)) / 50 for a, b in zip(found, exact, strict=True)]
+                [len(np.intersect1d(a, b)) / 50 for a, b in zip(nearest, exact, strict=True)]
             )
-            share = {"share_of_peak": round(products / seconds / peak, 4)}
-            share = share if factory == "Flat" else {}  # known for exact search only
+            share = {}
+            if factory == "Flat":  # the operations of others are not known
+                share = {"share_of_peak": round(products / seconds / peak, 4)}
             yield {
                 "part": "retrieval", "keys": n, "index": factory,
                 "ms_per_query": round(1000 * seconds / _QUERIES, 4),
@@ -224,25 +240,30 @@ def _retrieval(
             gc.collect()
 
 
-def _more(real: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """`n` of these keys in random order, with points between near neighbours if they are fewer."""
-    if n <= len(real):
-        return real[rng.permutation(len(real))[:n]]
-    index = KeyIndex.build(real[:, None], np.ones((len(real), 1), bool), "IVF1024,Flat;nprobe=8")
-    neighbours = index.search(0, real, 11, np.zeros(len(real))).item
-    found = real
-    while len(found) < n:  # what comes out twice counts once
-        one = rng.integers(len(real), size=n)
-        near = neighbours[one, rng.integers(1, 11, n)]
+def _resized(vectors: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws `n` of the keys (M, D) in random order.
+
+    If there are fewer keys, points between near neighbours are added to them.
+    """
+    if n <= len(vectors):
+        return vectors[rng.permutation(len(vectors))[:n]]
+    mask = np.ones((len(vectors), 1), bool)
+    index = KeyIndex.build(vectors[:, None], mask, "IVF1024,Flat;nprobe=8")
+    neighbours = index.search(0, vectors, 11, np.zeros(len(vectors))).item
+    keys = vectors
+    while len(keys) < n:  # what comes out twice counts once
+        one = rng.integers(len(vectors), size=n)
+        other = neighbours[one, rng.integers(1, 11, n)]
         share = rng.random((n, 1), np.float32)
-        between = real[one] * share + real[near] * (1 - share)
+        between = vectors[one] * share + vectors[other] * (1 - share)
         between /= np.linalg.norm(between, axis=1, keepdims=True)
-        found = np.concatenate([found, between])
-        found = found[np.sort(distinct(found))]
-    return rng.permutation(found[:n])
+        keys = np.concatenate([keys, between])
+        keys = keys[np.sort(distinct(keys))]
+    return rng.permutation(keys[:n])
 
 
 def training_step(module: MaiccModule, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """Makes a function that trains `module` for one step of AdamW on `loss`."""
     module.train().requires_grad_(True)
     adam = torch.optim.AdamW(module.parameters(), 1e-4)
 
@@ -256,22 +277,22 @@ def training_step(module: MaiccModule, loss: Callable[[], torch.Tensor]) -> Call
 
 
 def median_time(work: Callable[[], object], device: str, precision: str) -> tuple[float, float]:
-    """Median seconds of one call, and its floating-point operations in matrix products."""
+    """Measures the median seconds of one call, and its operations in matrix products."""
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
         with FlopCounterMode(display=False) as counter:
             work()
-        taken: list[float] = []
-        while len(taken) < 3 or sum(taken) < _SECONDS:
+        times: list[float] = []
+        while len(times) < 3 or sum(times) < _SECONDS:
             start = time.perf_counter()
             work()
             if device == "cuda":
                 torch.cuda.synchronize()
-            taken.append(time.perf_counter() - start)
-    return float(np.median(taken)), float(counter.get_total_flops())
+            times.append(time.perf_counter() - start)
+    return float(np.median(times)), float(counter.get_total_flops())
 
 
 def _peak(device: str, precision: str) -> float:
-    """Operations per second of a square matrix product."""
+    """Measures the operations per second of a square matrix product."""
     n = 8192 if device == "cuda" else 2048
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
@@ -279,13 +300,20 @@ def _peak(device: str, precision: str) -> float:
     return 2 * n**3 / seconds
 
 
+def _first_batch(data: FamilyData, device: str) -> Any:
+    """First batch of a data module that is set up, made without a trainer."""
+    return _to(next(data.batches(0)), device)
+
+
 def _to(batch: Any, device: str) -> Any:
+    """Moves a tensor, or all tensors of named tuples, to a device."""
     if isinstance(batch, torch.Tensor):
         return batch.to(device)
     return type(batch)(*(_to(part, device) for part in batch))
 
 
 def _processor() -> str:
+    """Name of the machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -294,19 +322,18 @@ def _processor() -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The result as Markdown tables."""
+    """Writes the result of `bench` as a Markdown table, after a line on the machine."""
     m = result["machine"]
     lines = [
         f"{result['family']}; {m['processor']}, {m['cores']} cores, {m['device']}, torch "
         f"{m['torch']}; peak of a matrix product {m['peak_gflops']} GFLOP/s; peak memory "
         f"{result['peak_memory_gib']} GiB.",
         "",
-        "| part | size | precision | seconds | share of peak | rates |",
-        "|---|---|---|---|---|---|",
     ]
     common = ("part", "size", "precision", "seconds", "share_of_peak")
+    rows = []
     for row in result["rows"]:
         rates = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in row.items() if k not in common)
-        cells = [str(row.get(name, "")) for name in common]
-        lines.append(f"| {' | '.join(cells)} | {rates} |")
+        rows.append([*(str(row.get(name, "")) for name in common), rates])
+    lines += markdown_table([*(name.replace("_", " ") for name in common), "rates"], rows)
     return "\n".join(lines) + "\n"

@@ -1,10 +1,11 @@
-"""What environments cost, and what a step of embedding training costs in each of its forms."""
+"""Speed of environments, and of a step of embedding training in each of its forms."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from maicc.config import EmbeddingConfig, OptimiserConfig
 from maicc.data.team_batch import TeamBatch
 from maicc.envs import BatchStep, TaskFamily, batch_env, get_family
 from maicc.envs.spaces import random_actions, random_legal
+from maicc.evaluation.markdown import markdown_table
 from maicc.evaluation.speed import median_time, training_step
 from maicc.training.fit import seeded
 from maicc.training.modules import EmbeddingModule
@@ -25,7 +27,14 @@ _BATCHES = (1, 16, 64)
 
 
 def bench_environments(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Steps per second under random legal actions: as PettingZoo environments, and in lock step."""
+    """Times environments under random legal actions, one by one and many in lock step.
+
+    Args:
+        names: Names of the task families.
+
+    Returns:
+        One row for each family and form.
+    """
     rows = []
     with tqdm(desc="bench", unit="part", total=len(names) * (1 + len(_BATCHES))) as bar:
         for name in names:
@@ -39,40 +48,42 @@ def bench_environments(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _pettingzoo(family: TaskFamily) -> dict[str, Any]:
+    """Times one PettingZoo environment."""
     env, rng = family.make_env(family.training_tasks[0]), np.random.default_rng(0)
-    seen: dict[str, Any] = {}
+    observations: dict[str, Any] = {}
     infos: dict[str, Any] = {}
 
     def step() -> int:
-        nonlocal seen, infos
-        if not seen:
-            seen, infos = env.reset(seed=int(rng.integers(2**31)))
-        seen, *_, infos = env.step(random_actions(env, seen, infos, rng))
+        nonlocal observations, infos
+        if not observations:
+            observations, infos = env.reset(seed=int(rng.integers(2**31)))
+        observations, *_, infos = env.step(random_actions(env, observations, infos, rng))
         if not env.agents:
-            seen = {}
+            observations = {}
         return 1
 
     return {"form": "PettingZoo", **_rate(step, env.close)}
 
 
 def _lock_step(family: TaskFamily, count: int) -> dict[str, Any]:
+    """Times `count` environments in lock step."""
     tasks = [family.training_tasks[i % len(family.training)] for i in range(count)]
     env, rng = batch_env(family, tasks), np.random.default_rng(0)
-    now: BatchStep | None = None
+    batch: BatchStep | None = None
 
     def step() -> int:
-        nonlocal now
-        if now is None or now.done.all():
-            now = env.reset(rng.integers(2**31, size=count))
-        running = int((~now.done).sum())
-        now = env.step(random_legal(now.action_mask, rng))
+        nonlocal batch
+        if batch is None or batch.done.all():
+            batch = env.reset(rng.integers(2**31, size=count).tolist())
+        running = int((~batch.done).sum())
+        batch = env.step(random_legal(batch.action_mask, rng))
         return running
 
     return {"form": f"{count} in lock step", **_rate(step, env.close)}
 
 
 def _rate(step: Callable[[], int], close: Callable[[], object]) -> dict[str, float]:
-    """Steps per second after the first one, which compiles where anything does."""
+    """Measures the steps per second after the first one, which compiles where anything does."""
     start = time.perf_counter()
     step()
     first = time.perf_counter() - start
@@ -85,9 +96,16 @@ def _rate(step: Callable[[], int], close: Callable[[], object]) -> dict[str, flo
 
 
 def bench_teachers(name: str, episodes: int = 4) -> list[dict[str, Any]]:
-    """A training step of the embedding on the family's largest training team, whole episodes.
+    """Times a training step of the embedding, in each of its forms, on the largest training team.
 
     Random numbers stand in for the data; they cost the same.
+
+    Args:
+        name: Name of the task family.
+        episodes: Number of episodes in a batch.
+
+    Returns:
+        One row for each form, over whole episodes and over windows of a quarter.
     """
     family = get_family(name)
     spec = replace(family.spec, return_min=0.0, return_max=1.0)  # those of random data
@@ -103,7 +121,7 @@ def bench_teachers(name: str, episodes: int = 4) -> list[dict[str, Any]]:
         with seeded(0):
             module = EmbeddingModule(spec, config, OptimiserConfig())
         batch = _random_batch(spec, episodes, team, window or spec.max_steps)
-        step = training_step(module, lambda m=module, b=batch: m.net.total(m.net.losses(b)))
+        step = training_step(module, partial(_loss, module, batch))
         seconds, flops = median_time(step, "cpu", "fp32")
         rows.append(
             {
@@ -118,7 +136,13 @@ def bench_teachers(name: str, episodes: int = 4) -> list[dict[str, Any]]:
     return rows
 
 
+def _loss(module: EmbeddingModule, batch: TeamBatch) -> torch.Tensor:
+    """Total loss of the embedding on a batch."""
+    return module.net.total(module.net.losses(batch))
+
+
 def _random_batch(spec: Spec, episodes: int, team: int, steps: int) -> TeamBatch:
+    """Batch of episodes of `team` agents, filled with random numbers."""
     generator = torch.Generator().manual_seed(0)
     shape = (episodes, steps)
     observations = torch.randn(*shape, team, spec.observation_size, generator=generator)
@@ -137,11 +161,8 @@ def _random_batch(spec: Spec, episodes: int, team: int, steps: int) -> TeamBatch
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of equal keys as a Markdown table."""
+    """Writes rows of equal keys as a Markdown table."""
     names = list(rows[0])
-    lines = [
-        f"| {' | '.join(name.replace('_', ' ') for name in names)} |",
-        f"|{'---|' * len(names)}",
-        *(f"| {' | '.join(str(row[name]) for name in names)} |" for row in rows),
-    ]
+    head = [name.replace("_", " ") for name in names]
+    lines = markdown_table(head, [[str(row[name]) for name in names] for row in rows])
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Numbers for reports, from returns of shape (runs, episodes)."""
+"""Statistics for reports, from returns of shape (runs, episodes)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WINDOW = 5  # episodes of the running mean that a threshold is held against
 
 
 def mean_ci95(values: np.ndarray) -> tuple[float, float]:
-    """Mean over runs and half the width of its normal 95 % interval, as in the paper."""
+    """Mean over runs (R,), and half the width of its normal 95 % interval, as in the paper."""
     n = len(values)
     spread = float(np.std(values, ddof=1)) if n > 1 else 0.0
     return float(np.mean(values)), 1.96 * spread / n**0.5
@@ -29,25 +29,40 @@ def bootstrap_ci95(
     seed: int = 0,
     resamples: int = 2000,
 ) -> tuple[float, float]:
-    """Stratified percentile bootstrap: runs (R,) are resampled within their stratum (R,)."""
+    """95 % interval by a stratified percentile bootstrap.
+
+    Args:
+        values: One value of each run, (R,).
+        strata: Stratum of each run, (R,). Runs are resampled within their stratum.
+        statistic: Statistic of the values whose interval is wanted.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
+    """
     rng = np.random.default_rng([seed, 60])
     groups = [np.flatnonzero(strata == s) for s in np.unique(strata)]
-    found = []
+    resampled = []
     for _ in range(resamples):
-        chosen = np.concatenate([rng.choice(group, len(group)) for group in groups])
-        found.append(statistic(values[chosen]))
-    low, high = np.percentile(found, [2.5, 97.5])
+        runs = np.concatenate([rng.choice(group, len(group)) for group in groups])
+        resampled.append(statistic(values[runs]))
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return float(low), float(high)
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray, strata: np.ndarray) -> float:
-    """Chance that a run of x (R,) is above one of y (R,), ties counted half, within each stratum
-    (R,), which is the same for both; the mean over strata (Agarwal et al. 2021)."""
-    found = []
+    """Chance that a run of x is above one of y (Agarwal et al. 2021).
+
+    It is computed within each stratum, ties counted half, and averaged over strata.
+
+    Args:
+        x: One value of each run, (R,).
+        y: Those of another method, (R,).
+        strata: Stratum of each run, (R,), the same for both methods.
+    """
+    chances = []
     for s in np.unique(strata):
         difference = x[strata == s][:, None] - y[strata == s]
-        found.append((np.sign(difference) / 2 + 0.5).mean())
-    return float(np.mean(found))
+        chances.append((np.sign(difference) / 2 + 0.5).mean())
+    return float(np.mean(chances))
 
 
 def regret(returns: np.ndarray, return_max: float) -> np.ndarray:
@@ -56,7 +71,10 @@ def regret(returns: np.ndarray, return_max: float) -> np.ndarray:
 
 
 def episodes_to(curve: np.ndarray, threshold: float) -> int | None:
-    """First episode, from 1, at which the mean of the last 5 reaches `threshold`; None if never."""
+    """First episode, counted from 1, at which the mean of the last 5 reaches `threshold`.
+
+    None if there is no such episode.
+    """
     if len(curve) < WINDOW:
         return None
     running = np.convolve(curve, np.ones(WINDOW) / WINDOW, "valid")
@@ -65,27 +83,30 @@ def episodes_to(curve: np.ndarray, threshold: float) -> int | None:
 
 
 def found_and_kept(solved: np.ndarray) -> tuple[int | None, float | None]:
-    """How soon teams solve their task for the first time, and how often they do from then on.
+    """Tells how soon runs solve their task for the first time, and how often from then on.
 
     Args:
         solved: (runs, episodes) bool.
 
     Returns:
-        The episode, from 1, by which half of the runs have solved it once, None if fewer ever do;
-        and the share solved of the episodes after a run's first one, the mean over runs, None
-        where there are none.
+        First, the episode, counted from 1, by which half of the runs have solved their task once;
+        None if fewer ever do. Second, the share of a run's episodes after its first solved one that
+        are solved too, as the mean over runs; None if no run has such episodes.
     """
     first = np.where(solved.any(1), solved.argmax(1), solved.shape[1])
     half = int(np.sort(first)[(len(first) - 1) // 2])
-    after = [
+    later_shares = [
         row[at + 1 :].mean() for row, at in zip(solved, first, strict=True) if at + 1 < len(row)
     ]
-    found = half + 1 if half < solved.shape[1] else None
-    return found, float(np.mean(after)) if after else None
+    episode = half + 1 if half < solved.shape[1] else None
+    return episode, float(np.mean(later_shares)) if later_shares else None
 
 
 def summary(returns: np.ndarray) -> dict[str, float]:
-    """Means of the first and last ten episodes and of the last; the interval is the last ten's."""
+    """Mean returns of the first three, first ten, last ten and last episodes.
+
+    `ci95` is half the width of the 95 % interval of the last ten's.
+    """
     last10, ci95 = mean_ci95(returns[:, -10:].mean(1))
     return {
         "first3": float(returns[:, :3].mean()),

@@ -1,4 +1,4 @@
-"""The HTML report of a run's folder: one self-contained file."""
+"""Tables, figures and the HTML report of a run's folder, which is one self-contained file."""
 
 from maicc.report.write import write_benchmark, write_report
 

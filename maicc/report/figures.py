@@ -1,4 +1,7 @@
-"""The report's figures, as SVG text. Imports neither torch nor lightning."""
+"""Figures of the report, as SVG text.
+
+This module imports neither torch nor lightning.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from maicc.types import Behaviour
 
 COLOURS = ("#2563eb", "#9ca3af", "#dc2626", "#059669", "#d97706", "#7c3aed")
 MANY = matplotlib.colormaps["tab20"]
-STYLE = {
+STYLE: dict[Any, Any] = {  # Any: matplotlib's own type lists every key
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -30,6 +33,7 @@ STYLE = {
 
 
 def _svg(figure: Any) -> str:
+    """SVG text of a figure, which is closed."""
     text = io.StringIO()
     figure.savefig(
         text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
@@ -39,7 +43,12 @@ def _svg(figure: Any) -> str:
 
 
 def adaptation_curve(groups: Mapping[str, np.ndarray], return_max: float) -> str:
-    """Mean return per episode with the 95 % interval over runs; groups are (runs, episodes)."""
+    """Draws the mean return per episode with its 95 % interval over runs.
+
+    Args:
+        groups: Returns (runs, episodes) of each group of runs.
+        return_max: Highest return, drawn as a line.
+    """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.5, 3.6))
         for i, (name, returns) in enumerate(groups.items()):
@@ -53,40 +62,42 @@ def adaptation_curve(groups: Mapping[str, np.ndarray], return_max: float) -> str
 def benchmark_curves(
     groups: Mapping[str, np.ndarray], flat: Collection[str], return_max: float
 ) -> str:
-    """Several methods or variants, each (runs, episodes), named where their curves end.
+    """Draws one curve for each method or variant, named where it ends.
 
     Args:
-        flat: Those that don't adapt: one level each, the mean of all episodes.
+        groups: Returns (runs, episodes) of each method.
+        flat: Methods that do not adapt. They are drawn as one level, the mean of all episodes.
+        return_max: Highest return, drawn as a line.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.5, max(4.4, 0.17 * len(groups))))
         ends, colours = {}, {}
         for i, (name, returns) in enumerate(groups.items()):
             colours[name] = COLOURS[0] if i == 0 else MANY((2 * i) % 20 + (i >= 10))
-            shown = _running_mean(returns)
+            curve = _running_mean(returns)
             if name in flat:
-                shown = np.broadcast_to(returns.mean(1, keepdims=True), returns.shape)
+                curve = np.broadcast_to(returns.mean(1, keepdims=True), returns.shape)
             dashed = "--" if name in flat else "-"
             width, above = (2.8, 3) if i == 0 else (1.4, 2)
             _curve(
-                axes, shown, color=colours[name], linestyle=dashed, linewidth=width, zorder=above
+                axes, curve, color=colours[name], linestyle=dashed, linewidth=width, zorder=above
             )
-            ends[name] = shown[:, -1].mean()
+            ends[name] = curve[:, -1].mean()
         _frame(axes, return_max)
         axes.set_ylabel(f"team return, mean of {WINDOW} episodes")
         low, high = axes.get_ylim()
         line = 0.185 / figure.get_figheight() * (high - low)  # of a label, in inches
-        apart = _apart(np.array([*ends.values()]), line)
+        heights = _separate(np.array([*ends.values()]), line)
         for i, (name, end) in enumerate(ends.items()):
             axes.annotate(
-                f"{name} {end:.2f}", (1.01, apart[i]), xycoords=("axes fraction", "data"),
+                f"{name} {end:.2f}", (1.01, heights[i]), xycoords=("axes fraction", "data"),
                 fontsize=8, va="center", color=colours[name], weight="normal" if i else "bold",
             )  # fmt: skip
         return _svg(figure)
 
 
 def _curve(axes: Any, returns: np.ndarray, *, color: Any, **line: Any) -> None:
-    """The mean of (runs, episodes) and its normal 95 % interval."""
+    """Draws the mean of (runs, episodes) and its normal 95 % interval."""
     x, mean = np.arange(1, returns.shape[1] + 1), returns.mean(0)
     spread = returns.std(0, ddof=1) if len(returns) > 1 else np.zeros_like(mean)
     half = 1.96 * spread / len(returns) ** 0.5
@@ -95,6 +106,7 @@ def _curve(axes: Any, returns: np.ndarray, *, color: Any, **line: Any) -> None:
 
 
 def _frame(axes: Any, return_max: float) -> None:
+    """Draws the highest return, and names the axes."""
     axes.axhline(return_max, color="#111827", linewidth=0.8, linestyle=":")
     axes.annotate("maximum", (1, return_max), fontsize=8, va="bottom")
     axes.set_xlabel("adaptation episode")
@@ -102,15 +114,18 @@ def _frame(axes: Any, return_max: float) -> None:
 
 
 def _running_mean(returns: np.ndarray) -> np.ndarray:
-    """Of the latest episodes at each episode, fewer at the start: (runs, episodes)."""
+    """Mean of the latest `WINDOW` episodes at each episode, of fewer at the start.
+
+    Both `returns` and the result are (runs, episodes).
+    """
     total = np.cumsum(np.pad(returns, ((0, 0), (1, 0))), 1)
     end = np.arange(1, returns.shape[1] + 1)
     start = np.maximum(end - WINDOW, 0)
     return (total[:, end] - total[:, start]) / (end - start)
 
 
-def _apart(values: np.ndarray, gap: float) -> np.ndarray:
-    """The values, moved as little as puts neighbours `gap` apart, around their own middle."""
+def _separate(values: np.ndarray, gap: float) -> np.ndarray:
+    """Moves values as little as possible so that neighbours are at least `gap` apart."""
     from sklearn.isotonic import IsotonicRegression
 
     order = np.argsort(values, kind="stable")
@@ -122,7 +137,7 @@ def _apart(values: np.ndarray, gap: float) -> np.ndarray:
 
 
 def share_curves(shares: Mapping[str, Sequence[float | None]]) -> str:
-    """Shares of retrieval per episode; None where there was nothing to share."""
+    """Draws shares of retrieval per episode. None stands for an episode without retrieval."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.5, 2.4))
         for i, (name, values) in enumerate(shares.items()):
@@ -138,14 +153,21 @@ def share_curves(shares: Mapping[str, Sequence[float | None]]) -> str:
 def return_histogram(
     returns: np.ndarray, behaviour: np.ndarray, behaviours: Sequence[Behaviour]
 ) -> str:
-    """The dataset's returns, one panel per level; returns and behaviour are (E,)."""
+    """Draws the distribution of the dataset's returns, one panel for each behaviour.
+
+    Args:
+        returns: Return of each episode, (E,).
+        behaviour: Number of each episode's behaviour, (E,).
+        behaviours: The behaviours.
+    """
     with plt.rc_context(STYLE):
         n = len(behaviours)
         figure, axes = plt.subplots(1, n, figsize=(1.9 * n, 2.4), sharex=True, sharey=True)
         bins = np.linspace(returns.min(), returns.max() + 1e-6, 13)
         for i, (ax, level) in enumerate(zip(np.atleast_1d(axes), behaviours, strict=True)):
-            mine = returns[behaviour == i]
-            ax.hist(mine, bins, weights=np.full(len(mine), 1 / max(len(mine), 1)), color=COLOURS[0])
+            chosen = returns[behaviour == i]
+            weights = np.full(len(chosen), 1 / max(len(chosen), 1))
+            ax.hist(chosen, bins, weights=weights, color=COLOURS[0])
             aim = f"aim {level.target:.0%}, " if level.name == "expert" else f"{level.name}, "
             ax.set_title(f"{aim}reached {level.reached:.0%}", fontsize=8)
             ax.set_xlabel("return")
@@ -154,13 +176,19 @@ def return_histogram(
 
 
 def key_map(points: np.ndarray, task: np.ndarray, names: Sequence[str]) -> str:
-    """Keys in the plane, coloured by task; points (P, 2), task (P,)."""
+    """Draws keys in the plane, coloured by task.
+
+    Args:
+        points: The keys, (P, 2).
+        task: Number of each key's task, (P,).
+        names: Names of the tasks.
+    """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.2, 4.2))
         shades = plt.get_cmap("tab10" if len(names) <= 10 else "turbo", len(names))
         for i, name in enumerate(names):
-            mine = points[task == i]
-            axes.scatter(mine[:, 0], mine[:, 1], s=9, color=shades(i), label=name, linewidths=0)
+            x, y = points[task == i].T
+            axes.scatter(x, y, s=9, color=shades(i), label=name, linewidths=0)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, markerscale=2)

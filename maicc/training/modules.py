@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import lightning as L
 import torch
@@ -18,6 +18,8 @@ from maicc.data.team_batch import TeamBatch
 from maicc.models.decision import DecisionBatch, DecisionTransformer
 from maicc.models.embedding import Embedding
 from maicc.types import Spec, UserError
+
+Module = TypeVar("Module", bound="MaiccModule")
 
 
 class MaiccModule(L.LightningModule):
@@ -35,7 +37,7 @@ class MaiccModule(L.LightningModule):
         self.data_seed = 0
 
     @classmethod
-    def from_header(cls, spec: Spec, header: Mapping[str, Any]) -> MaiccModule:
+    def from_header(cls: type[Module], spec: Spec, header: Mapping[str, Any]) -> Module:
         """Makes the untrained module that a checkpoint's header tells of.
 
         Rivals of version 0.1 kept their own options apart, beside options that they did not read.
@@ -84,9 +86,7 @@ class MaiccModule(L.LightningModule):
         }
 
 
-def load_module(
-    path: str | Path, module: type[MaiccModule], spec: Spec | None = None
-) -> MaiccModule:
+def load_module(path: str | Path, module: type[Module], spec: Spec | None = None) -> Module:
     """The module kept in a checkpoint, in evaluation mode, on the CPU.
 
     Raises:
