@@ -18,6 +18,7 @@ from pettingzoo import ParallelEnv
 
 from maicc.envs.adapters import as_parallel
 from maicc.envs.spaces import largest_sizes
+from maicc.streams import Stream
 from maicc.types import ObsLayout, Spec, Task, UserError
 
 ENTRY_POINTS = "maicc.task_families"
@@ -208,7 +209,7 @@ class TaskFamily:
         No task repeats before all have had their turn.
         """
         tasks = self.held_out_tasks if held_out else self.training_tasks
-        order = np.random.default_rng([seed, 20]).permutation(len(tasks))
+        order = np.random.default_rng([seed, Stream.DRAW_TASKS]).permutation(len(tasks))
         return [tasks[order[i % len(tasks)]] for i in range(n)]
 
 
@@ -264,7 +265,7 @@ def sample_tasks(
     Raises:
         UserError: the sampler has too few different tasks.
     """
-    rng = np.random.default_rng([seed, 21])
+    rng = np.random.default_rng([seed, Stream.SAMPLE_TASKS])
     drawn: dict[str, Mapping[str, Any]] = {}  # parameters by task name
     for _ in range(100 * (training + held_out)):
         parameters = _plain(draw(rng))

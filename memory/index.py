@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from maicc.streams import Stream
 from maicc.types import Candidates, UserError
 
 _GRID = 1e-3  # keys whose entries agree to this count as equal
@@ -61,7 +62,7 @@ class KeyIndex:
         Raises:
             UserError: FAISS is not installed, or can't make such an index.
         """
-        rng = np.random.default_rng([seed, 40])
+        rng = np.random.default_rng([seed, Stream.KEY_ORDER])
         steps = []
         for t in range(vectors.shape[1]):
             items = rng.permutation(np.flatnonzero(played[:, t]))

@@ -13,7 +13,7 @@ from maicc.types import UserError
 @pytest.fixture
 def data(tiny_run):
     data = RetrievalData(
-        "lbf_7x7", str(tiny_run / "episodes.h5"), str(tiny_run / "embedding.ckpt"), batch_size=8
+        "lbf_7x7", str(tiny_run / "episodes.h5"), str(tiny_run / "embedding.ckpt"), 3, batch_size=8
     )
     data.setup("fit")
     return data

@@ -20,6 +20,7 @@ import numpy as np
 from maicc.envs.adapters import ResetResult, StepResult
 from maicc.envs.games.battles import MAX_STEPS, MOST, Battle, battle_families
 from maicc.envs.games.smac_policies import ATTACK, NO_OP, STOP, focus_fire
+from maicc.streams import Stream
 from maicc.types import ObsLayout, UserError
 
 RETURN_MAX = 20.0
@@ -302,7 +303,7 @@ def _python_random(seed: int) -> Iterator[np.random.Generator]:
     state = random.getstate()
     random.seed(seed)
     try:
-        yield np.random.default_rng([seed, 91])
+        yield np.random.default_rng([seed, Stream.SMAC_UNITS])
     finally:
         random.setstate(state)
 

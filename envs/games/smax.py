@@ -18,6 +18,7 @@ from maicc.envs.adapters import ResetResult, StepResult
 from maicc.envs.batch import BatchStep
 from maicc.envs.games.battles import MAX_STEPS, MOST, Battle, battle_families, check_parameters
 from maicc.envs.games.smax_policies import FEATURES, MAP, OWN, WALL, attack_nearest, focus_fire
+from maicc.streams import Stream
 from maicc.types import ObsLayout, Task, UserError
 
 RACES = {"terran": (0, 1), "protoss": (2, 3), "zerg": (4, 5)}  # SMAX numbers of the basic types
@@ -136,7 +137,7 @@ class SmaxBatch:
 
 def units(parameters: dict[str, Any], seed: int) -> np.ndarray:
     """Draws unit types (2 * MOST,). Both sides have the same ones, as far as both have units."""
-    rng = np.random.default_rng([seed, 90])
+    rng = np.random.default_rng([seed, Stream.SMAX_UNITS])
     kinds = rng.choice(RACES[parameters["race"]], MOST)
     return np.concatenate([kinds, kinds])
 

@@ -184,7 +184,7 @@ class SequenceModule(BaselineModule):
 
     def make_net(self) -> nn.Module:
         places = self.places(self.config)
-        return SequenceTransformer(self.spec, self.network, self.kinds, places)
+        return SequenceTransformer(self.spec, self.config, self.kinds, places)
 
     @classmethod
     def places(cls, model: Any) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import trim_mean
 
+from maicc.streams import Stream
+
 WINDOW = 5  # episodes of the running mean that a threshold is held against
 
 
@@ -38,7 +40,7 @@ def bootstrap_ci95(
         seed: Seed of the resampling.
         resamples: Number of resamples.
     """
-    rng = np.random.default_rng([seed, 60])
+    rng = np.random.default_rng([seed, Stream.BOOTSTRAP])
     groups = [np.flatnonzero(strata == s) for s in np.unique(strata)]
     resampled = []
     for _ in range(resamples):
