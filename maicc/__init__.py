@@ -10,7 +10,7 @@ before it and from `types.py`, `config.py` and `files.py`, which all share:
 repository: import them as `maicc.envs`, `maicc.memory` and `maicc.configs`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load_team(*args, **kwargs):
