@@ -1,7 +1,9 @@
-"""The decision transformer: retrieved trajectories and the current one give the next action.
+"""The decision transformer: what an agent remembers and its current trajectory give an action.
 
-METHOD.md, section 6: four tokens per step and contexts concatenated, as in the paper, or one fused
-token per step and each context encoded on its own.
+It reads up to three sources, each marked by an embedding of its own: the current trajectory, k
+retrieved ones, and the record, a set of the agent's own past steps. METHOD.md, sections 6 and 13:
+four tokens per step and contexts concatenated, as in the paper, or one fused token per step and
+each context encoded on its own.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from maicc.config import DecisionConfig
 from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.heads import ActionHead
 from maicc.models.observations import EncodedObservations
+from maicc.models.record import Transitions, encode_transitions
 from maicc.models.tokens import TokenEncoders, scaled_embedding
-from maicc.models.transformer import KeyValues, Transformer, causal_mask, take_tokens
+from maicc.models.transformer import KeyValues, Transformer, append, causal_mask, take_tokens
 from maicc.types import Spec, Trajectories
 
 
@@ -29,12 +32,39 @@ class DecisionBatch(NamedTuple):
     contexts: Trajectories  # (Q, K, T, ...)
     step: Tensor  # (Q,) int64, the step whose prefix was the query
     expert: Tensor  # (Q, T) int64, what the best behaviour policy would have done; -1 unknown
+    record: Transitions | None = (
+        None  # (S, C, ...); Q / S queries in a row share a set
+    )
 
     def take(self, rows: Tensor) -> DecisionBatch:
-        """Picks the queries `rows`, padded to the longest of them."""
+        """Picks the queries `rows`, padded to the longest of them; for batches without records."""
         current, contexts = trimmed(self.current.take(rows)), trimmed(self.contexts.take(rows))
         steps = current.actions.shape[1]
         return DecisionBatch(current, contexts, self.step[rows], self.expert[rows, :steps])
+
+
+class Past(NamedTuple):
+    """What is encoded already, and may be looked at: P tokens of records and contexts."""
+
+    kv: KeyValues  # per layer: keys and values, each (Q, heads, P, width / heads)
+    visible: Tensor  # (Q, P) bool, False where a token stands for no step
+
+    def take(self, rows: Tensor) -> Past:
+        """Picks these rows."""
+        return Past([(k[rows], v[rows]) for k, v in self.kv], self.visible[rows])
+
+    def repeat(self, times: int) -> Past:
+        """Gives each row so many queries in a row."""
+        if times == 1:
+            return self
+        kv = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.kv]
+        return Past(kv, self.visible.repeat_interleave(times, 0))
+
+    def behind(self, first: Past | None) -> Past:
+        """Joins these tokens to others that come first."""
+        if first is None:
+            return self
+        return Past(append(first.kv, self.kv), torch.cat([first.visible, self.visible], 1))
 
 
 class DecisionTransformer(nn.Module):
@@ -48,15 +78,18 @@ class DecisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.encoders = TokenEncoders(spec, config.width, config.encoder)
-        self.role = scaled_embedding(2, config.width)  # 0 context, 1 current
+        # sources: 0 context, 1 current, 2 record
+        self.role = scaled_embedding(3 if config.record else 2, config.width)
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
+        self.following = nn.Linear(config.width, config.width) if config.record else None
 
     def forward(
         self,
         current: Trajectories,
         contexts: Trajectories,
         encoded: EncodedObservations | None = None,
+        record: Transitions | None = None,
     ) -> Tensor:
         """Logits (Q, T, A) of the action at each step of the current trajectories.
 
@@ -64,9 +97,11 @@ class DecisionTransformer(nn.Module):
             current: (Q, T, ...).
             contexts: (Q, K, T', ...).
             encoded: (Q, T, ...) the current observations, where they have been read already.
+            record: (S, C, ...) the agents' past steps; Q/S queries in a row share a set.
 
         Raises:
-            ValueError: K is not the number of contexts the model was made for.
+            ValueError: K is not the number of contexts the model was made for, or a record is
+                missing, or is given to a model without one.
         """
         K = contexts.actions.shape[1]
         if self.config.k != K:
@@ -74,18 +109,34 @@ class DecisionTransformer(nn.Module):
                 f"context has {K} trajectories, the model was trained with {self.config.k}; "
                 f"set decision.model.k={self.config.k}"
             )
+        if bool(self.config.record) != (record is not None):
+            raise ValueError(
+                f"the model was trained with decision.model.record={self.config.record}"
+            )
         if encoded is None:
             encoded = self.encoders.observation(current.observations)
-        if K == 0:
-            return self.decide(current, encoded, None, None)
-        if self.config.context == "concatenated":
+        if K and self.config.context == "concatenated":
             return self._concatenated(current, encoded, contexts)
-        flat = Trajectories(*(part.flatten(0, 1) for part in contexts))
-        past = [
-            (self._side_by_side(k, K), self._side_by_side(v, K))
-            for k, v in self.encode_contexts(flat)
-        ]
-        return self.decide(current, encoded, past, self.visible(contexts.step_mask))
+        past = None
+        if record is not None:
+            share = len(current.actions) // len(record.mask)
+            past = self.encode_record(record).repeat(share)
+        if K:
+            flat = Trajectories(*(part.flatten(0, 1) for part in contexts))
+            kv = [
+                (self._side_by_side(k, K), self._side_by_side(v, K))
+                for k, v in self.encode_contexts(flat)
+            ]
+            past = Past(kv, self.visible(contexts.step_mask)).behind(past)
+        return self.decide(current, encoded, past)
+
+    def encode_record(self, record: Transitions) -> Past:
+        """Encodes sets of past steps (B, C, ...)."""
+        assert self.following is not None
+        kv = encode_transitions(
+            record, self.encoders, self.following, self.role.weight[2], self.transformer
+        )
+        return Past(kv, record.mask)
 
     def encode_contexts(self, contexts: Trajectories) -> KeyValues:
         """Encodes trajectories (B, T, ...), each on its own.
@@ -104,34 +155,31 @@ class DecisionTransformer(nn.Module):
         self,
         current: Trajectories,
         encoded: EncodedObservations,
-        past: KeyValues | None,
-        visible: Tensor | None,
+        past: Past | None,
         *,
         last: bool = False,
     ) -> Tensor:
-        """Logits (Q, T, A) of the current trajectories, given contexts that are encoded already.
+        """Logits (Q, T, A) of the current trajectories, given what is encoded already.
 
         Args:
             current: (Q, T, ...).
             encoded: (Q, T, ...) the current observations.
-            past: Keys and values of the contexts' P tokens, (Q, heads, P, width / heads) each;
-                None without contexts.
-            visible: (Q, P) bool, the contexts' tokens that may be looked at; None without contexts.
+            past: Record and contexts; None without either.
             last: Gives the logits of the last step only, (Q, 1, A).
         """
         x, mask = self._current_tokens(current, encoded), None
         Q, L = x.shape[:2]
         if past is not None:
-            assert visible is not None
             current_mask = causal_mask(L, device=x.device).expand(Q, L, L)
-            past_mask = visible.unsqueeze(1).expand(Q, L, -1)
+            past_mask = past.visible.unsqueeze(1).expand(Q, L, -1)
             mask = torch.cat([past_mask, current_mask], 2).unsqueeze(1)  # (Q, 1, L, P + L)
         positions = self._action_positions(Q, L, x.device)
         targets = encoded.attack_targets
         if last:
             positions, targets = positions[:, -1:], targets[:, -1:]
         every_token = positions.shape[1] == L
-        y, _ = self.transformer(x, mask, past, None if every_token else positions)
+        kv = past.kv if past else None
+        y, _ = self.transformer(x, mask, kv, None if every_token else positions)
         return self.head(y, targets)
 
     def _concatenated(
@@ -195,14 +243,19 @@ class DecisionTransformer(nn.Module):
 
     def loss(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the supervised steps, and the share of them predicted right."""
-        length = batch.current.step_mask.sum(1) + batch.contexts.step_mask.sum((1, 2))
-        logits, labels = concat_by_length(length, lambda rows: self._supervised(batch.take(rows)))
+        if batch.record is None:
+            length = batch.current.step_mask.sum(1) + batch.contexts.step_mask.sum((1, 2))
+            logits, labels = concat_by_length(
+                length, lambda rows: self._supervised(batch.take(rows))
+            )
+        else:  # queries that share a set stay together
+            logits, labels = self._supervised(batch)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         return loss, (logits.argmax(-1) == labels).float().mean()
 
     def _supervised(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Logits (S, A) and labels (S,) of the steps whose actions are learned."""
-        logits = self(batch.current, batch.contexts)
+        logits = self(batch.current, batch.contexts, record=batch.record)
         mask = batch.current.step_mask
         if self.config.supervise == "last":
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) == batch.step[:, None])

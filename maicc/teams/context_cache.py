@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from maicc.memory import BlendedMemory
-from maicc.models.decision import DecisionTransformer
+from maicc.models.decision import DecisionTransformer, Past
 from maicc.models.observations import EncodedObservations
 from maicc.types import Retrieval, Trajectories
 
@@ -54,6 +54,7 @@ class ContextCache:
         encoded: EncodedObservations,
         rows: np.ndarray,
         retrieval: Retrieval,
+        record: Past | None = None,
     ) -> Tensor:
         """Logits (Q, A) of the last step, equal to those of `decision(current, contexts, encoded)`.
 
@@ -62,6 +63,7 @@ class ContextCache:
             encoded: (Q, T, ...) the current observations.
             rows: (Q,) the agents that decide.
             retrieval: The contexts that were retrieved for them, (Q, K).
+            record: Their records, where the model reads any.
         """
         if self.decision.config.context == "concatenated":
             contexts = self._tensors(self.memory.contexts(rows, retrieval), current)
@@ -90,8 +92,8 @@ class ContextCache:
             for part in (self.keys, self.values)
         )
         visible = rearrange(self.visible[slots], "(q k) t -> q (k t)", k=K)
-        past = list(zip(keys, values, strict=True))
-        return self.decision.decide(current, encoded, past, visible, last=True)[:, 0]
+        contexts_past = Past(list(zip(keys, values, strict=True)), visible)
+        return self.decision.decide(current, encoded, contexts_past.behind(record), last=True)[:, 0]
 
     def forget(self, places: np.ndarray) -> None:
         """Forgets the online trajectory at its place (rows,) in each row: it was replaced."""
