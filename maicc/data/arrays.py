@@ -141,13 +141,13 @@ def _check_actions(arrays: Mapping[str, np.ndarray], spec: Spec) -> None:
 
 
 def _agent_mask(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(E, N) bool, agents that are there."""
+    """Agents that are there: (E, N) bool."""
     E, _, N = arrays["actions"].shape
     return arrays.get("agent_mask", np.ones((E, N))).astype(bool)
 
 
 def _played(arrays: Mapping[str, np.ndarray], length: np.ndarray) -> np.ndarray:
-    """(E, T, N) bool, steps that were played by agents that are there."""
+    """Steps that were played by agents that are there: (E, T, N) bool."""
     T = arrays["actions"].shape[1]
     return (np.arange(T) < length[:, None])[..., None] & _agent_mask(arrays)[:, None]
 
@@ -188,7 +188,7 @@ def _episodes(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> EpisodeBa
 def _rewards(
     arrays: Mapping[str, np.ndarray], length: np.ndarray, family: TaskFamily
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The team's rewards (E, T) and the agents' (E, T, N), whichever of them the file holds."""
+    """Makes team rewards (E, T) and individual rewards (E, T, N) from either of them."""
     agent_mask, rewards = _agent_mask(arrays), arrays["rewards"]
     played = np.arange(arrays["actions"].shape[1]) < length[:, None]
     individual = rewards

@@ -156,7 +156,7 @@ def _play(
 
 
 def with_bounds(family: TaskFamily, returns: np.ndarray) -> TaskFamily:
-    """The family with the lowest and highest of these returns as its bounds."""
+    """Gives the family the lowest and highest of these returns as its bounds."""
     low, high = float(returns.min()), float(returns.max())
     return replace(family, return_bounds=(low, high if high > low else low + 1.0))
 

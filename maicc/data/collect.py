@@ -58,8 +58,8 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     check_settings(family, config)
     path = Path(path)
     players = behaviour_names(family, explorer=config.explorer)
-    made_by = (family.name, family.fingerprint, config.episodes, config.levels, players)
-    plan = json.dumps([*made_by, seed, list(FIELDS)])
+    origin = [family.name, family.fingerprint, config.episodes, config.levels, players, seed]
+    plan = json.dumps([*origin, list(FIELDS)])
     parts = path.with_name(f"{path.name}.{hashlib.sha256(plan.encode()).hexdigest()[:8]}.parts")
     parts.mkdir(parents=True, exist_ok=True)
 
@@ -98,8 +98,10 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     ]
     write_episodes(path, episodes, bounded.spec, tasks, behaviours)
     shutil.rmtree(parts)
-    listed = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
-    print(f"{path}: {len(units) * config.episodes} episodes; mean return by behaviour: {listed}")
+    by_behaviour = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
+    print(
+        f"{path}: {len(units) * config.episodes} episodes; mean return by behaviour: {by_behaviour}"
+    )
 
 
 def _planned(
@@ -113,8 +115,11 @@ def _planned(
     total = trial_episodes(family, config)
     with tqdm(desc="calibrate", unit="episode", total=total, leave=False) as bar:
         bounded, behaviours = plan_behaviours(family, config, seed, bar.update)
-    listed = [asdict(behaviour) for behaviour in behaviours]
-    write_json(path, {"bounds": bounded.return_bounds, "behaviours": listed})
+    plan = {
+        "bounds": bounded.return_bounds,
+        "behaviours": [asdict(behaviour) for behaviour in behaviours],
+    }
+    write_json(path, plan)
     return bounded, behaviours
 
 
@@ -160,9 +165,9 @@ def _play_unit(
 def _joined(parts: Sequence[Path]) -> EpisodeBatch:
     """Reads the parts one after the other, so that the episodes are held once."""
 
-    def each() -> Iterator[Mapping[str, np.ndarray]]:
+    def load() -> Iterator[Mapping[str, np.ndarray]]:
         for part in parts:
             with np.load(part, allow_pickle=False) as arrays:
                 yield arrays
 
-    return join(each(), len(parts))
+    return join(load(), len(parts))

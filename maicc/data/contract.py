@@ -145,12 +145,12 @@ class _OnlyLegal(BaseParallelWrapper):
 
 def _pettingzoo(family: TaskFamily, task: Task) -> str:
     env = _OnlyLegal(family.make_env(task))
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as said:
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         parallel_api_test(env, num_cycles=2 * family.max_steps)
     env.close()
-    ours = [str(w.message) for w in said if not issubclass(w.category, DeprecationWarning)]
-    return "parallel_api_test passed" + (f"; it warns: {ours[0]}" if ours else "")
+    texts = [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning)]
+    return "parallel_api_test passed" + (f"; it warns: {texts[0]}" if texts else "")
 
 
 def _observations(family: TaskFamily, task: Task) -> Verdict | str:

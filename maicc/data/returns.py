@@ -1,4 +1,4 @@
-"""Return-to-go, completion and running sums: one definition each, for NumPy arrays and tensors."""
+"""Return-to-go, completion and scales of the return, for NumPy arrays and tensors."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Team(LockStepTeam):
         self.cache = ContextCache(self.decision, self.memory, memory.cache_gib)
 
     def on_episode_start(self) -> None:
-        """Starts reading a new prefix, and sets how often it is looked up in which memory."""
+        """Starts new prefixes, and sets the probability of asking the offline memory."""
         self._prefix = RunningPrefix(self.embedding)
         reader = self.decision.encoders.observation
         self._encoder = EpisodeEncoder(reader, len(self._run), self.spec.max_steps)
@@ -100,7 +100,7 @@ class Team(LockStepTeam):
         return schedule.fixed(c.beta, self.episode, self.episodes, self.R)
 
     def logits(self, active: np.ndarray) -> np.ndarray:
-        """Looks up each prefix and decides on the trajectories that this gives."""
+        """Looks up each prefix, and lets the decision model read the trajectories it gets."""
         t, draws = self._step, self._draws
         observations = self._tensor(self._now.observations[:, t])
         self._encoder.add(observations)

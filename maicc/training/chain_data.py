@@ -71,7 +71,7 @@ class ChainData(FamilyData):
         ]
 
     def batches(self, step: int, rank: int = 0) -> Iterator[ChainBatch]:
-        """Yields chains of agents that are drawn at random, after their tasks."""
+        """Yields chains: for each one a task is drawn, then an agent, then its episodes."""
         assert self.episodes is not None
         while True:
             rng = np.random.default_rng([self.seed, Stream.CHAIN_BATCHES, rank, step])

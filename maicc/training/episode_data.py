@@ -62,7 +62,7 @@ class EpisodeData(FamilyData):
         return batch.trimmed()
 
     def _episodes_per_batch(self, of_task: np.ndarray) -> int:
-        """Counts the episodes of a task, which all have one team size, that fit into a batch."""
+        """Counts how many episodes of a task fit into a batch; all have one team size."""
         if not self.tokens:
             return self.batch_size
         team = int(self.episodes.agent_mask[of_task[0]].sum())

@@ -70,6 +70,7 @@ class Resumable(Callback):
         self._before: Any = None
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Starts to catch Ctrl-C; only the main thread can."""
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._interrupt)
 
@@ -79,15 +80,18 @@ class Resumable(Callback):
         self.interrupted = True
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Keeps the state when it is time."""
         if self.interrupted:
             trainer.should_stop = True
         if self.interrupted or trainer.global_step % self.every_n_steps == 0:
             save(trainer, self.path)
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Gives Ctrl-C back."""
         self._restore()
 
     def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
+        """Gives Ctrl-C back."""
         self._restore()
 
     def _restore(self) -> None:
@@ -103,17 +107,20 @@ class Progress(Callback):
         self.label, self.every_n_steps = label, every_n_steps
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Opens the bar, at the step that a resumed fit has reached."""
         self.bar = tqdm(
             desc=self.label, unit="step", total=trainer.max_steps, initial=trainer.global_step
         )
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Moves the bar."""
         if trainer.global_step % self.every_n_steps == 0:
             losses = trainer.progress_bar_metrics
             self.bar.set_postfix({k: f"{v:.3f}" for k, v in losses.items()}, refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Closes the bar."""
         self.bar.update(trainer.global_step - self.bar.n)
         self.bar.close()
 

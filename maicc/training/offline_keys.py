@@ -54,13 +54,13 @@ def offline_keys(
     with locked(path):
         if path.exists():
             return _read(path, content)
-        made = _make(embedding.to(device), dataset, factory, device)
+        keys = _make(embedding.to(device), dataset, factory, device)
         with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs["content"] = content
-            file["vectors"] = made.vectors
-            file["individual_return"] = made.individual_return
-            made.index.save(file.create_group("index"))
-        return made
+            file["vectors"] = keys.vectors
+            file["individual_return"] = keys.individual_return
+            keys.index.save(file.create_group("index"))
+        return keys
 
 
 def _make(embedding: Embedding, dataset: EpisodeFile, factory: str, device: str) -> OfflineKeys:
