@@ -59,7 +59,8 @@ class Method(ABC):
     def told(self, config: Any) -> str:
         """Names what training tells the method besides one agent's own experience.
 
-        This experience is observations, actions and outcomes. "tasks" means that training tells which episodes are of one task.
+        This experience is observations, actions and outcomes. "tasks" means that training tells
+        which episodes are of one task.
         """
 
     def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import trim_mean
 
-WINDOW = 5  # episodes of the running mean that a threshold is held against
+WINDOW = 5  # episodes of the running mean that is compared with a threshold
 
 
 def mean_ci95(values: np.ndarray) -> tuple[float, float]:
