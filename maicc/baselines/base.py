@@ -22,7 +22,7 @@ GREEDY = 0.1  # share of the episodes, the last ones, in which no team samples a
 
 
 class BaselineTeam(LockStepTeam):
-    """A rival's team.
+    """Team of a rival.
 
     Args:
         module: The trained module.

@@ -219,7 +219,7 @@ class RADTTeam(BaselineTeam):
         return episode, end
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        """Takes over the memory of another team; its episodes are read anew."""
+        """Takes over a memory from `state`; its episodes are read anew."""
         super().load_state(state)
         self._past_outputs.clear()
 

@@ -38,8 +38,8 @@ class Rival(Method):
 
     def load_module_type(self) -> type[BaselineModule]:
         """Imports the module's class, and torch with it."""
-        where, _, name = self.module.partition(":")
-        module_type: type[BaselineModule] = getattr(import_module(where), name)
+        module_name, _, name = self.module.partition(":")
+        module_type: type[BaselineModule] = getattr(import_module(module_name), name)
         return module_type
 
     def prepare(

@@ -29,7 +29,7 @@ def bootstrap_ci95(
     seed: int = 0,
     resamples: int = 2000,
 ) -> tuple[float, float]:
-    """95 % interval by a stratified percentile bootstrap.
+    """Computes a 95 % interval by a stratified percentile bootstrap.
 
     Args:
         values: One value of each run, (R,).

@@ -22,19 +22,20 @@ METHODS_HEAD = (
     "and given",
 )  # fmt: skip
 METHODS_LEGEND = """\
-- *better than the best other*: probability that a run of the method ends above a run of the best
-  other method on the same task, in the mean of the last ten episodes; ties count half.
+- *better than the best other*: probability that a run ends above one of the best other method.
 - *seconds per episode*: wall-clock seconds of one run's episode, with many runs in lock step.
 - *parameters*: count of the numbers in the networks that act.
 - *trained on*: steps, and trajectories or episodes in each.
-- *and given*: what training tells the method besides one agent's own experience."""
+- *and given*: what training tells the method besides one agent's own experience.
+
+A run ends above another one of the same task if its mean return of the last ten episodes is higher;
+ties count half."""
 RETRIEVAL_HEAD = ("method", "asks the dataset", "nearest task", "return gap")
 RETRIEVAL_LEGEND = """\
 Retrieval, in the first ten and in the last ten episodes:
 
 - *asks the dataset*: the share of look-ups that ask the dataset.
-- *nearest task*: the share of the dataset's trajectories that are of the training tasks nearest to
-  the task that is played.
+- *nearest task*: the share of the dataset's trajectories that are of the nearest training tasks.
 - *return gap*: the mean return that retrieved trajectories miss to the maximum."""
 
 
