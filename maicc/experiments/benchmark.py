@@ -6,7 +6,7 @@ seeds are added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,19 +113,21 @@ def benchmark(
     threads: int = 1,
     cluster: str | None = None,
     behaviours: bool = False,
+    write: Callable[[Plan], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Runs every unit that is not finished and writes the table to `out`.
 
     Args:
         config, variants, seeds, tasks, out, draw: Those of `plan`.
         threads, cluster, behaviours: Those of `finish`.
+        write: Writes the result; `write_table` by default.
 
     Returns:
-        The table, as written to `benchmark.json`.
+        What was written; the table, as in `benchmark.json`, by default.
     """
     work = plan(config, variants, seeds=seeds, tasks=tasks, out=out, draw=draw)
     finish(work, threads=threads, cluster=cluster, behaviours=behaviours)
-    return write_table(work)
+    return (write or write_table)(work)
 
 
 def finish(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from maicc.baselines import method_of
 from maicc.config import RunConfig
 from maicc.evaluation.stats import probability_of_improvement
-from maicc.experiments.benchmark import Plan, finish, gather, plan, write_table
+from maicc.experiments.benchmark import Plan, benchmark, gather, write_table
 from maicc.files import write_json, write_text
 from maicc.report import write_benchmark
 from maicc.report.table import markdown, markdown_table
@@ -40,32 +39,26 @@ Retrieval, in the first ten and in the last ten episodes:
 
 
 def compare(
-    config: RunConfig,
-    methods: Mapping[str, Mapping[str, Any]],
-    *,
-    seeds: int,
-    tasks: int,
-    out: Path,
-    draw: str = "held_out",
-    threads: int = 1,
-    cluster: str | None = None,
-    behaviours: bool = False,
+    config: RunConfig, methods: Mapping[str, Mapping[str, Any]], **options: Any
 ) -> dict[str, Any]:
-    """Trains and adapts every method that is not finished and writes the comparison to `out`.
+    """Trains and adapts every method that is not finished and writes the comparison.
 
     Args:
         config: Options that every method starts from; each method takes those that it has.
         methods: Options that each method sets, by its name.
-        seeds, tasks, out, draw, threads, cluster, behaviours: Those of `benchmark`.
+        options: The other arguments of `benchmark`.
 
     Returns:
         The comparison, as written to `compare.json`.
     """
-    work = plan(config, methods, seeds=seeds, tasks=tasks, out=out, draw=draw)
-    finish(work, threads=threads, cluster=cluster, behaviours=behaviours)
+    return benchmark(config, methods, write=write_comparison, **options)
+
+
+def write_comparison(work: Plan) -> dict[str, Any]:
+    """Writes the benchmark's table, and what a comparison adds: compare.json and compare.md."""
     write_table(work)
     table, curves = gather(work)
-    rows = _rows(work, table, curves, list(methods))
+    rows = _rows(work, table, curves)
     comparison = {"table": table, "methods": rows}
     write_json(work.out / "compare.json", comparison)
     write_text(work.out / "compare.md", comparison_markdown(comparison))
@@ -74,12 +67,10 @@ def compare(
 
 
 def _rows(
-    work: Plan,
-    table: Mapping[str, Any],
-    curves: Mapping[str, np.ndarray],
-    methods: Sequence[str],
+    work: Plan, table: Mapping[str, Any], curves: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """Makes the columns that a comparison adds to the table, one row for each method."""
+    """Columns that a comparison adds to the table, by method."""
+    methods = list(dict.fromkeys(unit.variant for unit in work.units))
     names = np.array([task.name for task in work.tasks] * len(work.seeds))
     last10 = {name: curves[name][:, -10:].mean(1) for name in methods}
     rows = []
