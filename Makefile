@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 EXTRA ?= cpu
 BIN := .venv/bin
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test test-fast lint format clean
 
 setup: .venv/.complete
 
@@ -23,7 +23,10 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
+
+test-fast: setup
+	$(BIN)/pytest -n auto -m "not slow"
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""Many ParallelEnvs in lock step, as arrays, with the contract checked on the way."""
+"""Many ParallelEnvs in lock step, as arrays; their contract is checked on the way."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class BatchStep(NamedTuple):
     truncated: np.ndarray  # (B,) bool
 
     @property
-    def done(self) -> np.ndarray:  # (B,) bool
+    def done(self) -> np.ndarray:
+        """Environments that have ended: (B,) bool."""
         return self.terminated | self.truncated
 
 
@@ -45,12 +46,12 @@ class BatchEnv:
 
     Args:
         envs: One per run.
-        team_reward: How the agents' rewards make the team's.
+        team_reward: The way in which the agents' rewards make the team's.
         max_steps: Time limit, for environments that know none.
         sizes: Agents, observation numbers and actions to pad to; the largest among `envs` if None.
 
     Raises:
-        UserError: an environment whose agents, spaces, masks or rewards break the contract.
+        UserError: agents, spaces, masks or rewards of an environment break the contract.
     """
 
     def __init__(
@@ -70,12 +71,12 @@ class BatchEnv:
             [agent_sizes(env, agent) for agent in roster]
             for env, roster in zip(self.envs, self.rosters, strict=True)
         ]
-        each = [largest_sizes(env) for env in self.envs]
-        N, O, A = sizes or tuple(map(max, zip(*each, strict=True)))  # noqa: E741
-        for env, have in zip(self.envs, each, strict=True):
-            if have[0] > N or have[1] > O or have[2] > A:
+        env_sizes = [largest_sizes(env) for env in self.envs]
+        N, O, A = sizes or tuple(map(max, zip(*env_sizes, strict=True)))  # noqa: E741
+        for env, needed in zip(self.envs, env_sizes, strict=True):
+            if needed[0] > N or needed[1] > O or needed[2] > A:
                 raise UserError(
-                    f"{name_of(env)}: agents, observation numbers and actions {have} do not fit "
+                    f"{name_of(env)}: agents, observation numbers and actions {needed} do not fit "
                     f"into the family's {(N, O, A)}; raise its `sizes`"
                 )
         B = len(self.envs)
@@ -91,53 +92,60 @@ class BatchEnv:
         self._steps = 0
 
     def reset(self, seeds: Sequence[int]) -> BatchStep:
+        """Starts an episode in every environment, with one seed each."""
         self._terminated[:] = False
         self._truncated[:] = False
         self.crashed[:] = False
         self._steps = 0
         for b, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
             observations, infos = env.reset(seed=int(seed))
-            missing = set(self.rosters[b]) - set(observations)
-            if missing:
-                raise UserError(
-                    f"{name_of(env)} gave no observation for {sorted(missing)} at reset; every "
-                    "agent takes part from the start"
-                )
+            _require_every_agent(env, self.rosters[b], observations)
             self._read(b, observations, infos, set(), ended=False)
         return self._result(np.zeros(self._mask.shape[:2], np.float32))
 
     def step(self, actions: np.ndarray) -> BatchStep:
-        """`actions` (B, N) int; those of environments that have ended are not read."""
+        """Steps every environment that has not ended.
+
+        Args:
+            actions: (B, N) int; those of environments that have ended are not read.
+        """
         rewards = np.zeros(self._mask.shape[:2], np.float32)
         self._steps += 1
-        for b, env in enumerate(self.envs):
-            if self._terminated[b] or self._truncated[b]:
-                continue
-            roster = self.rosters[b]
-            chosen = dict(zip(roster, actions[b].tolist(), strict=False))
-            observations, paid, terminations, truncations, infos = env.step(
-                {agent: chosen[agent] for agent in roster if agent in env.agents}
-            )
-            shared = next(iter(paid.values()), 0.0)
-            for i, agent in enumerate(roster):
-                rewards[b, i] = paid.get(agent, shared if self.team_reward == "shared" else 0.0)
-            if not np.isfinite(rewards[b]).all():
-                raise UserError(
-                    f"{name_of(env)} paid {dict(paid)} at step {self._steps}: rewards must be "
-                    "finite"
-                )
-            over = [terminations.get(a, True) or truncations.get(a, True) for a in roster]
-            ended = not env.agents or all(over)
-            self._terminated[b] = ended and all(terminations.get(a, True) for a in roster)
-            limit = self._steps == self.max_steps
-            self._truncated[b] = (ended or limit) and not self._terminated[b]
-            self.crashed[b] = any(info.get("game_crashed", False) for info in infos.values())
-            gone = {a for a, out in zip(roster, over, strict=True) if out and not ended}
-            self._read(b, observations, infos, gone, ended=ended)
+        for b in range(len(self.envs)):
+            if not (self._terminated[b] or self._truncated[b]):
+                rewards[b] = self._step_one(b, actions[b])
         return self._result(rewards)
 
+    def _step_one(self, b: int, actions: np.ndarray) -> np.ndarray:
+        """Steps environment `b` with actions (N,), and returns its agents' rewards (N,)."""
+        env, roster = self.envs[b], self.rosters[b]
+        chosen = dict(zip(roster, actions.tolist(), strict=False))
+        observations, paid, terminations, truncations, infos = env.step(
+            {agent: chosen[agent] for agent in roster if agent in env.agents}
+        )
+        rewards = self._individual_rewards(b, paid)
+        _require_finite_rewards(env, paid, rewards, self._steps)
+        over = [terminations.get(a, True) or truncations.get(a, True) for a in roster]
+        ended = not env.agents or all(over)
+        self._terminated[b] = ended and all(terminations.get(a, True) for a in roster)
+        at_limit = self._steps == self.max_steps
+        self._truncated[b] = (ended or at_limit) and not self._terminated[b]
+        self.crashed[b] = any(info.get("game_crashed", False) for info in infos.values())
+        gone = {a for a, is_over in zip(roster, over, strict=True) if is_over and not ended}
+        self._read(b, observations, infos, gone, ended=ended)
+        return rewards
+
+    def _individual_rewards(self, b: int, paid: Mapping[str, float]) -> np.ndarray:
+        """Rewards (N,) of the agents of environment `b`; a missing one is the shared one, or 0."""
+        missing = next(iter(paid.values()), 0.0) if self.team_reward == "shared" else 0.0
+        rewards = np.zeros(self._mask.shape[1], np.float32)
+        for i, agent in enumerate(self.rosters[b]):
+            rewards[i] = paid.get(agent, missing)
+        return rewards
+
     def close(self) -> None:
-        with ExitStack() as stack:  # all of them, also where one refuses
+        """Closes all environments, also where one refuses."""
+        with ExitStack() as stack:
             for env in self.envs:
                 stack.callback(env.close)
 
@@ -161,59 +169,106 @@ class BatchEnv:
         *,
         ended: bool,
     ) -> None:
-        """Takes over what the agents of environment `b` observe.
+        """Takes over the observations, action masks and lives of environment `b`'s agents.
 
-        Those that are `gone` before the end see nothing and may only do action 0, which nobody
-        plays.
+        Args:
+            gone: Agents that have left before the end. They see nothing and may only do action 0,
+                which nobody plays.
         """
         for i, agent in enumerate(self.rosters[b]):
-            self._alive[b, i] = agent not in gone and infos.get(agent, {}).get("alive", True)
+            info = infos.get(agent, {})
+            self._alive[b, i] = agent not in gone and info.get("alive", True)
             if agent in gone:
                 self._mask[b, i] = np.arange(self._mask.shape[2]) == 0
                 self._observations[b, i] = 0.0
-            if agent in gone or agent not in observations:
-                continue
-            seen = observations[agent]
-            mask = infos.get(agent, {}).get("action_mask")
-            if isinstance(seen, Mapping):
-                mask = seen.get("action_mask", mask)
-                seen = seen["observation"]
-            seen = np.asarray(seen, np.float32)
-            size, n_actions = self._sizes[b][i]
-            if seen.shape != (size,):
-                raise UserError(
-                    f"{name_of(self.envs[b])}: {agent} observed shape {seen.shape}, its space says "
-                    f"{(size,)}; make observation_space and the observations agree"
-                )
-            if not np.isfinite(seen).all():
-                raise UserError(
-                    f"{name_of(self.envs[b])}: {agent} observed {seen}: observations must be finite"
-                )
-            self._observations[b, i, :size] = seen
-            self._mask[b, i, :n_actions] = True
-            if mask is not None:
-                mask = np.asarray(mask)
-                if mask.shape != (n_actions,):
-                    raise UserError(
-                        f"{name_of(self.envs[b])}: action_mask of {agent} has shape {mask.shape}, "
-                        f"expected ({n_actions},), one entry per action"
-                    )
-                if not mask.any() and not ended:
-                    raise UserError(
-                        f"{name_of(self.envs[b])}: action_mask of {agent} allows no action; "
-                        "leave at least one legal"
-                    )
-                self._mask[b, i, :n_actions] = mask.astype(bool)
-        unknown = set(observations) - set(self.rosters[b])
-        if unknown:
-            raise UserError(
-                f"{name_of(self.envs[b])} returned agents {sorted(unknown)} that are not in "
-                f"possible_agents {self.rosters[b]}; the roster must be fixed"
-            )
+            elif agent in observations:
+                mask = info.get("action_mask")
+                self._read_agent(b, i, observations[agent], mask, ended=ended)
+        _require_known_agents(self.envs[b], self.rosters[b], observations)
+
+    def _read_agent(self, b: int, i: int, observed: Any, mask: Any, *, ended: bool) -> None:
+        """Takes over what agent `i` of environment `b` observed, and its action mask if any."""
+        env, agent, (size, n_actions) = self.envs[b], self.rosters[b][i], self._sizes[b][i]
+        if isinstance(observed, Mapping):
+            mask = observed.get("action_mask", mask)
+            observed = observed["observation"]
+        observation = np.asarray(observed, np.float32)
+        _require_shape(env, agent, observation, size)
+        _require_finite_observation(env, agent, observation)
+        self._observations[b, i, :size] = observation
+        self._mask[b, i, :n_actions] = True
+        if mask is not None:
+            mask = np.asarray(mask)
+            _require_mask_shape(env, agent, mask, n_actions)
+            if not ended:
+                _require_legal_action(env, agent, mask)
+            self._mask[b, i, :n_actions] = mask.astype(bool)
+
+
+# The contract of an environment, a rule each. All raise UserError.
+
+
+def _require_every_agent(
+    env: ParallelEnv, roster: Sequence[str], observations: Collection[str]
+) -> None:
+    missing = set(roster) - set(observations)
+    if missing:
+        raise UserError(
+            f"{name_of(env)} gave no observation for {sorted(missing)} at reset; every "
+            "agent takes part from the start"
+        )
+
+
+def _require_known_agents(
+    env: ParallelEnv, roster: Sequence[str], observations: Collection[str]
+) -> None:
+    unknown = set(observations) - set(roster)
+    if unknown:
+        raise UserError(
+            f"{name_of(env)} returned agents {sorted(unknown)} that are not in "
+            f"possible_agents {roster}; the roster must be fixed"
+        )
+
+
+def _require_finite_rewards(
+    env: ParallelEnv, paid: Mapping[str, float], rewards: np.ndarray, step: int
+) -> None:
+    if not np.isfinite(rewards).all():
+        raise UserError(f"{name_of(env)} paid {dict(paid)} at step {step}: rewards must be finite")
+
+
+def _require_shape(env: ParallelEnv, agent: str, observation: np.ndarray, size: int) -> None:
+    if observation.shape != (size,):
+        raise UserError(
+            f"{name_of(env)}: {agent} observed shape {observation.shape}, its space says "
+            f"{(size,)}; make observation_space and the observations agree"
+        )
+
+
+def _require_finite_observation(env: ParallelEnv, agent: str, observation: np.ndarray) -> None:
+    if not np.isfinite(observation).all():
+        raise UserError(
+            f"{name_of(env)}: {agent} observed {observation}: observations must be finite"
+        )
+
+
+def _require_mask_shape(env: ParallelEnv, agent: str, mask: np.ndarray, n_actions: int) -> None:
+    if mask.shape != (n_actions,):
+        raise UserError(
+            f"{name_of(env)}: action_mask of {agent} has shape {mask.shape}, "
+            f"expected ({n_actions},), one entry per action"
+        )
+
+
+def _require_legal_action(env: ParallelEnv, agent: str, mask: np.ndarray) -> None:
+    if not mask.any():
+        raise UserError(
+            f"{name_of(env)}: action_mask of {agent} allows no action; leave at least one legal"
+        )
 
 
 def team_rewards(individual: np.ndarray, agent_mask: np.ndarray, kind: TeamReward) -> np.ndarray:
-    """Individual rewards (..., N), 0 for agents that are not there -> the team's (...,)."""
+    """Team rewards (...,) from individual rewards (..., N), which are 0 for absent agents."""
     if kind == "shared":
         return individual[..., 0]
     total = individual.sum(-1)
@@ -221,7 +276,7 @@ def team_rewards(individual: np.ndarray, agent_mask: np.ndarray, kind: TeamRewar
 
 
 def batch_env(family: TaskFamily, tasks: Sequence[Task]) -> BatchEnv:
-    """One environment for each task, in lock step, padded to the family's sizes."""
+    """Makes one environment for each task, in lock step, padded to the family's sizes."""
     if family.make_batch is not None:
         return family.make_batch(tasks)
     s = family.spec

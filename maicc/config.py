@@ -1,4 +1,4 @@
-"""Every option that methods share, and MAICC's own, each with its default and its limits.
+"""Options that all methods share, and MAICC's own, each with its default and its limits.
 
 YAML files and the command line fill these in. Options of the rivals are in baselines/options.py.
 """
@@ -19,7 +19,7 @@ class Limits(NamedTuple):
     ends: str = "[]"  # "(" or ")" where an end itself is not allowed
 
     def hold(self, value: float) -> bool:
-        """Whether a number is within the limits; one that is not a number never is."""
+        """True if a number is within the limits; NaN never is."""
         above = self.low < value if self.ends[0] == "(" else self.low <= value
         return above and (value < self.high if self.ends[1] == ")" else value <= self.high)
 
@@ -37,19 +37,19 @@ def limited(default: float, low: float, high: float = float("inf"), ends: str = 
 
 
 def _no_part(default: Any, **limits: Any) -> Any:
-    """Makes a field that results do not follow from: where and how wide the work runs."""
+    """Makes a field that does not change results, such as the device."""
     return field(default=default, metadata={"identity": False, **limits})
 
 
 @dataclass
 class CollectConfig:
-    """How the dataset is made.
+    """Collection of the dataset.
 
     Args:
         episodes: Episodes per training task and level.
-        levels: Mean returns aimed at, as shares of the maximum; one behaviour policy each.
+        levels: Mean returns to aim at, as shares of the maximum; one behaviour policy each.
         explorer: Add one more behaviour: the family's scripted explorer, which knows nothing of
-            the task. A team that has seen exploration can imitate it.
+            the task. A team that was trained on exploration can imitate it.
         workers: Processes; 0 takes every core. The data are the same for any number.
     """
 
@@ -61,7 +61,7 @@ class CollectConfig:
 
 @dataclass
 class OptimiserConfig:
-    """AdamW.
+    """Settings of the optimiser, AdamW.
 
     Args:
         learning_rate: The highest rate of the schedule.
@@ -76,16 +76,16 @@ class OptimiserConfig:
 
 @dataclass
 class TransformerConfig:
-    """Sizes of a transformer, and how it reads observations.
+    """Sizes of a transformer, and its way of reading observations.
 
     Args:
         width: Width of the model.
         layers: Transformer layers.
         heads: Attention heads.
         dropout: Dropout; above 0 attention on CPU takes a path 3 to 5 times slower.
-        encoder: How observations are read: `flat`, as one padded vector (the paper), or `entities`,
-            a transformer layer over oneself, allies and enemies, with attacks aimed at enemies; for
-            families that give an observation layout.
+        encoder: The way observations are read. `flat`: as one padded vector (the paper).
+            `entities`: by a transformer layer over the agent itself, its allies and its enemies,
+            with attacks aimed at enemies; for families that give an observation layout.
     """
 
     width: int = limited(64, 1)
@@ -100,7 +100,7 @@ class PolicyConfig(TransformerConfig):
     """A transformer that chooses actions.
 
     Args:
-        label_smoothing: Of the cross-entropy.
+        label_smoothing: Label smoothing of the cross-entropy.
     """
 
     label_smoothing: float = limited(0.1, 0, 1)
@@ -112,10 +112,11 @@ class EmbeddingConfig(TransformerConfig):
 
     Args:
         teacher: Distil the student from a centralised teacher; false is MAICC-S.
-        attention: Of the teacher: `joint` over all tokens of the episode (the paper), or
+        attention: Attention of the teacher: `joint` over all tokens of the episode (the paper), or
             `factored`, over the team and over time in turns, for long episodes and large teams.
-        credit: Who predicts individual rewards: a head on the student's own tokens (`local`), or
-            the teacher's head applied to the distilled token (`teacher`, the paper's way).
+        credit: The head that predicts individual rewards: one on the student's own tokens
+            (`local`), or the teacher's, applied to the distilled token (`teacher`, the paper's
+            way).
         return_to_go: Feed return-to-go tokens as well (an ablation).
         action_weight: Weight of the action loss.
         reward_weight: Weight of the reward loss.
@@ -147,8 +148,8 @@ class DecisionConfig(PolicyConfig):
             attention runs causally through all of them (the paper).
         supervise: Loss on `all` steps of the current trajectory, or on the action that follows the
             query's prefix (`last`, the authors' code).
-        labels: Which actions are learned: those of the `behaviour` policies that played (the
-            paper), or what the best of them would have done (`expert`), which the dataset keeps.
+        labels: Actions that are learned: those of the `behaviour` policies that played (the paper),
+            or those that the best of them would have chosen (`expert`), which the dataset keeps.
     """
 
     k: int = limited(3, 0)
@@ -160,11 +161,11 @@ class DecisionConfig(PolicyConfig):
 
 @dataclass
 class RetrievalConfig:
-    """How contexts are found while the decision model is trained (METHOD.md, section 6).
+    """Search for contexts while the decision model is trained (METHOD.md, section 6).
 
     Args:
-        candidates: Nearest trajectories that are scored.
-        s_max: Candidates at least this similar are near-copies and come second.
+        candidates: Number of nearest trajectories that are scored.
+        s_max: Similarity from which a candidate is a near-copy. Near-copies come second.
         index: A FAISS index_factory string; `Flat` is exact.
     """
 
@@ -196,8 +197,8 @@ class EmbeddingFit(FitConfig):
         batch_size: Episodes per step, all of one task.
         model: Teacher and student.
         window: Steps of each episode that are shown, from a random one on; 0 shows all.
-        tokens: Most tokens of the teacher per step, but at least one episode: larger teams get
-            smaller batches; 0 is any.
+        tokens: Most tokens of the teacher per step. Larger teams get smaller batches, but at least
+            one episode. 0 sets no limit.
     """
 
     model: EmbeddingConfig = field(default_factory=EmbeddingConfig)
@@ -213,7 +214,7 @@ class DecisionFit(FitConfig):
 
     Args:
         model: The decision transformer.
-        retrieval: How training contexts are found.
+        retrieval: Search for training contexts.
     """
 
     model: DecisionConfig = field(default_factory=DecisionConfig)
@@ -222,33 +223,34 @@ class DecisionFit(FitConfig):
 
 @dataclass
 class MemoryConfig:
-    """What the team remembers and looks up at test time (METHOD.md, sections 7 and 12).
+    """Memory of a team and its look-ups at test time (METHOD.md, sections 7 and 12).
 
     Args:
-        schedule: `evidence` needs no number of episodes: the further the best of the latest returns
-            is from the goal, the more is looked up offline; `decay` is the paper's; `fixed` uses
-            `beta`.
-        window: Of `evidence`: how many of the latest episodes count, so that a team that has lost
-            its way looks for it again.
-        goal: Of `evidence`: the family's `maximum` return, or the best return in the `dataset`,
+        schedule: Rule for how often the offline memory is asked. `evidence`: the more often, the
+            further the best of the latest returns is from the goal; it needs no number of episodes.
+            `decay`: the paper's. `fixed`: as often as `beta` says.
+        window: Number of latest episodes that count in `evidence`. A team that has lost its way
+            explores again once its good episodes are older.
+        goal: Goal of `evidence`: the family's `maximum` return, or the best return in the `dataset`
             where the maximum is out of reach.
-        floor: Of `evidence`: least probability of looking up offline, also when the goal is
-            reached; half of it is the least probability of sampling.
-        decay: Lambda of `decay`.
+        floor: Least probability in `evidence` of asking the offline memory, also when the goal is
+            reached. Half of it is the least probability of sampling.
+        decay: Lambda of the schedule `decay`.
         beta: Share of offline look-ups under `fixed`: 0 is online only, 1 offline only.
         toss: The coin between the memories falls at each `step` (the authors' code) or once per
             `episode` (the paper).
-        candidates: Nearest trajectories that are scored.
+        candidates: Number of nearest trajectories that are scored.
         alpha: Weight of the team return against the predicted individual return.
-        score: `paper`, cos + alpha R + (1 - alpha) R_ind; `code`, the authors': (cos + 1) / 2, and
-            R_ind for online trajectories only; `similarity`, no utility (a control); `random`, no
-            similarity either (a control).
-        margin: A trajectory that scores more than this below the best one makes room for the better
-            ones, which are shown again; `.inf` shows the k best whatever they are (the paper).
-        max_episodes: Episodes that an agent keeps; of more, the one with the lowest return gives
-            way, the oldest first. 0 keeps all.
-        cache_gib: Room for keys and values of trajectories that were looked up; when it is full
-            they are computed anew.
+        score: Score of a trajectory. `paper`: cos + alpha R + (1 - alpha) R_ind. `code`, the
+            authors': (cos + 1) / 2, and R_ind for online trajectories only. `similarity`: no
+            utility (a control). `random`: no similarity either (a control).
+        margin: Largest distance of a shown trajectory's score from the best score. Trajectories
+            further below are left out, and better ones are shown again in their place. `.inf` shows
+            the k best, however bad they are (the paper).
+        max_episodes: Most episodes that an agent keeps. When it is full, the episode with the
+            lowest return is dropped, among equal ones the oldest. 0 keeps all.
+        cache_gib: Memory in GiB for the keys and values of trajectories that were looked up. When
+            it is full, they are computed anew.
     """
 
     schedule: Literal["evidence", "decay", "fixed"] = "evidence"
@@ -273,7 +275,7 @@ class AdaptConfig:
     Args:
         episodes: Adaptation episodes of each run.
         runs: Runs on held-out tasks, in lock step; tasks repeat when there are fewer.
-        training_runs: Runs on training tasks, for comparison; kept in a file of their own.
+        training_runs: Runs on training tasks, for comparison; written to a file of their own.
     """
 
     episodes: int = limited(100, 1)
@@ -281,10 +283,10 @@ class AdaptConfig:
     training_runs: int = limited(9, 0)
 
     def identity(self) -> dict[str, Any]:
-        """All that a result follows from, besides its models, the tasks and the seed."""
-        kept = identity(self)
-        del kept["runs"], kept["training_runs"]
-        return kept
+        """Options that change a run's result; models, tasks and seed come on top."""
+        options = identity(self)
+        del options["runs"], options["training_runs"]
+        return options
 
 
 @dataclass
@@ -292,7 +294,7 @@ class MaiccAdapt(AdaptConfig):
     """Adaptation of MAICC's teams.
 
     Args:
-        memory: What is remembered and looked up.
+        memory: How a team remembers and looks up.
     """
 
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -305,7 +307,7 @@ class RunConfig:
     Args:
         family: Task family; `maicc tasks` lists them.
         method: `maicc`, or a rival: maicc/baselines/ has a file for each.
-        seed: Every random choice follows from it.
+        seed: Seed from which every random choice follows.
         device: `auto`, `cpu` or `cuda`.
         collect: The dataset.
         adapt: Adaptation on unseen tasks.
@@ -319,7 +321,7 @@ class RunConfig:
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
     def identity(self) -> dict[str, Any]:
-        """All that results follow from: everything but where and how wide the work runs."""
+        """Options that change results: all but those of where and how wide the work runs."""
         return identity(self)
 
 
@@ -338,7 +340,7 @@ class MaiccRun(RunConfig):
 
 
 def identity(config: Any) -> dict[str, Any]:
-    """Plain values of a configuration, without options that results do not follow from."""
+    """Plain values of those options that change results."""
     return {
         option.name: identity(value) if is_dataclass(value) else value
         for option in fields(config)
@@ -347,24 +349,29 @@ def identity(config: Any) -> dict[str, Any]:
     }
 
 
-def from_json(kind: type, found: Any, where: str) -> Any:
-    """A configuration from its `to_json` or `identity`; what is not there has its default.
+def from_json(kind: type, values: Any, where: str) -> Any:
+    """Makes a configuration from its plain values; missing options get their defaults.
+
+    Args:
+        kind: Class of the configuration.
+        values: Plain values, by the names of the options.
+        where: Name of their file, for the message.
 
     Raises:
-        UserError: it is none; `where` it was found is named.
+        UserError: the values are no configuration.
     """
     hints = get_type_hints(kind)
     try:
         return kind(
             **{
                 name: from_json(hints[name], value, where) if is_dataclass(hints[name]) else value
-                for name, value in found.items()
+                for name, value in values.items()
                 if name in hints
             }
         )
     except (AttributeError, TypeError):
         raise UserError(
-            f"{where}: not the configuration of a run ({found!r:.60}); remove it and make it again"
+            f"{where}: not the configuration of a run ({values!r:.60}); remove it and make it again"
         ) from None
 
 
@@ -388,7 +395,11 @@ def check_options(config: Any, name: str = "") -> None:
 
 
 def check_encoder(encoder: str, spec: Spec) -> None:
-    """Raises UserError where entities are asked for and the family does not say where they are."""
+    """Checks that a family whose entities are to be read has an observation layout.
+
+    Raises:
+        UserError: it has none.
+    """
     if encoder == "entities" and spec.layout is None:
         raise UserError(
             f"encoder=entities needs to know where an observation of {spec.family} holds whom; "

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files that are written whole or not at all, and the paths of a model's files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ModelFiles:
 
     Args:
         episodes: The dataset.
-        checkpoints: By the name of the fit that leaves each.
+        checkpoints: Path of each checkpoint, by the name of the fit that makes it.
     """
 
     episodes: Path
@@ -32,7 +32,7 @@ class ModelFiles:
     def in_folder(
         cls, folder: str | Path, fits: Iterable[str] = ("embedding", "decision")
     ) -> ModelFiles:
-        """Names the files as `maicc run` leaves them; MAICC's by default."""
+        """Names the files as `maicc run` does, for MAICC by default."""
         folder = Path(folder)
         return cls(folder / "episodes.h5", {name: folder / f"{name}.ckpt" for name in fits})
 
@@ -54,10 +54,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Waits while another process makes `path`; whether it is there now is to be asked inside.
+    """Waits while another process makes `path`, and keeps others waiting inside the block.
 
-    The lock is a hidden file beside `path`, and ends with the process that holds it. In a folder
-    that can only be read nothing is made, and nobody waits.
+    The other process may have made the file: look for it inside the block, not before. The lock is
+    a hidden file beside `path`, and ends with the process that holds it. In a folder that cannot be
+    written there is no lock, and nobody waits.
     """
     import fcntl
 
@@ -78,15 +79,22 @@ def locked(path: str | Path) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        UserError: the file is missing or holds no JSON.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:

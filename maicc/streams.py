@@ -1,4 +1,4 @@
-"""Names of the random streams: two things that draw from one seed draw from different streams.
+"""Names of the random streams: two users of one seed draw from different streams.
 
 A stream is `numpy.random.default_rng([seed, Stream.NAME, ...])`. A number is never changed or used
 again: data and results follow from it.
@@ -10,10 +10,10 @@ from enum import IntEnum
 
 
 class Stream(IntEnum):
-    """What each number is for.
+    """Numbers of the streams.
 
-    Agents draw from `[seed, number of the agent, episode]`, without a stream: that clashes with
-    `ADAPT_RESET` of the same seed only in a team of more than 50 agents, and does no harm there.
+    Agents draw from `[seed, number of the agent, episode]`, without a stream. In a team of more
+    than 50 agents, agent 50 shares its numbers with `ADAPT_RESET`, which does no harm.
     """
 
     # of one episode that a behaviour policy plays, behind the episode's own seed

@@ -1,4 +1,4 @@
-"""The types that rooms hand to one another. No logic, and no import of torch.
+"""Types that packages hand to one another. No logic, and no import of torch.
 
 Dimensions: B batch, T steps, N agents, O observation, A actions, E episodes, Q queries,
 K retrieved trajectories, D embedding width, M trajectories (one agent's slice of one episode).
@@ -24,22 +24,24 @@ class Task:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, from which `Task(**values)` makes the task again."""
         return {"family": self.family, "name": self.name, "parameters": dict(self.parameters)}
 
 
 @dataclass(frozen=True)
 class ObsLayout:
-    """Where an observation holds what an agent knows of itself, its allies and its enemies.
+    """Places in an observation that describe the agent itself, its allies and its enemies.
 
     Allies and enemies that an agent does not see are all zero. Enemy j is attacked by action
-    `attack` + j; attacks are the last actions. Of agents that heal, these actions heal ally j.
+    `attack` + j; attacks are the last actions. In agents that heal, that action heals ally j.
 
     Args:
         own: First number, and how many.
         allies: First number, how many allies, numbers of each.
         enemies: First number, how many enemies, numbers of each.
         attack: The action that attacks enemy 0.
-        heals: Which of one's own numbers is above 0 in agents that heal; None where nobody does.
+        heals: Number in the observation that is above 0 in agents that heal; None where nobody
+            heals.
     """
 
     own: tuple[int, int]
@@ -55,7 +57,7 @@ class ObsLayout:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a model must know of a task family: its largest sizes and the bounds of the return."""
+    """Largest sizes of a task family and the bounds of its return, as a model needs them."""
 
     family: str
     n_agents: int
@@ -71,21 +73,22 @@ class Spec:
         """Lowest and highest return.
 
         Raises:
-            UserError: neither the family nor a dataset has told them.
+            UserError: they are not known yet, neither from the family nor from a dataset.
         """
         if self.return_min is None or self.return_max is None:
             raise UserError(f"{self.family}: the bounds of the return are not known yet")
         return self.return_min, self.return_max
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Spec:
-        layout = found.get("layout")
-        return cls(**{**found, "layout": ObsLayout(**layout) if layout else None})
+    def from_json(cls, values: Mapping[str, Any]) -> Spec:
+        """Makes a spec of plain values, as `dataclasses.asdict` gives them."""
+        layout = values.get("layout")
+        return cls(**{**values, "layout": ObsLayout(**layout) if layout else None})
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """The policy that produced an episode; `target` and `reached` are shares of the maximum."""
+    """Policy that produced an episode; `target` and `reached` are shares of the maximum."""
 
     name: str
     random_rate: float
@@ -108,19 +111,19 @@ class Trajectories(NamedTuple):
     step_mask: Any  # (..., T) bool, True at steps that were played
 
     def take(self, index: Any) -> Trajectories:
-        """The slices at `index`, by the first dimension."""
+        """Selects slices by the first dimension."""
         return Trajectories(*(part[index] for part in self))
 
 
 class Candidates(NamedTuple):
-    """What a memory offers for each query, most similar first. NumPy arrays."""
+    """Trajectories that a memory offers for each query, most similar first. NumPy arrays."""
 
     item: Any  # (Q, C) int64, number of the trajectory in its memory; -1 where there is none
     similarity: Any  # (Q, C) float32, cosine
 
 
 class Retrieval(NamedTuple):
-    """What each query was given. NumPy arrays."""
+    """Trajectories that each query was given. NumPy arrays."""
 
     item: Any  # (Q, K) int64, number of the trajectory in its memory
     offline: Any  # (Q,) bool, the memory that was asked

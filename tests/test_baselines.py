@@ -275,8 +275,8 @@ def test_the_set_of_dpt_grows_with_the_episodes_up_to_what_was_trained(dataset):
     for e in range(5):
         team.act(observations, np.ones((2, 3, 6), bool))
         played = team.online.trajectories.step_mask[:, max(e - 2, 0) : e + 1].sum((1, 2))
-        assert team._there.sum(1).tolist() == played.tolist()
-        assert team._there.shape[1] == played.max()  # no place is empty in all of them
+        assert team._exists.sum(1).tolist() == played.tolist()
+        assert team._exists.shape[1] == played.max()  # no place is empty in all of them
         team.observe(np.zeros((2, 3), int), np.zeros(2), np.ones(2, bool))
 
 

@@ -235,7 +235,10 @@ def test_refused(models):
     with pytest.raises(UserError, match="rewards must be finite"):
         team.observe(actions, np.array([0, np.nan, 0]), np.zeros(3))
     with pytest.raises(UserError, match="needs the number of episodes in advance"):
-        models.team(SEEDS, MaiccAdapt(memory=MemoryConfig(schedule="decay")))
+        Team(
+            models.spec, models.embedding, models.decision, models.offline,
+            MemoryConfig(schedule="decay"), SEEDS,
+        )  # fmt: skip
     with pytest.raises(UserError, match="k=3 trajectories can't be chosen from 2 candidates"):
         models.team(SEEDS, MaiccAdapt(memory=MemoryConfig(candidates=2)))
 

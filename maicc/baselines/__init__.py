@@ -1,8 +1,8 @@
 """All methods in one harness: the same dataset, encoders, transformer, adaptation and results.
 
-`METHODS` describes each; nothing here imports torch. A rival is supervised on as many trajectories
-in each step, and for as many steps, as MAICC's decision model, and is faithful to its paper as its
-file says.
+`METHODS` describes each method; nothing here imports torch. A rival is trained for as many steps as
+MAICC's decision model, on as many supervised trajectories in each. How it follows its paper is told
+in its own file.
 """
 
 from __future__ import annotations

@@ -24,10 +24,10 @@ from maicc.types import Spec, Trajectories
 
 
 def relabelled(chain: Trajectories, best: Tensor, spec: Spec) -> Trajectories:
-    """Every episode of a chain (B, E, T, ...) asks for the return `best` (B,).
+    """Relabels every episode of chains (B, E, T, ...) to ask for the return `best` (B,).
 
-    Its return-to-go starts there and drops by its rewards; it is completed at its last step, if it
-    has reached `best` to within the margin.
+    The return-to-go of an episode starts at `best` and drops by its rewards. The episode is
+    completed at its last step if its return is `best`, to within the margin.
     """
     so_far = chain.rewards.cumsum(-1)
     low, high = spec.bounds
@@ -39,7 +39,7 @@ def relabelled(chain: Trajectories, best: Tensor, spec: Spec) -> Trajectories:
 
 
 class ATModule(SequenceModule):
-    """AT; arguments of `BaselineModule`."""
+    """Trains AT; arguments of `BaselineModule`."""
 
     kind = "at"
     config_type = ATConfig
@@ -55,21 +55,24 @@ class ATModule(SequenceModule):
 
     @classmethod
     def supervised(cls, model: Any) -> int:
+        """Counts the episodes of a chain whose actions are learned: all of them, or the last."""
         return 1 if model.supervise == "last" else model.episodes
 
     def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
+        """Sorts each chain by return, ascending, and relabels it with its best return."""
         chain = reordered(batch.chain, batch.chain.rewards.sum(-1))
         chain = relabelled(chain, chain.rewards.sum(-1)[:, -1], self.spec)
-        learned = chain.step_mask.clone()
+        learned_steps = chain.step_mask.clone()
         if self.config.supervise == "last":
-            learned[:, :-1] = False
-        return chain, learned
+            learned_steps[:, :-1] = False
+        return chain, learned_steps
 
     def contexts(self, online: OnlineMemory) -> Trajectories | None:
-        found = latest(online, self.config.episodes - 1)
-        if found is None:
+        """The latest episodes, sorted by return and relabelled with the maximum."""
+        episodes = latest(online, self.config.episodes - 1)
+        if episodes is None:
             return None
-        chain = Trajectories(*(torch.from_numpy(np.ascontiguousarray(p)) for p in found))
+        chain = Trajectories(*(torch.from_numpy(np.ascontiguousarray(p)) for p in episodes))
         chain = reordered(chain, chain.rewards.sum(-1))
-        best = torch.full((len(chain.actions),), float(self.spec.return_max))
+        best = torch.full((len(chain.actions),), float(self.spec.bounds[1]))
         return Trajectories(*(part.numpy() for part in relabelled(chain, best, self.spec)))

@@ -1,4 +1,4 @@
-"""What the rivals share: how they are trained, kept and put to play."""
+"""Base classes of the rivals: the module that trains a network, and the team that acts with it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from maicc.training.family_data import FamilyData
 from maicc.training.modules import MaiccModule
 from maicc.types import Spec, UserError
 
-GREEDY = 0.1  # of the episodes, at the end, in which no method samples
+GREEDY = 0.1  # share of the episodes, the last ones, in which no team samples actions
 
 
 class BaselineTeam(LockStepTeam):
-    """A rival's team.
+    """Team of a rival.
 
     Args:
-        module: Trained.
+        module: The trained module.
         seeds: One per run.
         episodes: Planned number of adaptation episodes.
         explore: `sample` or `greedy`, for methods that sample.
         options: The other arguments of `LockStepTeam`.
     """
+
+    module: BaselineModule
+    net: nn.Module
 
     def __init__(
         self,
@@ -46,9 +49,10 @@ class BaselineTeam(LockStepTeam):
         self.net = module.net.to(self.device).eval()
 
     def on_episode_start(self) -> None:
-        pass
+        """Prepares nothing; a rival that needs something of past episodes overrides this."""
 
     def sampling(self) -> float:
+        """Probability of sampling an action: 1, but 0 in the last episodes and for greedy teams."""
         last = max(round(GREEDY * self.episodes), 1)
         return float(self.explores and self.episode < self.episodes - last)
 
@@ -65,7 +69,7 @@ class BaselineModule(MaiccModule):
     config_type = PolicyConfig
     team_type: ClassVar[type[BaselineTeam]]
     data_type: ClassVar[type[FamilyData]] = ChainData
-    explores: ClassVar[bool] = True  # whether it samples actions to find out
+    explores: ClassVar[bool] = True  # whether its teams explore by sampling actions
 
     def __init__(
         self,
@@ -78,7 +82,7 @@ class BaselineModule(MaiccModule):
 
     @abstractmethod
     def make_net(self) -> nn.Module:
-        """The untrained network."""
+        """Makes the untrained network."""
 
     @classmethod
     def drawn(cls, model: Any) -> int:
@@ -87,15 +91,16 @@ class BaselineModule(MaiccModule):
 
     @classmethod
     def supervised(cls, model: Any) -> int:
-        """Counts those of them whose actions are learned."""
+        """Counts the episodes of a chain whose actions are learned."""
         return model.episodes
 
     @classmethod
     def data(cls, config: Any, files: ModelFiles) -> FamilyData:
-        """Makes batches with as many supervised trajectories as the decision model's have.
+        """Makes the data module; its batches supervise as many trajectories as MAICC's do.
 
         Args:
-            config: A run of this rival.
+            config: Options of a run of this rival.
+            files: Where the dataset and the checkpoints are.
         """
         fit = config.decision
         chains = max(fit.batch_size // cls.supervised(fit.model), 1)
@@ -104,8 +109,12 @@ class BaselineModule(MaiccModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Refuses batches of another kind."""
-        data = self.trainer.datamodule
+        """Refuses batches of another kind.
+
+        Raises:
+            UserError: the data module is of another kind, or its chains have another length.
+        """
+        data = self.data_module()
         if not isinstance(data, self.data_type):
             raise UserError(f"{type(self).__name__} is trained on {self.data_type.__name__}")
         if isinstance(data, ChainData) and data.episodes != self.drawn(self.config):
@@ -113,6 +122,10 @@ class BaselineModule(MaiccModule):
                 f"the data module draws chains of {data.episodes} episodes, the model takes "
                 f"{self.drawn(self.config)}; set data.init_args.episodes={self.drawn(self.config)}"
             )
+
+    def data_module(self) -> Any:
+        """The data module of the running fit."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # set at run time by the trainer
 
     def team(
         self,
@@ -122,11 +135,14 @@ class BaselineModule(MaiccModule):
         explore: str = "sample",
         **options: Any,
     ) -> LockStepTeam:
-        """One team per seed; arguments as those of `BaselineTeam`."""
+        """Makes one team per seed; arguments as those of `BaselineTeam`."""
         return self.team_type(self, seeds, episodes, explore, agent_mask=agent_mask, **options)
 
     def learn(self, logits: Tensor, actions: Tensor) -> Tensor:
-        """Cross-entropy of logits (M, A) and actions (M,), shown with the share predicted right."""
+        """Computes the cross-entropy of logits (M, A) and actions (M,), and logs it.
+
+        The share of actions that are predicted right is logged as well.
+        """
         loss = F.cross_entropy(logits, actions, label_smoothing=self.config.label_smoothing)
         accuracy = (logits.argmax(-1) == actions).float().mean()
         self.log_dict({"loss": loss, "accuracy": accuracy}, prog_bar=True)

@@ -1,10 +1,10 @@
 """HiSSD (Liu et al. 2025): skills shared by all tasks, skills of one task, and a decoder of both.
 
-An agent sees entities. A transformer over them with a recurrent token gives its common skill, which
-learns to foresee what the team sees next, the more the better the step was by a value learned
-beside it. A second encoder gives its task skill: agents of one task agree in it, tasks differ. A
-decoder turns entities and both skills into an action. No memory, no adaptation. A family without an
-observation layout is seen as one entity.
+An agent observes entities. A transformer over them with a recurrent token gives its common skill.
+This skill learns to foresee what the team observes next. A step counts the more, the better it was
+by a value that is learned beside it. A second encoder gives the agent's task skill: agents of one
+task agree in it, tasks differ. A decoder turns entities and both skills into an action. There is no
+memory and no adaptation. An observation of a family without a layout is read as one entity.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import PolicyConfig
 from maicc.data.team_batch import TeamBatch, agents_steps, masked_mean
 from maicc.files import ModelFiles
-from maicc.models.observations import EntityTransformer, attack_targets, deduplicate_blank
+from maicc.models.observations import (
+    EntityTransformer,
+    attack_targets,
+    deduplicate_blank,
+    layout_of,
+)
 from maicc.streams import Stream
 from maicc.training.episode_data import EpisodeData
 from maicc.training.family_data import FamilyData
@@ -31,7 +36,7 @@ from maicc.types import Spec
 DISCOUNT = 0.99
 EXPECTILE = 0.9
 TARGET_EVERY = 80  # steps between updates of the value's target
-TEMPERATURE, MOST_WEIGHT = 10.0, 100.0  # of the advantage
+TEMPERATURE, MAX_WEIGHT = 10.0, 100.0  # a step's weight is exp(TEMPERATURE * advantage)
 CONTRAST = 0.05  # weight of the task skills' loss
 
 
@@ -43,7 +48,7 @@ class HiSSDBatch(NamedTuple):
 
 
 class Value(nn.Module):
-    """The team's value: each agent's, weighted by attention over the team."""
+    """Value of a team: the mean of its agents' values, weighted by attention over the team."""
 
     def __init__(self, spec: Spec, config: PolicyConfig) -> None:
         super().__init__()
@@ -52,17 +57,18 @@ class Value(nn.Module):
         self.value = nn.Linear(config.width, 1)
         self.share = nn.Linear(config.width, 1)
 
-    def forward(self, observations: Tensor, there: Tensor) -> Tensor:
-        """(B, T, N, O) and agents (B, N) bool -> (B, T)."""
-        rows, which = deduplicate_blank(observations)
+    def forward(self, observations: Tensor, agent_mask: Tensor) -> Tensor:
+        """Computes values (B, T) of observations (B, T, N, O) of the agents (B, N) in the mask."""
+        rows, row = deduplicate_blank(observations)
         front = self.front.expand(len(rows), -1, -1)
-        z = self.encoder(rows, front, [0])[:, 0][which]
-        share = self.share(z).squeeze(-1).masked_fill(~there[:, None], float("-inf")).softmax(-1)
+        z = self.encoder(rows, front, [0])[:, 0][row]
+        absent = ~agent_mask[:, None]
+        share = self.share(z).squeeze(-1).masked_fill(absent, float("-inf")).softmax(-1)
         return (share * self.value(z).squeeze(-1)).sum(-1)
 
 
 class HiSSD(nn.Module):
-    """Planner, task encoder, decoder, and the value that is needed in training only."""
+    """Planner, task encoder, decoder, and the value, which only training needs."""
 
     training_only = ("value", "target", "foresee")
 
@@ -70,61 +76,78 @@ class HiSSD(nn.Module):
         super().__init__()
         self.spec, self.layout = spec, spec.layout
         half, width = max(config.layers // 2, 1), config.width
-        more = (config.heads, config.dropout)
+        heads_dropout = (config.heads, config.dropout)
         self.start = nn.Parameter(torch.zeros(width))  # of the recurrent token
-        self.planner = EntityTransformer(spec, config.width, half, *more)
+        self.planner = EntityTransformer(spec, config.width, half, *heads_dropout)
         self.foresee = nn.Sequential(
             nn.Linear(2 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, spec.observation_size)
         )
-        self.task_encoder = EntityTransformer(spec, config.width, 1, *more)
+        self.task_encoder = EntityTransformer(spec, config.width, 1, *heads_dropout)
         self.task_front = nn.Parameter(torch.zeros(1, 1, width))
         self.bilinear = nn.Parameter(torch.eye(width) / width**0.5)
-        self.decoder = EntityTransformer(spec, config.width, half, *more)
+        self.decoder = EntityTransformer(spec, config.width, half, *heads_dropout)
         self.plain = nn.Linear(width, self.layout.attack if self.layout else spec.n_actions)
         self.aim = nn.Linear(width, 1) if self.layout else None
         self.value = Value(spec, config)
         self.target = copy.deepcopy(self.value).requires_grad_(False)
-        self.scale = 2.0 / (spec.return_max - spec.return_min)
+        low, high = spec.bounds
+        self.scale = 2.0 / (high - low)
 
-    def common(self, observations: Tensor, before: Tensor | None) -> Tensor:
-        """The common skill of agents that see (B, O) and had `before` (B, D): (B, D).
+    def common(self, observations: Tensor, previous: Tensor | None) -> Tensor:
+        """Computes the common skill (B, D) of agents.
 
-        Who sees nothing, as the dead, keeps what it had.
+        An agent with a blank observation, such as a dead one, keeps the skill that it had.
+
+        Args:
+            observations: (B, O).
+            previous: (B, D) their common skill at the step before; None at the first step.
         """
-        if before is None:
-            before = self.start.expand(len(observations), -1)
+        if previous is None:
+            previous = self.start.expand(len(observations), -1)
         if self.layout is None:
-            return self.planner(observations, before.unsqueeze(1), [0])[:, 0]
-        sees = observations.any(1)
-        if not sees.any():
-            return before
-        skill = self.planner(observations[sees], before[sees].unsqueeze(1), [0])[:, 0]
-        return before.masked_scatter(sees.unsqueeze(1), skill)
+            return self.planner(observations, previous.unsqueeze(1), [0])[:, 0]
+        filled = observations.any(1)
+        if not filled.any():
+            return previous
+        skill = self.planner(observations[filled], previous[filled].unsqueeze(1), [0])[:, 0]
+        return previous.masked_scatter(filled.unsqueeze(1), skill)
 
     def of_task(self, observations: Tensor) -> Tensor:
-        """The task skill of agents that see (B, O): (B, D)."""
+        """Computes the task skill (B, D) of agents from their observations (B, O)."""
         front = self.task_front.expand(len(observations), -1, -1)
         return self.task_encoder(observations, front, [0])[:, 0]
 
     def decode(self, observations: Tensor, common: Tensor, task: Tensor) -> Tensor:
-        """Logits (B, A): actions of one's own, and one for each target."""
+        """Computes logits (B, A): first the actions without a target, then one attack per target.
+
+        Args:
+            observations: (B, O).
+            common: (B, D) common skills.
+            task: (B, D) task skills.
+        """
         z = self.decoder(observations, torch.stack([common, task], 1))
         logits = self.plain(z[:, 2])
         if self.aim is None:
             return logits
-        sizes = (self.layout.allies[1], self.layout.enemies[1])
-        targets = attack_targets(self.layout, observations, *z[:, 3:].split(sizes, 1))
+        layout = layout_of(self.spec)
+        sizes = (layout.allies[1], layout.enemies[1])
+        targets = attack_targets(layout, observations, *z[:, 3:].split(sizes, 1))
         return torch.cat([logits, self.aim(targets).squeeze(-1)], 1)
 
 
 class HiSSDData(EpisodeData):
-    """Batches of episodes of several tasks; arguments of `EpisodeData`, but
+    """Batches of episodes of several tasks; arguments of `EpisodeData`.
+
+    Only `batch_size` is counted otherwise.
 
     Args:
         batch_size: Trajectories per batch, in the mean over the dataset's teams.
     """
 
-    def batches(self, step: int, rank: int = 0) -> Iterator[HiSSDBatch]:
+    def batches(  # type: ignore[override]  # these batches hold the tasks as well
+        self, step: int, rank: int = 0
+    ) -> Iterator[HiSSDBatch]:
+        """Yields batches from a fit's step on; they follow from seed, step and rank alone."""
         team = float(self.episodes.agent_mask.sum(1).float().mean())
         size = max(round(self.batch_size / team), 2)
         while True:
@@ -137,19 +160,24 @@ class HiSSDData(EpisodeData):
 class HiSSDTeam(BaselineTeam):
     """Agents that carry their common skill from step to step, and act greedily."""
 
+    net: HiSSD
+
     def on_episode_start(self) -> None:
+        """Forgets the common skill."""
         self._skill: Tensor | None = None
 
     def logits(self, active: np.ndarray) -> np.ndarray:
-        seen = self._tensor(self._now.observations[:, self._step])
-        self._skill = self.net.common(seen, self._skill)
-        logits = self.net.decode(seen, self._skill, self.net.of_task(seen))
+        """Computes the logits (Q, A) of the `active` rows; the skills of all rows move on."""
+        observations = self._tensor(self._now.observations[:, self._step])
+        self._skill = self.net.common(observations, self._skill)
+        logits = self.net.decode(observations, self._skill, self.net.of_task(observations))
         return logits.double().cpu().numpy()[active]
 
 
 class HiSSDModule(BaselineModule):
-    """HiSSD; arguments of `BaselineModule`."""
+    """Trains HiSSD; arguments of `BaselineModule`."""
 
+    net: HiSSD
     kind = "hissd"
     team_type = HiSSDTeam
     data_type = HiSSDData
@@ -160,58 +188,66 @@ class HiSSDModule(BaselineModule):
 
     @classmethod
     def data(cls, config: Any, files: ModelFiles) -> FamilyData:
+        """Makes the data module of whole teams."""
         fit = config.decision
         return HiSSDData(
             config.family, str(files.episodes), fit.batch_size, config.seed, fit.window
         )
 
     def training_step(self, batch: HiSSDBatch, batch_index: int) -> Tensor:
+        """Computes the losses of action, foresight, value and contrast, and gives their sum."""
         if self.global_step % TARGET_EVERY == 0:
             self.net.target.load_state_dict(self.net.value.state_dict())
         net, team = self.net, batch.team
         T, N = team.actions.shape[1:]
-        each = agents_steps(team)
+        alive = agents_steps(team)  # (B, T, N)
         value_loss, weight = self._value(team)
 
-        seen = team.observations[:, :T]
-        flat = seen.transpose(1, 2).flatten(0, 1)  # (B * N, T, O)
-        skills, skill = [], None
+        observations = team.observations[:, :T]
+        flat = observations.transpose(1, 2).flatten(0, 1)  # (B * N, T, O)
+        skills: list[Tensor] = []
+        skill: Tensor | None = None
         for t in range(T):
             skill = net.common(flat[:, t], skill)
             skills.append(skill)
         common = torch.stack(skills, 1).unflatten(0, (-1, N)).transpose(1, 2)  # (B, T, N, D)
 
-        there = team.agent_mask[:, None, :, None]
-        together = (common * there).sum(2, keepdim=True) / there.sum(2, keepdim=True)
-        foreseen = net.foresee(torch.cat([common, together.expand_as(common)], -1))
-        error = ((foreseen - team.observations[:, 1:]) ** 2).mean(-1)
-        foresight = masked_mean(error * weight.unsqueeze(-1), each)
+        agent_mask = team.agent_mask[:, None, :, None]
+        team_mean = (common * agent_mask).sum(2, keepdim=True) / agent_mask.sum(2, keepdim=True)
+        prediction = net.foresee(torch.cat([common, team_mean.expand_as(common)], -1))
+        error = ((prediction - team.observations[:, 1:]) ** 2).mean(-1)
+        foresight = masked_mean(error * weight.unsqueeze(-1), alive)
 
-        rows, which = deduplicate_blank(seen)
-        own = net.of_task(rows)[which]
-        contrast = self._contrast(own, team, batch.task)
+        rows, row = deduplicate_blank(observations)
+        task_skills = net.of_task(rows)[row]
+        contrast = self._contrast(task_skills, team, batch.task)
 
-        # every step is there for the decoder, of agents that are there
-        logits = net.decode(seen[each], common[each], own[each])
-        action = self.learn(logits, team.actions[each])
+        logits = net.decode(observations[alive], common[alive], task_skills[alive])
+        action = self.learn(logits, team.actions[alive])
         self.log_dict({"foresight": foresight, "value": value_loss, "contrast": contrast})
         return action + foresight + value_loss + CONTRAST * contrast
 
     def _value(self, team: TeamBatch) -> tuple[Tensor, Tensor]:
-        """The value's loss, by expectile regression, and each step's weight (B, T)."""
+        """Computes the value's loss, by expectile regression, and each step's weight (B, T)."""
         net, T = self.net, team.actions.shape[1]
-        now = net.value(team.observations[:, :T], team.agent_mask)
+        value = net.value(team.observations[:, :T], team.agent_mask)
         with torch.no_grad():
-            after = net.target(team.observations[:, 1:], team.agent_mask)
-            target = team.rewards * net.scale + DISCOUNT * after * (1 - team.done)
-        advantage = target - now
+            next_value = net.target(team.observations[:, 1:], team.agent_mask)
+            target = team.rewards * net.scale + DISCOUNT * next_value * (1 - team.done)
+        advantage = target - value
         slope = torch.where(advantage > 0, EXPECTILE, 1 - EXPECTILE)
-        weight = (TEMPERATURE * advantage.detach()).exp().clamp(max=MOST_WEIGHT)
+        weight = (TEMPERATURE * advantage.detach()).exp().clamp(max=MAX_WEIGHT)
         return masked_mean(slope * advantage**2, team.step_mask), weight
 
     def _contrast(self, skills: Tensor, team: TeamBatch, task: Tensor) -> Tensor:
-        """InfoNCE: task skills (B, T, N, D) of two agents at one step of each episode agree, those
-        of other tasks differ."""
+        """Computes the InfoNCE loss of task skills.
+
+        The skills of two agents at one step of an episode agree; those of other tasks differ.
+
+        Args:
+            skills: (B, T, N, D).
+            task: (B,) number of each episode's task.
+        """
         size = team.agent_mask.sum(1)
         B = len(size)
         chance = torch.Generator().manual_seed(self.step_seed())

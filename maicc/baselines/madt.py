@@ -1,6 +1,6 @@
 """MADT, the multi-agent decision transformer (Meng et al. 2023): imitation given a return.
 
-Each agent sees its running episode only, as return-to-go, observation and action of each step. It
+Each agent reads its running episode only, as return-to-go, observation and action of each step. It
 asks for the family's highest return and acts greedily. It remembers nothing and does not adapt.
 """
 
@@ -13,7 +13,7 @@ from maicc.models.tokens import ACTION, OBSERVATION, RETURN_TO_GO
 
 
 class MADTModule(SequenceModule):
-    """MADT; arguments of `BaselineModule`."""
+    """Trains MADT on single episodes; arguments of `BaselineModule`."""
 
     kind = "madt"
     kinds = (RETURN_TO_GO, OBSERVATION, ACTION)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class MAICC(Method):
-    """Memory retrieval: an embedding of prefixes, and a decision model that reads what is found."""
+    """MAICC: an embedding of prefixes, and a decision model that reads retrieved trajectories."""
 
     name = "maicc"
     config = MaiccRun
@@ -47,17 +47,17 @@ class MAICC(Method):
     def told(self, config: MaiccRun) -> str:
         if config.decision.model.k == 0:  # the embedding has no part in it
             return "returns"
-        told = "returns; tasks; the dataset as a memory at test time"
+        signals = "returns; tasks; the dataset as a memory at test time"
         if config.decision.model.labels == "expert":
-            told += "; the best behaviour policy's actions"
+            signals += "; the best behaviour policy's actions"
         if config.embedding.model.teacher:
-            told += "; all agents' views, for the teacher"
-        return told
+            signals += "; all agents' views, for the teacher"
+        return signals
 
     def trained_on(self, config: MaiccRun) -> str:
         d, e = config.decision, config.embedding
-        trained = super().trained_on(config)
-        return trained if d.model.k == 0 else f"{e.steps} x {e.batch_size} episodes, {trained}"
+        decision = super().trained_on(config)
+        return decision if d.model.k == 0 else f"{e.steps} x {e.batch_size} episodes, {decision}"
 
     def needs_expert(self, config: MaiccRun) -> str | None:
         return "decision.model.labels=expert" if config.decision.model.labels == "expert" else None
@@ -89,7 +89,11 @@ class MAICC(Method):
 
 
 def check_candidates(section: str, candidates: int, k: int) -> None:
-    """Refuses fewer candidates than are shown.
+    """Refuses fewer candidates than the model reads.
+
+    Args:
+        section: Options that `candidates` is one of.
+        k: Trajectories that the model reads.
 
     Raises:
         UserError: names the option.

@@ -1,4 +1,4 @@
-"""Description of a method: what is trained in which order, on what, and which team then acts."""
+"""Description of a method: its networks in the order of training, their data, and its team."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Method(ABC):
     """One way to train teams. Describing it imports neither torch nor Lightning.
 
     Attributes:
-        name: What users type.
-        config: Options of a run; `config.FIT` are those of each fit.
-        fits: Networks that are trained, in order. Each leaves FIT.ckpt.
+        name: Name that users type.
+        config: Class of a run's options; `config.FIT` are those of each fit.
+        fits: Names of the networks that are trained, in order. Each fit leaves FIT.ckpt.
         adapts: Whether its teams remember anything; otherwise they play alike in every episode.
-        renamed: Files of version 0.1, and their names now.
+        renamed: Names of files of version 0.1, with the names of today.
     """
 
     name: str
@@ -43,10 +43,13 @@ class Method(ABC):
 
     @abstractmethod
     def load(self, config: Any, files: ModelFiles, spec: Spec | None, device: str) -> Trained:
-        """Loads what training left.
+        """Loads the trained networks.
 
         Args:
+            config: Options of the run.
+            files: Where the dataset and the checkpoints are.
             spec: Sizes that are expected; those of the dataset if None.
+            device: Where the networks run.
 
         Raises:
             UserError: a file is missing, damaged, or of another family or size.
@@ -54,14 +57,17 @@ class Method(ABC):
 
     @abstractmethod
     def told(self, config: Any) -> str:
-        """Says what training tells the method besides observations, actions and outcomes of one
-        agent; "tasks" is which episodes are of one task."""
+        """Names what training tells the method besides one agent's own experience.
+
+        This experience is observations, actions and outcomes. "tasks" means that training tells
+        which episodes are of one task.
+        """
 
     def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Turns MAICC's options, or another rival's, into this method's.
 
         Args:
-            options: Plain and nested; those that this method does not have may stay.
+            options: Plain values in nested dicts. Options that this method does not have may stay.
         """
         return {**options, "method": self.name}
 
@@ -70,8 +76,7 @@ class Method(ABC):
         return (fit,)
 
     def needs_expert(self, config: Any) -> str | None:
-        """Names the option for which actions of the best behaviour policy are learned; None where
-        they are not."""
+        """Names the option that asks for the best behaviour policy's actions; None if none does."""
         return None
 
     def key_width(self, config: Any) -> int:
@@ -82,10 +87,11 @@ class Method(ABC):
         """Refuses options that do not fit together.
 
         Args:
-            stored: Trajectories of other episodes in the dataset.
+            config: Options of the run.
+            stored: Number of trajectories of other episodes in the dataset.
 
         Raises:
-            UserError: says which, and what to do.
+            UserError: names the option, and what to do.
         """
 
     def trained_on(self, config: Any) -> str:
@@ -95,13 +101,13 @@ class Method(ABC):
 
 
 class Trained(ABC):
-    """What training left, loaded once, from which teams are made.
+    """Trained networks, loaded once, from which teams are made.
 
     Attributes:
         spec: Sizes of the task family.
-        tasks: Tasks of the dataset, where the teams keep it.
-        content: Hashes of all that results follow from.
-        parameters: Numbers in the networks that act.
+        tasks: Tasks of the dataset; none where teams do not use the dataset.
+        content: Hashes of everything that results follow from.
+        parameters: Count of the numbers in the networks that act.
     """
 
     spec: Spec
@@ -121,6 +127,7 @@ class Trained(ABC):
         """Makes one team per seed.
 
         Args:
+            seeds: One per run.
             adapt: The method's options of adaptation; the defaults if None.
             agent_mask: (R, agents of the largest team) bool, False where a team is smaller.
             agents: Which agents of the team these are; all by default.
@@ -128,10 +135,15 @@ class Trained(ABC):
 
 
 def own_options(adapt: AdaptConfig | None, kind: type[AdaptConfig], method: str) -> Any:
-    """The options of adaptation, which must be of the method's own kind; the defaults if None.
+    """Checks that options of adaptation are of the method's own class.
+
+    Args:
+        adapt: The options; None gives the defaults.
+        kind: The method's own class of options.
+        method: Name of the method.
 
     Raises:
-        UserError: they are another method's.
+        UserError: the options are another method's.
     """
     if adapt is None:
         return kind()

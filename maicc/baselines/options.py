@@ -10,11 +10,11 @@ from maicc.config import AdaptConfig, FitConfig, PolicyConfig, RunConfig, limite
 
 @dataclass
 class SamplingAdapt(AdaptConfig):
-    """Adaptation of teams that sample actions to find out.
+    """Adaptation of teams that explore by sampling actions.
 
     Args:
-        explore: `sample` actions up to the last tenth of the episodes, or take the best in all
-            (`greedy`).
+        explore: `sample` actions in all but the last tenth of the episodes, or take the best action
+            in all of them (`greedy`).
     """
 
     explore: Literal["sample", "greedy"] = "sample"
@@ -124,10 +124,10 @@ class DPTRun(RivalRun):
 
 @dataclass
 class RADTConfig(PolicyConfig):
-    """RADT's transformers, the one that retrieves and the one that decides.
+    """RADT's two transformers: one retrieves, the other decides.
 
     Args:
-        window: Steps of a piece of a trajectory, and of what followed it.
+        window: Steps of a piece of a trajectory; as many steps that followed are shown too.
     """
 
     window: int = limited(8, 1)

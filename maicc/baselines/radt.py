@@ -1,10 +1,10 @@
 """RADT, the retrieval-augmented decision transformer (Schmied et al. 2024).
 
-A decision transformer (MADT) is trained first. A frozen copy retrieves: the key of a piece of a
-trajectory is the normalised mean of the copy's outputs at the latest observations. A second copy,
-with a cross-attention after every layer, is trained on with the one piece that was retrieved, seen
-through the frozen copy. At test time an agent retrieves from its own episodes only, at every step:
-the piece that is most like the present and had the highest return.
+A decision transformer (MADT) is trained first. A frozen copy of it retrieves: the key of a piece of
+a trajectory is the normalised mean of the copy's outputs at the latest observations. A second copy,
+with a cross-attention after every layer, is trained further. It reads one retrieved piece, as the
+outputs of the frozen copy. At test time an agent retrieves at every step, from its own episodes
+only. It takes the piece with the best sum of likeness to the present and of return.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from maicc.types import Spec, Trajectories
 
 
 class CrossAttention(nn.Module):
-    """Adds to each token what it finds in the retrieved piece."""
+    """Attention of each token over the retrieved piece; the result is added to the token."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -58,18 +58,27 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.project = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, piece: Tensor, seen: Tensor) -> Tensor:
-        """x (B, L, D), piece (B, S, D), seen (B, S) bool: (B, L, D)."""
+    def forward(self, x: Tensor, piece: Tensor, piece_mask: Tensor) -> Tensor:
+        """Adds to each token what attention gathers from the piece; nothing where it is empty.
+
+        Args:
+            x: (B, L, D) tokens.
+            piece: (B, S, D) tokens of the retrieved trajectory.
+            piece_mask: (B, S) bool, True at tokens of the piece.
+
+        Returns:
+            (B, L, D).
+        """
         q = rearrange(self.query(self.norm(x)), "b l (h d) -> b h l d", h=self.heads)
         k, v = rearrange(self.key_value(piece), "b s (two h d) -> two b h s d", two=2, h=self.heads)
-        any_seen = seen.any(1)
-        mask = (seen | ~any_seen[:, None])[:, None, None].expand(-1, 1, x.shape[1], -1)
-        found = rearrange(attend(q, k, v, mask), "b h l d -> b l (h d)")
-        return x + self.project(found) * any_seen[:, None, None]
+        has_piece = piece_mask.any(1)
+        mask = (piece_mask | ~has_piece[:, None])[:, None, None].expand(-1, 1, x.shape[1], -1)
+        gathered = rearrange(attend(q, k, v, mask), "b h l d -> b l (h d)")
+        return x + self.project(gathered) * has_piece[:, None, None]
 
 
 class RADTransformer(nn.Module):
-    """The frozen retriever and the decision transformer that reads what it finds."""
+    """Frozen retriever, and the decision transformer that reads the retrieved piece."""
 
     def __init__(self, spec: Spec, config: PolicyConfig) -> None:
         super().__init__()
@@ -82,38 +91,48 @@ class RADTransformer(nn.Module):
         self.retriever.requires_grad_(False)
 
     def train(self, mode: bool = True) -> RADTransformer:
+        """Sets the mode of the decision transformer; the frozen retriever stays in evaluation."""
         super().train(mode)
-        self.retriever.eval()  # what it reads does not change
+        self.retriever.eval()  # its outputs do not change
         return self
 
     @torch.no_grad()
-    def read(self, slices: Trajectories, seen: EncodedObservations | None = None) -> Tensor:
-        """The retriever's outputs (B, T, m, D)."""
-        return outputs(self.retriever, slices, seen)
+    def read(self, slices: Trajectories, encoded: EncodedObservations | None = None) -> Tensor:
+        """Computes the retriever's outputs (B, T, m, D) on trajectories (B, T, ...).
+
+        Args:
+            encoded: Their observations (B, T, ...), if they are encoded already.
+        """
+        return outputs(self.retriever, slices, encoded)
 
     def forward(
         self,
         current: Trajectories,
         retrieved: Tensor,
         piece: Tensor,
-        seen: EncodedObservations | None = None,
+        encoded: EncodedObservations | None = None,
     ) -> Tensor:
-        """Logits (B, T, A), given what was `read` (B, T', m, D) and the steps to see (B, T').
+        """Computes logits (B, T, A) of current trajectories.
 
         Args:
-            seen: The current observations, (B, T, ...), where they have been read already.
+            current: (B, T, ...).
+            retrieved: (B, T', m, D) outputs of `read` on the retrieved trajectories.
+            piece: (B, T') bool, True at the steps of the piece.
+            encoded: The current observations (B, T, ...), if they are encoded already.
         """
         net, m = self.decision, len(self.decision.kinds)
-        x, seen = tokens(net, current, seen)
-        memory, shown = retrieved.flatten(1, 2), piece.repeat_interleave(m, 1)
+        x, encoded = tokens(net, current, encoded)
+        memory, piece_mask = retrieved.flatten(1, 2), piece.repeat_interleave(m, 1)
         for block, cross in zip(net.transformer.blocks, self.cross, strict=True):
-            x = cross(block(x, None, None)[0], memory, shown)
+            x = cross(block(x, None, None)[0], memory, piece_mask)
         z = net.transformer.norm(x)[:, net.kinds.index(OBSERVATION) :: m]
-        return net.head(z, seen.attack_targets)
+        return net.head(z, encoded.attack_targets)
 
 
 class RADTTeam(BaselineTeam):
-    """Agents that look up one piece of their own past at every step."""
+    """Agents that look up a piece of their own past at every step; arguments of `BaselineTeam`."""
+
+    net: RADTransformer
 
     def __init__(
         self,
@@ -125,50 +144,63 @@ class RADTTeam(BaselineTeam):
     ) -> None:
         width = module.config.width
         super().__init__(module, seeds, episodes, explore, key_width=width, **options)
-        self._read: list[Tensor] = []  # of each past episode, (rows, T, m, D)
+        self._past_outputs: list[Tensor] = []  # of `read`, by past episode, (rows, T, m, D)
 
     def on_episode_start(self) -> None:
+        """Reads the episodes that are new in memory."""
         self.lookups = LookupStats(self.R, 0)
         rows, steps, net = len(self._run), self.spec.max_steps, self.net
-        self._seen = [
+        self._running_encoders = [
             EpisodeEncoder(part.encoders.observation, rows, steps)
             for part in (net.retriever, net.decision)
         ]
-        for episode in range(len(self._read), self.episode):
+        for episode in range(len(self._past_outputs), self.episode):
             past = Trajectories(*(part[:, episode] for part in self.online.trajectories))
-            self._read.append(net.read(self._tensors(past)))
+            self._past_outputs.append(net.read(self._tensors(past)))
 
     def logits(self, active: np.ndarray) -> np.ndarray:
+        """Computes the logits (Q, A) of the `active` rows, each with the piece it looks up."""
         current, window = self._current(active), self.module.config.window
         observations = self._tensor(self._now.observations[:, self._step])
-        for seen in self._seen:
-            seen.add(observations)
-        by_retriever, by_decision = (seen.take(active) for seen in self._seen)
-        own = self.net.read(current, by_retriever)
-        query = keys(states(own), window)[:, -1].cpu().numpy()
+        for encoder in self._running_encoders:
+            encoder.add(observations)
+        by_retriever, by_decision = (encoder.take(active) for encoder in self._running_encoders)
+        current_outputs = self.net.read(current, by_retriever)
+        query = keys(states(current_outputs), window)[:, -1].cpu().numpy()
         episode, end = self.look_up(active, query)
         self._count(active, episode)
-        read, piece = own, np.zeros(own.shape[:2], bool)  # none in the first episode
+        # in the first episode there is no piece
+        retrieved, piece = current_outputs, np.zeros(current_outputs.shape[:2], bool)
         if self.episode:
             played = self.online.trajectories.step_mask[active, episode]
             piece = around(end, self.spec.max_steps, window) & played
-            read = torch.stack(
+            retrieved = torch.stack(
                 [
-                    self._read[e][row]
+                    self._past_outputs[e][row]
                     for row, e in zip(active.tolist(), episode.tolist(), strict=True)
                 ]
             )
-        logits = self.net(current, read, self._tensor(piece), by_decision)[:, -1]
+        logits = self.net(current, retrieved, self._tensor(piece), by_decision)[:, -1]
         return logits.double().cpu().numpy()
 
     def _count(self, rows: np.ndarray, episode: np.ndarray) -> None:
+        """Counts the look-ups of `rows` (Q,), which gave pieces of own episodes (Q,)."""
+        assert self.lookups is not None
         run, returns = self._run[rows], np.full((len(rows), 1), np.nan)
         if self.episode:
             returns[:, 0] = self.online.team_return[rows, episode]
         self.lookups.add(run, np.zeros(len(rows)), returns, np.full(returns.shape, -1))
 
     def look_up(self, rows: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Own episode (Q,) and end (Q,) of the piece for each query (Q, D); episode -1 if none."""
+        """Looks up the best piece for each query among the row's own episodes.
+
+        Args:
+            rows: (Q,).
+            query: (Q, D), unit norm.
+
+        Returns:
+            (Q,) number of the piece's episode, -1 if there is none; (Q,) step at which it ends.
+        """
         count = int(self.online.count[0])
         if count == 0:
             return np.full(len(rows), -1), np.zeros(len(rows), np.int64)
@@ -180,24 +212,28 @@ class RADTTeam(BaselineTeam):
         similarity = np.take_along_axis(similarity, near, 1)
         returns = self.online.team_return[rows, :count, None].repeat(valid.shape[2], 2)
         returns = np.take_along_axis(returns.reshape(shape), near, 1)
-        there = np.isfinite(similarity)
-        score = minmax(similarity, there) + minmax(returns, there)
+        exists = np.isfinite(similarity)
+        score = minmax(similarity, exists) + minmax(returns, exists)
         best = np.take_along_axis(near, score.argmax(1)[:, None], 1)[:, 0]
         episode, end = np.divmod(best, valid.shape[2])
         return episode, end
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Takes over a memory from `state`; its episodes are read anew."""
         super().load_state(state)
-        self._read.clear()
+        self._past_outputs.clear()
 
     def record(self, now: Trajectories) -> EpisodeRecord:
-        made = keys(states(self.net.read(self._tensors(now))), self.module.config.window)
-        return super().record(now)._replace(keys=made.cpu().numpy())
+        """Makes the record of the finished episode, with a key for each step."""
+        read = self.net.read(self._tensors(now))
+        step_keys = keys(states(read), self.module.config.window)
+        return super().record(now)._replace(keys=step_keys.cpu().numpy())
 
 
 class RADTModule(BaselineModule):
-    """RADT; arguments of `BaselineModule`."""
+    """Trains RADT; arguments of `BaselineModule`."""
 
+    net: RADTransformer
     kind = "radt"
     config_type = RADTConfig
     team_type = RADTTeam
@@ -215,26 +251,28 @@ class RADTModule(BaselineModule):
         return RADTransformer(self.spec, self.config)
 
     def setup(self, stage: str) -> None:
-        """Training starts from the transformer that retrieves."""
+        """Starts both transformers from the trained retriever."""
         super().setup(stage)
-        retriever = self.trainer.datamodule.retriever
+        retriever = self.data_module().retriever
         trained = load_module(retriever, MADTModule, self.spec).net.state_dict()
         self.net.retriever.load_state_dict(trained)
         self.net.decision.load_state_dict(trained)
 
     def training_step(self, batch: RADTBatch, batch_index: int) -> Tensor:
+        """Computes the loss of the current trajectories' actions, given the retrieved pieces."""
         length = batch.current.step_mask.sum(1) + batch.retrieved.step_mask.sum(1)
 
         def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
             current, retrieved = (trimmed(t.take(rows)) for t in (batch.current, batch.retrieved))
             piece = batch.piece[rows, : retrieved.actions.shape[1]]
-            logits, learned = self.net(current, self.net.read(retrieved), piece), current.step_mask
-            return logits[learned], current.actions[learned]
+            logits, mask = self.net(current, self.net.read(retrieved), piece), current.step_mask
+            return logits[mask], current.actions[mask]
 
         return self.learn(*concat_by_length(length, supervised))
 
     @classmethod
     def data(cls, config: Any, files: ModelFiles) -> FamilyData:
+        """Makes the data module of trajectories with retrieved pieces."""
         fit = config.decision
         return RADTData(
             config.family, str(files.episodes), str(files["retriever"]), fit.model.window,

@@ -1,7 +1,7 @@
-"""What RADT retrieves: pieces of trajectories, their keys, and training batches with them.
+"""Pieces of trajectories that RADT retrieves: their keys, and training batches with them.
 
 A piece is `window` steps of a trajectory and as many that followed. Its key is the normalised mean
-of the retriever's outputs at the observations of those steps; the retriever is a MADT.
+of the retriever's outputs at the observations of the first `window` steps. The retriever is a MADT.
 """
 
 from __future__ import annotations
@@ -27,65 +27,76 @@ from maicc.training.modules import load_module
 from maicc.types import Trajectories
 
 CANDIDATES = 50
-NEAR_COPY = 0.98  # more similar ones are dropped in training
-SEARCHED = 2000  # nearest among which candidates are looked for: near-copies come in hundreds
-QUERY_DROPOUT = 0.2  # of the steps that a training query averages
+NEAR_COPY = 0.98  # cosine above which a piece is dropped in training
+SEARCHED = 2000  # nearest pieces that are searched for candidates: near-copies come in hundreds
+QUERY_DROPOUT = 0.2  # share of its steps that a training query leaves out
 _BATCH = 64
 
 
 class RADTBatch(NamedTuple):
-    """Trajectories with the piece that was retrieved for each."""
+    """Trajectories, and the piece that was retrieved for each."""
 
     current: Trajectories  # (B, T, ...) tensors
-    retrieved: Trajectories  # (B, T, ...) the trajectory the piece is of
-    piece: Tensor  # (B, T) bool, its steps; none where nothing was retrieved
+    retrieved: Trajectories  # (B, T, ...) the trajectories that the pieces are of
+    piece: Tensor  # (B, T) bool, True at steps of the piece; all False where there is none
 
 
 def tokens(
-    net: SequenceTransformer, slices: Trajectories, seen: EncodedObservations | None
+    net: SequenceTransformer, slices: Trajectories, encoded: EncodedObservations | None
 ) -> tuple[Tensor, EncodedObservations]:
-    """Of trajectories (B, T, ...), each on its own: (B, T * m, D); and what they have seen."""
-    if seen is None:
-        seen = net.encoders.observation(slices.observations)
+    """Makes the tokens of trajectories (B, T, ...), each a chain of one episode.
+
+    Args:
+        encoded: Their observations (B, T, ...), if they are encoded already.
+
+    Returns:
+        (B, T * m, D) tokens, and the encoded observations (B, T, ...).
+    """
+    if encoded is None:
+        encoded = net.encoders.observation(slices.observations)
     chain = one_episode(slices)
-    x, _ = net.tokens(chain, seen=EncodedObservations(*(part.unsqueeze(1) for part in seen)))
-    return x.flatten(1, 3), seen
+    x, _ = net.tokens(chain, encoded=EncodedObservations(*(p.unsqueeze(1) for p in encoded)))
+    return x.flatten(1, 3), encoded
 
 
 def outputs(
-    net: SequenceTransformer, slices: Trajectories, seen: EncodedObservations | None = None
+    net: SequenceTransformer, slices: Trajectories, encoded: EncodedObservations | None = None
 ) -> Tensor:
-    """Of a decision transformer on trajectories (B, T, ...): (B, T, m, D)."""
-    x, _ = tokens(net, slices, seen)
+    """Computes a transformer's outputs (B, T, m, D) on trajectories (B, T, ...).
+
+    Args:
+        encoded: Their observations (B, T, ...), if they are encoded already.
+    """
+    x, _ = tokens(net, slices, encoded)
     return net.transformer(x)[0].unflatten(1, (-1, len(net.kinds)))
 
 
 def states(read: Tensor) -> Tensor:
-    """Outputs (B, T, m, D) at the observations: (B, T, D)."""
+    """Picks the outputs at the observations: (B, T, m, D) -> (B, T, D)."""
     return read[:, :, MADTModule.kinds.index(OBSERVATION)]
 
 
 def keys(states: Tensor, window: int) -> Tensor:
-    """Normalised mean of the latest `window` states, at every step: (B, T, D)."""
+    """Averages the latest `window` states at every step, to unit norm: (B, T, D) -> (B, T, D)."""
     total = F.pad(states.cumsum(1), (0, 0, window, 0))
     return F.normalize(total[:, window:] - total[:, :-window], dim=-1)
 
 
 def ends(step_mask: np.ndarray, window: int) -> np.ndarray:
-    """Steps at which a piece ends, every `window` and at the end of the episode: (..., T) bool."""
+    """Marks the steps at which a piece ends: every `window`, and the episode's last. (..., T)."""
     T = step_mask.shape[-1]
     after = np.concatenate([step_mask[..., 1:], np.zeros_like(step_mask[..., :1])], -1)
     return step_mask & (((np.arange(T) + 1) % window == 0) | ~after)
 
 
 def around(end: np.ndarray, T: int, window: int) -> np.ndarray:
-    """The steps of pieces that end at `end` (B,) and of what followed: (B, T) bool."""
+    """Marks the steps of pieces that end at `end` (B,), and as many that follow: (B, T) bool."""
     distance = np.arange(T) - end[:, None]
     return (distance > -window) & (distance <= window)
 
 
 def minmax(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Values (B, C) on a scale from 0 to 1 in each row, among the valid ones; -inf for others."""
+    """Scales the valid values (B, C) of each row to lie between 0 and 1; the others are -inf."""
     low = np.where(valid, values, np.inf).min(1, keepdims=True)
     high = np.where(valid, values, -np.inf).max(1, keepdims=True)
     with np.errstate(invalid="ignore"):
@@ -94,7 +105,7 @@ def minmax(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 class RADTData(FamilyData):
-    """Trajectories, each with the piece retrieved for one of its prefixes.
+    """Batches of trajectories, each with the piece retrieved for one of its prefixes.
 
     Args:
         family: Task family; `maicc tasks` lists them.
@@ -118,13 +129,15 @@ class RADTData(FamilyData):
         self.retriever, self.window, self.batch_size = Path(retriever), window, batch_size
 
     def prepare_data(self) -> None:
+        """Checks the retriever, and collects the dataset if it does not exist."""
         load_module(self.retriever, MADTModule, self.spec)  # before a long collection
         super().prepare_data()
 
     def setup(self, stage: str) -> None:
-        found = slices(EpisodeFile(self.path).read(), self.spec.bounds)
-        self.slices = Trajectories(*(torch.from_numpy(part) for part in found.trajectories))
-        self.episode, self.task = found.episode, found.task
+        """Reads the dataset and makes the index of its pieces."""
+        stored = slices(EpisodeFile(self.path).read(), self.spec.bounds)
+        self.slices = Trajectories(*(torch.from_numpy(part) for part in stored.trajectories))
+        self.episode, self.task = stored.episode, stored.task
         net = load_module(self.retriever, MADTModule, self.spec).net
         with torch.no_grad():
             self.states = torch.cat(
@@ -133,23 +146,29 @@ class RADTData(FamilyData):
                     for i in range(0, len(self.episode), _BATCH)
                 ]
             ).numpy()
-        mask = found.trajectories.step_mask
+        mask = stored.trajectories.step_mask
         self.item, self.end = np.nonzero(ends(mask, self.window))
         vectors = keys(torch.from_numpy(self.states), self.window).numpy()[self.item, self.end]
         self.index = empty_index(vectors.shape[1], "Flat")
         self.index.add(np.ascontiguousarray(vectors))
         self.length = mask.sum(1)
 
-    def retrieve(self, item: np.ndarray, step: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """The pieces (B,) for the prefixes of trajectories `item` that end at `step`; -1 if none.
+    def retrieve(self, item: np.ndarray, step: np.ndarray, in_query: np.ndarray) -> np.ndarray:
+        """Retrieves a piece for each prefix.
 
         Args:
-            kept: (B, window) bool, which of the latest steps the query averages, the last one last.
+            item: (B,) number of the trajectory.
+            step: (B,) last step of the prefix.
+            in_query: (B, window) bool, which of the latest steps the query averages; the last step
+                comes last.
+
+        Returns:
+            (B,) number of the piece, -1 if there is none.
         """
-        back = step[:, None] - np.arange(self.window)[::-1]
-        kept = kept & (back >= 0)
-        kept[:, -1] |= ~kept.any(1)
-        query = (self.states[item[:, None], back.clip(0)] * kept[..., None]).sum(1)
+        latest = step[:, None] - np.arange(self.window)[::-1]  # (B, window)
+        in_query = in_query & (latest >= 0)
+        in_query[:, -1] |= ~in_query.any(1)
+        query = (self.states[item[:, None], latest.clip(0)] * in_query[..., None]).sum(1)
         query /= np.maximum(np.linalg.norm(query, axis=1, keepdims=True), 1e-9)
         n = min(SEARCHED, len(self.item))
         similarity, piece = self.index.search(np.ascontiguousarray(query, np.float32), n)
@@ -162,16 +181,16 @@ class RADTData(FamilyData):
         return np.where(valid.any(1), chosen, -1)
 
     def batches(self, step: int, rank: int = 0) -> Iterator[RADTBatch]:
+        """Yields batches from a fit's step on; they follow from seed, step and rank alone."""
         while True:
             rng = np.random.default_rng([self.seed, Stream.RADT_BATCHES, rank, step])
             item = rng.integers(len(self.length), size=self.batch_size)
-            at = (rng.random(len(item)) * self.length[item]).astype(np.int64)
-            kept = rng.random((len(item), self.window)) >= QUERY_DROPOUT
-            piece = self.retrieve(item, at, kept)
-            other = torch.from_numpy(self.item[piece])
-            seen = around(self.end[piece], self.spec.max_steps, self.window)
-            seen = torch.from_numpy(seen & (piece >= 0)[:, None])
-            retrieved = self.slices.take(other)
+            last = (rng.random(len(item)) * self.length[item]).astype(np.int64)
+            in_query = rng.random((len(item), self.window)) >= QUERY_DROPOUT
+            piece = self.retrieve(item, last, in_query)
+            retrieved = self.slices.take(torch.from_numpy(self.item[piece]))
+            steps = around(self.end[piece], self.spec.max_steps, self.window)
+            steps &= (piece >= 0)[:, None]
             current = self.slices.take(torch.from_numpy(item))
-            yield RADTBatch(current, retrieved, seen & retrieved.step_mask)
+            yield RADTBatch(current, retrieved, torch.from_numpy(steps) & retrieved.step_mask)
             step += 1

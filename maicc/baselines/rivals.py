@@ -1,4 +1,4 @@
-"""The rivals, described: each has a file of its own that says what makes it itself."""
+"""Descriptions of the rivals; each has a file of its own, with its networks and its team."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Rival(Method):
 
     Args:
         module: Where the module is, `module:class`.
-        signals: What training tells it.
-        expert: Whether it learns the best behaviour policy's actions.
+        signals: Answer of `told`.
+        expert: Whether the actions of the best behaviour policy are learned.
     """
 
     name: str
@@ -38,9 +38,9 @@ class Rival(Method):
 
     def load_module_type(self) -> type[BaselineModule]:
         """Imports the module's class, and torch with it."""
-        where, _, kind = self.module.partition(":")
-        found: type[BaselineModule] = getattr(import_module(where), kind)
-        return found
+        module_name, _, name = self.module.partition(":")
+        module_type: type[BaselineModule] = getattr(import_module(module_name), name)
+        return module_type
 
     def prepare(
         self, fit: str, config: RivalRun, files: ModelFiles
@@ -71,7 +71,7 @@ class Retrieving(Rival):
     }
 
     def prepare(
-        self, fit: str, config: RADTRun, files: ModelFiles
+        self, fit: str, config: RivalRun, files: ModelFiles
     ) -> tuple[type[MaiccModule], Any, FamilyData]:
         if fit == "decision":
             return super().prepare(fit, config, files)
@@ -81,7 +81,7 @@ class Retrieving(Rival):
         return MADTModule, PolicyConfig(**sizes), MADTModule.data(config, files)
 
     def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The retriever is trained for as many steps as MAICC's embedding."""
+        """Turns options into this method's; the retriever gets the steps of MAICC's embedding."""
         adopted = super().adopt(options)
         if "embedding" in options:
             adopted["retriever"] = {"steps": options["embedding"]["steps"]}
@@ -102,7 +102,7 @@ class Windowed(Rival):
     """A rival that is trained on windows of episodes, like MAICC's embedding."""
 
     def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The window is that of MAICC's embedding."""
+        """Turns options into this method's; the window is that of MAICC's embedding."""
         adopted = super().adopt(options)
         if "embedding" in options:
             window = options["embedding"]["window"]

@@ -1,7 +1,7 @@
 """A causal transformer over the tokens of several episodes in a row: MADT, AT and AD.
 
-What makes each method itself, its tokens and the order and relabelling of its episodes, is in
-files of their own.
+Each of these methods has a file of its own, which says which tokens it reads, and how its episodes
+are ordered and relabelled.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from maicc.types import Spec, Trajectories
 
 
 class SequenceTransformer(nn.Module):
-    """Predicts the action at each observation from all tokens before it.
+    """Transformer that predicts the action at each observation from the tokens up to it.
 
     Args:
-        kinds: Tokens of a step, in their order.
-        episodes: Most episodes in a row.
+        kinds: Kinds of token that make up a step, in their order.
+        episodes: Largest number of episodes in a row.
     """
 
     def __init__(
@@ -58,129 +58,155 @@ class SequenceTransformer(nn.Module):
         chain: Trajectories,
         first: int = 0,
         step: int = 0,
-        seen: EncodedObservations | None = None,
+        encoded: EncodedObservations | None = None,
     ) -> tuple[Tensor, EncodedObservations]:
-        """Episodes (B, E, T, ...), the first of them at place `first` -> (B, E, T, m, D), and what
-        they have seen, (B, E, T, ...).
+        """Makes the tokens of chains of episodes.
 
         Args:
-            step: Number of their first step.
-            seen: What they have seen, where it has been read already.
+            chain: (B, E, T, ...).
+            first: Place of the first of these episodes in the whole chain.
+            step: Number of the first of these steps in its episode.
+            encoded: The observations (B, E, T, ...), if they are encoded already.
+
+        Returns:
+            (B, E, T, m, D) tokens, and the encoded observations (B, E, T, ...).
         """
         e = self.encoders
-        if seen is None:
-            seen = e.observation(chain.observations)
+        observed = e.observation(chain.observations) if encoded is None else encoded
         encode = {
             RETURN_TO_GO: lambda: e.encode_return_to_go(chain.return_to_go),
-            OBSERVATION: lambda: seen.embedding,
-            ACTION: lambda: e.encode_action(chain.actions, seen),
+            OBSERVATION: lambda: observed.embedding,
+            ACTION: lambda: e.encode_action(chain.actions, observed),
             OUTCOME: lambda: e.encode_outcome(chain.rewards, chain.done, chain.completed),
         }
         _, E, T = chain.actions.shape
-        where = e.step.weight[step : step + T] + self.place.weight[first : first + E, None]
-        return torch.stack([encode[kind]() for kind in self.kinds], 3) + where.unsqueeze(2), seen
+        position = e.step.weight[step : step + T] + self.place.weight[first : first + E, None]
+        x = torch.stack([encode[kind]() for kind in self.kinds], 3) + position.unsqueeze(2)
+        return x, observed
 
     def forward(self, chain: Trajectories) -> Tensor:
-        """Chains (B, E, T, ...) -> logits (B, E, T, A); those of steps not played mean nothing."""
+        """Computes logits (B, E, T, A) of chains (B, E, T, ...).
+
+        Logits of steps that were not played mean nothing.
+        """
         shape, m = chain.actions.shape, len(self.kinds)
-        x, seen = self.tokens(chain)
+        x, encoded = self.tokens(chain)
         x = rearrange(x, "b e t m d -> b (e t m) d")
-        # What was not played moves to the end, where causal attention never meets it
-        real = rearrange(chain.step_mask, "b e t -> b (e t)").repeat_interleave(m, 1)
-        order = (~real).long().argsort(dim=1, stable=True)[:, : int(real.sum(1).max())]
+        # tokens of steps that were not played move to the end, where causal attention never looks
+        played = rearrange(chain.step_mask, "b e t -> b (e t)").repeat_interleave(m, 1)
+        order = (~played).long().argsort(dim=1, stable=True)[:, : int(played.sum(1).max())]
         y, _ = self.transformer(take_tokens(x, order))
-        at = (real.cumsum(1) - 1).clamp(min=0)[:, self.kinds.index(OBSERVATION) :: m]
-        z = take_tokens(y, at).unflatten(1, shape[1:])
-        return self.head(z, seen.attack_targets)
+        position = (played.cumsum(1) - 1).clamp(min=0)[:, self.kinds.index(OBSERVATION) :: m]
+        z = take_tokens(y, position).unflatten(1, shape[1:])
+        return self.head(z, encoded.attack_targets)
 
     def encode(self, contexts: Trajectories) -> Past:
-        """Past episodes (B, C, T, ...) -> what the running one may look back at."""
+        """Encodes past episodes (B, C, T, ...), for the running one to look back at."""
         x = rearrange(self.tokens(contexts)[0], "b e t m d -> b (e t m) d")
-        there = rearrange(contexts.step_mask, "b e t -> b (e t)")
-        there = there.repeat_interleave(len(self.kinds), 1)
+        played = rearrange(contexts.step_mask, "b e t -> b (e t)")
+        played = played.repeat_interleave(len(self.kinds), 1)
         L = x.shape[1]
-        # a token that is not there sees itself, so that its softmax is defined
-        mask = causal_mask(L, device=x.device) & there.unsqueeze(1)
+        # a token of a step that was not played looks at itself, so that its softmax is defined
+        mask = causal_mask(L, device=x.device) & played.unsqueeze(1)
         mask = mask | torch.eye(L, dtype=torch.bool, device=x.device)
-        return Past(self.transformer(x, mask.unsqueeze(1))[1], there)
+        return Past(self.transformer(x, mask.unsqueeze(1))[1], played)
 
     def decide(
-        self, current: Trajectories, past: Past | None, place: int, known: int = 0
+        self, current: Trajectories, past: Past | None, place: int, steps_read: int = 0
     ) -> tuple[Tensor, Past]:
-        """Logits (B, A) of the last step of the running episodes, and what the next may look at.
+        """Computes logits (B, A) of the last step of running episodes.
 
         Args:
-            past: What was seen before, or None: episodes, and steps of the running one.
-            place: How many those episodes are.
-            known: How many those steps are; the last of them up to its observation.
+            current: (B, T, ...) the running episodes, whole.
+            past: Tokens that were read before: those of `place` past episodes and of `steps_read`
+                steps of the running one. None if there are none.
+            place: Number of past episodes in `past`.
+            steps_read: Number of steps of the running episode in `past`. Of the last of them only
+                the tokens up to its observation were read.
+
+        Returns:
+            The logits, and the past of the next step, which holds the new tokens as well.
         """
-        step = max(known - 1, 0)
+        step = max(steps_read - 1, 0)
         chain = one_episode(Trajectories(*(part[:, step:] for part in current)))
-        x, seen = self.tokens(chain, place, step)
+        x, encoded = self.tokens(chain, place, step)
         x = rearrange(x, "b 1 t m d -> b (t m) d")
-        observed = self.kinds.index(OBSERVATION) + 1
-        x = x[:, observed if known else 0 : x.shape[1] - len(self.kinds) + observed]
+        to_observation = self.kinds.index(OBSERVATION) + 1  # tokens of a step up to its observation
+        x = x[
+            :, to_observation if steps_read else 0 : x.shape[1] - len(self.kinds) + to_observation
+        ]
         B, L = x.shape[:2]
-        mask, there = None, torch.ones(B, L, dtype=torch.bool, device=x.device)
+        mask, played = None, torch.ones(B, L, dtype=torch.bool, device=x.device)
         if past is not None:
-            own = causal_mask(L, device=x.device).expand(B, L, L)
-            mask = torch.cat([past.there.unsqueeze(1).expand(B, L, -1), own], 2).unsqueeze(1)
-            there = torch.cat([past.there, there], 1)
-        where = torch.full((B, 1), L - 1, device=x.device)
-        z, own = self.transformer(x, mask, past.kept if past else None, where)
-        logits = self.head(z[:, 0], seen.attack_targets[:, 0, -1])
-        return logits, Past(append(past.kept if past else None, own), there)
+            among_new = causal_mask(L, device=x.device).expand(B, L, L)
+            to_past = past.played.unsqueeze(1).expand(B, L, -1)
+            mask = torch.cat([to_past, among_new], 2).unsqueeze(1)
+            played = torch.cat([past.played, played], 1)
+        last = torch.full((B, 1), L - 1, device=x.device)
+        z, new_kv = self.transformer(x, mask, past.kv if past else None, last)
+        logits = self.head(z[:, 0], encoded.attack_targets[:, 0, -1])
+        return logits, Past(append(past.kv if past else None, new_kv), played)
 
 
 class Past(NamedTuple):
-    """What later tokens may look back at."""
+    """Tokens that were read, for later tokens to look back at."""
 
-    kept: KeyValues
-    there: Tensor  # (B, tokens) bool, False where a token stands for a step that was not played
+    kv: KeyValues
+    played: Tensor  # (B, tokens) bool, False where a token stands for a step that was not played
 
     def take(self, rows: Tensor) -> Past:
-        return Past([(keys[rows], values[rows]) for keys, values in self.kept], self.there[rows])
+        """Picks these rows."""
+        return Past([(keys[rows], values[rows]) for keys, values in self.kv], self.played[rows])
 
 
 def one_episode(slices: Trajectories) -> Trajectories:
-    """Trajectories (B, T, ...) as chains of one episode each: (B, 1, T, ...)."""
+    """Makes chains of one episode each of trajectories: (B, T, ...) -> (B, 1, T, ...)."""
     return Trajectories(*(part.unsqueeze(1) for part in slices))
 
 
 class SequenceTeam(BaselineTeam):
-    """Agents that see the running episode, and of those before what the method shows them."""
+    """Agents that read the running episode after the past ones that the method shows them."""
+
+    module: SequenceModule
+    net: SequenceTransformer
 
     def on_episode_start(self) -> None:
+        """Encodes the past episodes that the method shows."""
         contexts = self.module.contexts(self.online) if self.episode else None
-        self._place, self._before = 0, None
+        self._place = 0
+        self._before: Past | None = None  # the past episodes of all rows
         if contexts is not None:
             self._place = contexts.actions.shape[1]
             with torch.no_grad():
                 self._before = self.net.encode(trimmed(self._tensors(contexts)))
-        self._past: Past | None = None  # of the rows `_asked`, in all steps before this one
+        self._past: Past | None = None  # of the rows `_asked`, with all steps before this one
         self._asked = np.zeros(0, np.int64)
 
     def logits(self, active: np.ndarray) -> np.ndarray:
+        """Computes the logits (Q, A) of the `active` rows at the running step."""
         if self._step and np.isin(active, self._asked).all():
-            # the others are dead or done; what they saw is dropped with many of them at a time
+            # the other rows are dead or done; their past is dropped with many of them at a time
             if len(active) < 0.8 * len(self._asked):
-                kept = torch.from_numpy(np.flatnonzero(np.isin(self._asked, active)))
-                self._past, self._asked = self._past.take(kept.to(self.device)), active
-            known, past = self._step, self._past
+                assert self._past is not None
+                rows = torch.from_numpy(np.flatnonzero(np.isin(self._asked, active)))
+                self._past, self._asked = self._past.take(rows.to(self.device)), active
+            steps_read, past = self._step, self._past
         else:
-            known, past, self._asked = 0, self._before, active
+            steps_read, past, self._asked = 0, self._before, active
             if past is not None and len(active) < len(self._run):
                 past = past.take(torch.from_numpy(active).to(self.device))
-        logits, self._past = self.net.decide(self._current(self._asked), past, self._place, known)
-        asked = np.isin(self._asked, active)
-        return logits.double().cpu().numpy()[asked]
+        current = self._current(self._asked)
+        logits, self._past = self.net.decide(current, past, self._place, steps_read)
+        is_active = np.isin(self._asked, active)
+        return logits.double().cpu().numpy()[is_active]
 
 
 class SequenceModule(BaselineModule):
     """Trains a `SequenceTransformer` on the steps of its chains; arguments of `BaselineModule`."""
 
+    net: SequenceTransformer
     team_type = SequenceTeam
-    kinds: ClassVar[tuple[int, ...]]  # of token
+    kinds: ClassVar[tuple[int, ...]]  # of the tokens of a step
 
     def make_net(self) -> nn.Module:
         places = self.places(self.config)
@@ -188,32 +214,33 @@ class SequenceModule(BaselineModule):
 
     @classmethod
     def places(cls, model: Any) -> int:
-        """Most episodes in a row."""
+        """Counts the episodes of the longest chain."""
         return model.episodes
 
     def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
-        """The chains as the model sees them, and (B, E, T) the steps whose actions it learns."""
+        """Gives the chains as the model reads them, and (B, E, T) the steps that it learns from."""
         return batch.chain, batch.chain.step_mask
 
     def training_step(self, batch: ChainBatch, batch_index: int) -> Tensor:
-        chain, learned = self.prepare(batch)
+        """Computes the loss of the actions in the steps that `prepare` gives."""
+        chain, learned_steps = self.prepare(batch)
 
         def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
             part = trimmed(chain.take(rows))
-            mask = learned[rows, :, : part.actions.shape[2]]
+            mask = learned_steps[rows, :, : part.actions.shape[2]]
             return self.net(part)[mask], part.actions[mask]
 
         return self.learn(*concat_by_length(chain.step_mask.sum((1, 2)), supervised))
 
     def contexts(self, online: OnlineMemory) -> Trajectories | None:
-        """The episodes before the running one, as the model sees them: (rows, C, T, ...) arrays."""
+        """Gives the past episodes as the model reads them: (rows, C, T, ...) arrays, or None."""
         return None
 
 
-def latest(online: OnlineMemory, most: int) -> Trajectories | None:
-    """The last episodes of each row, `most` of them, the oldest first: (rows, C, T, ...)."""
+def latest(online: OnlineMemory, episodes: int) -> Trajectories | None:
+    """Picks up to that many latest episodes of each row, the oldest first: (rows, C, T, ...)."""
     count = int(online.count[0])
-    first = max(count - most, 0)
+    first = max(count - episodes, 0)
     if first == count:
         return None
     return Trajectories(*(part[:, first:count] for part in online.trajectories))

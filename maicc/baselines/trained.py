@@ -1,4 +1,4 @@
-"""Trained files, loaded once, from which teams are made: MAICC's and a rival's."""
+"""Trained networks, loaded once, from which teams are made: MAICC's and a rival's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maicc.types import Spec
 
 
 class TrainedMAICC(Trained):
-    """MAICC's dataset, keys and models.
+    """Dataset, keys and networks of MAICC.
 
     Args:
         files: Dataset and checkpoints.
@@ -50,7 +50,7 @@ class TrainedMAICC(Trained):
         self.content = " ".join(
             [weights_hash(self.embedding), weights_hash(self.decision), dataset.fingerprint]
         )
-        # with context the student acts as well
+        # with context the embedding acts as well
         self.parameters = count_parameters(self.decision)
         if self.decision.config.k:
             self.parameters += count_parameters(self.embedding)
@@ -79,11 +79,11 @@ class TrainedMAICC(Trained):
 
 
 class TrainedRival(Trained):
-    """A rival's model; its teams need no dataset to act.
+    """Network of a rival, whose teams need no dataset to act.
 
     Args:
-        module: The rival's module.
-        options: Its options of adaptation.
+        module: The rival's class of module.
+        options: The rival's class of options of adaptation.
         files: Dataset and checkpoints.
         spec: Sizes that are expected; those of the dataset if None.
         device: Where the network runs.
@@ -125,5 +125,5 @@ class TrainedRival(Trained):
 
 def count_parameters(net: torch.nn.Module) -> int:
     """Counts the numbers in a network's parameters, without parts it names `training_only`."""
-    idle = getattr(net, "training_only", ())
-    return sum(p.numel() for name, p in net.named_parameters() if name.split(".")[0] not in idle)
+    unused = getattr(net, "training_only", ())
+    return sum(p.numel() for name, p in net.named_parameters() if name.split(".")[0] not in unused)

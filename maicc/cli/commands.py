@@ -1,4 +1,4 @@
-"""The commands. Each imports what it needs when it is called, so that help comes at once."""
+"""The commands. Each imports its modules only when it is called, so that help comes at once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ First steps:  maicc tasks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit code 2 for what the user can put right, 130 after Ctrl-C."""
+    """Runs the command that the user typed.
+
+    The exit code is 2 after an error that the user can put right, and 130 after Ctrl-C.
+    """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
@@ -72,18 +75,18 @@ def _run(argv: list[str]) -> None:
     )
     parser = make_parser("run", what)
     argv = [part for word in argv for part in _split(word)]
-    if "--tasks" in argv[:-1]:  # NAME by another name
-        at = argv.index("--tasks")
-        argv = [argv[at + 1], *argv[:at], *argv[at + 2 :]]
+    if "--tasks" in argv[:-1]:  # another way to give NAME
+        i = argv.index("--tasks")
+        argv = [argv[i + 1], *argv[:i], *argv[i + 2 :]]
     parser.usage = (
         "maicc run NAME|FILE.yaml|--tasks MODULE:ATTRIBUTE [--out DIR] [--seed N] "
         "[--section.key value ...]"
     )
     parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
     parser.add_argument("--out", type=str, default=None, help="folder; runs/NAME by default")
-    config, own = run_options(parser, argv)
+    config, command_options = run_options(parser, argv)
     method = "" if config.method == "maicc" else f"-{config.method}"
-    out = Path(own["out"] or f"runs/{folder_name(argv, config)}{method}")
+    out = Path(command_options["out"] or f"runs/{folder_name(argv, config)}{method}")
 
     from maicc.experiments.run import run
 
@@ -91,6 +94,7 @@ def _run(argv: list[str]) -> None:
 
 
 def _split(word: str) -> list[str]:
+    """Splits `--tasks=NAME` into two words, and no other word."""
     return ["--tasks", word.removeprefix("--tasks=")] if word.startswith("--tasks=") else [word]
 
 
@@ -144,10 +148,12 @@ def _fit(argv: list[str]) -> None:
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     class CLI(LightningCLI):
+        """Lightning's command line; the model takes its spec from the data module."""
+
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
 
-    # it is called on purpose with arguments of its own
+    # args is given on purpose
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     CLI(
         L.LightningModule,
@@ -178,7 +184,7 @@ def _adapt(argv: list[str]) -> None:
     )
     run = next((a for a in argv if not a.startswith("-") and Path(a).is_dir()), None)
     settings: Any = read_config(run).adapt if run else MaiccAdapt()
-    # one number of runs, whichever tasks they are on
+    # --runs is the number of runs on held-out tasks and on training tasks alike
     parser.add_class_arguments(type(settings), skip={"training_runs"})
     parser.set_defaults(_settings(settings))
     options = parser.instantiate(parser.parse_args(argv))
@@ -201,7 +207,7 @@ def _adapt(argv: list[str]) -> None:
 
 
 def _settings(settings: Any) -> dict[str, Any]:
-    """A run's own options of adaptation, by dotted path, but for how many teams adapt."""
+    """Lists a run's options of adaptation by dotted path, without its numbers of runs."""
     values = asdict(settings)
     memory = {f"memory.{name}": value for name, value in values.pop("memory", {}).items()}
     return {k: v for k, v in values.items() if k not in ("runs", "training_runs")} | memory
@@ -257,6 +263,7 @@ def _bench(argv: list[str]) -> None:
     from maicc.evaluation import speed, speed_parts
     from maicc.files import write_json, write_text
 
+    result: Any
     if options.part == "models":
         result = speed.bench(options.family, options.device, options.largest)
         text = speed.markdown(result)
@@ -339,13 +346,13 @@ def _tasks(argv: list[str]) -> None:
     head = ("family", "agents", "obs", "actions", "steps", "returns", "training", "held out", "")
     rows: list[Sequence[Any]] = [head]
     for name in families():
-        f = get_family(name)
-        s = f.spec
+        family = get_family(name)
+        spec, bounds = family.spec, family.return_bounds
         rows.append(
-            (name, s.n_agents, s.observation_size, s.n_actions, s.max_steps,
-             "from the data" if s.return_max is None else f"{s.return_min:g} to {s.return_max:g}",
-             len(f.training), len(f.held_out),
-             f.description)
+            (name, spec.n_agents, spec.observation_size, spec.n_actions, spec.max_steps,
+             f"{bounds[0]:g} to {bounds[1]:g}" if bounds else "from the data",
+             len(family.training), len(family.held_out),
+             family.description)
         )  # fmt: skip
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(head))]
     for row in rows:
@@ -355,7 +362,7 @@ def _tasks(argv: list[str]) -> None:
 
 def _check(argv: list[str]) -> None:
     parser = make_parser(
-        "check", "Does a task family keep its contract? Exit code 1 where it does not."
+        "check", "Check that a task family keeps its contract. Exit code 1 if it does not."
     )
     parser.add_argument("family", type=str, help="task family, or MODULE:ATTRIBUTE")
     options = parser.parse_args(argv)

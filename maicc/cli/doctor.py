@@ -14,13 +14,13 @@ _PYSC2 = 'pip install "maicc[smac]"'
 
 
 class Finding(NamedTuple):
-    """One line of the verdict."""
+    """Verdict on one thing that may be installed."""
 
-    name: str  # of the thing that was looked for
+    name: str  # of the thing that is checked
     fine: bool
     state: str  # what is installed, or what is wrong
     fix: str  # a command, or what to do; empty where all is fine
-    needed: bool  # False: for some task families only
+    needed: bool  # by every run; False: by some task families only
 
 
 def doctor() -> list[Finding]:
@@ -51,7 +51,7 @@ def _links(package: Path = Path(__file__).parent.parent) -> Finding:
 
 
 def _installed(name: str) -> str | None:
-    """Version of an installed package, or None."""
+    """Finds the version of an installed package; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""How the commands read what the user types: a configuration by name or file, and variants."""
+"""Parsers of what the user types: a configuration by name or file, and variants."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def make_parser(command: str, what: str) -> ArgumentParser:
-    """Makes a parser whose errors are one line, with a hint where to read more."""
+    """Makes a parser whose errors are one line, which names the help.
+
+    Args:
+        command: Name of the command.
+        what: Description of the command.
+    """
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
@@ -35,7 +40,7 @@ def run_options(parser: ArgumentParser, argv: Sequence[str]) -> tuple[RunConfig,
     """Parses `NAME|FILE.yaml --key value ...`.
 
     Args:
-        parser: Knows the command's own options; the method's are added here.
+        parser: Parser of the command's own options; the method's options are added here.
 
     Returns:
         The configuration, of the method's own class, and the command's own options.
@@ -45,42 +50,51 @@ def run_options(parser: ArgumentParser, argv: Sequence[str]) -> tuple[RunConfig,
     """
     from maicc.baselines import method_of
 
-    given = list(argv)
-    named = bool(given) and not given[0].startswith("-")
-    if not named and not any(a in ("-h", "--help") or a.startswith("--config") for a in given):
+    words = list(argv)
+    has_name = bool(words) and not words[0].startswith("-")
+    if not has_name and not any(w in ("-h", "--help") or w.startswith("--config") for w in words):
         raise UserError(f"what to run? {parser.usage}")
-    is_file = named and given[0].endswith((".yaml", ".yml"))
+    is_file = has_name and words[0].endswith((".yaml", ".yml"))
     if is_file:
-        given[0] = f"--config={_existing(given[0])}"
-    method = method_of(_method_in(given) or "maicc")
-    if named and not is_file:
-        given = [*_shipped(given[0], method), *given[1:]]
+        words[0] = f"--config={_existing(words[0])}"
+    method = method_of(_method_in(words) or "maicc")
+    if has_name and not is_file:
+        words = [*_shipped(words[0], method), *words[1:]]
     _refuse_options_of_others(argv, method)
-    own = {action.dest for action in parser._actions} - {"config"}
+    command_names = {action.dest for action in parser._actions} - {"config"}
     parser.add_class_arguments(method.config)
-    options = parser.parse_args(given)
+    options = parser.parse_args(words)
     options.pop("config")
     values = parser.instantiate(options).as_dict()
     return (
-        method.config(**{name: value for name, value in values.items() if name not in own}),
-        {name: value for name, value in values.items() if name in own},
+        method.config(**{k: value for k, value in values.items() if k not in command_names}),
+        {k: value for k, value in values.items() if k in command_names},
     )
 
 
 def folder_name(argv: Sequence[str], config: RunConfig) -> str:
-    """Names the folder: NAME, the name of FILE.yaml, or else the family."""
-    named = argv[0] if not argv[0].startswith("-") else config.family
-    return named.removesuffix(".yml").removesuffix(".yaml").split("/")[-1].replace(":", ".")
+    """Names the folder by NAME, by the name of FILE.yaml, or else by the family."""
+    name = argv[0] if not argv[0].startswith("-") else config.family
+    return name.removesuffix(".yml").removesuffix(".yaml").split("/")[-1].replace(":", ".")
 
 
 def _existing(path: str) -> str:
+    """Gives the path of a file back.
+
+    Raises:
+        UserError: there is no such file.
+    """
     if not Path(path).exists():
         raise UserError(f"{path}: no such file")
     return path
 
 
 def _method_in(argv: Sequence[str]) -> str | None:
-    """The method that the command line names, or else the last file of options that names one."""
+    """Finds the method that the command line names, or else the last file of options.
+
+    Returns:
+        The method's name, or None if neither names one.
+    """
     import yaml
 
     method = None
@@ -93,15 +107,15 @@ def _method_in(argv: Sequence[str]) -> str | None:
             try:
                 options = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
             except (UnicodeDecodeError, yaml.YAMLError):
-                continue  # the parser will say so
+                continue  # the parser reports it
             method = options.get("method", method) if isinstance(options, dict) else method
     return method
 
 
 def _shipped(name: str, method: Method) -> list[str]:
-    """The shipped configuration of that name, or the defaults for a task family, as arguments.
+    """Makes arguments of a shipped configuration, or of the defaults for a task family.
 
-    Shipped ones are MAICC's; another method takes over the options that it has too.
+    Shipped configurations are MAICC's; another method takes over the options that it has too.
     """
     path, family = CONFIGS / f"{name}.yaml", []
     if not path.exists():
@@ -124,7 +138,7 @@ def _shipped(name: str, method: Method) -> list[str]:
 
 
 def _part_of(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a configuration class has."""
+    """Picks the options that a configuration class has."""
     hints = get_type_hints(kind)
     return {
         option.name: _part_of(hints[option.name], value)
@@ -137,7 +151,7 @@ def _part_of(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_options_of_others(argv: Sequence[str], method: Method) -> None:
-    """Refuses an option that another method has, and this one does not read.
+    """Refuses an option that another method has and this one does not read.
 
     Raises:
         UserError: names the option and the methods that have it.
@@ -148,15 +162,15 @@ def _refuse_options_of_others(argv: Sequence[str], method: Method) -> None:
         path = word.removeprefix("--").partition("=")[0]
         if not word.startswith("--") or _has(method.config, path):
             continue
-        having = [other.name for other in METHODS.values() if _has(other.config, path)]
-        if having:
+        others = [other.name for other in METHODS.values() if _has(other.config, path)]
+        if others:
             raise UserError(
-                f"{path} is no option of method {method.name}, it is one of {', '.join(having)}"
+                f"{path} is no option of method {method.name}, it is one of {', '.join(others)}"
             )
 
 
 def _has(kind: type, path: str) -> bool:
-    """Whether a configuration class has an option at a dotted path."""
+    """Tells whether a configuration class has an option at a dotted path."""
     for name in path.split("."):
         hint = get_type_hints(kind).get(name) if is_dataclass(kind) else None
         if hint is None:
@@ -168,7 +182,18 @@ def _has(kind: type, path: str) -> bool:
 def variant_options(
     command: str, what: str, listed: str, default: str, argv: list[str]
 ) -> tuple[RunConfig, dict[str, Any], dict[str, Any]]:
-    """The configuration, variants by name, and options of a benchmark."""
+    """Parses the command line of a benchmark.
+
+    Args:
+        command: Name of the command.
+        what: Description of the command.
+        listed: Option that lists the variants.
+        default: Variants by default.
+        argv: Words that the user typed after the command.
+
+    Returns:
+        The configuration, the options that each variant sets, and the options of the benchmark.
+    """
     parser = make_parser(command, what)
     parser.usage = (
         f"maicc {command} NAME|FILE.yaml [--seeds N] [--tasks N] [--{listed} A,B] [--out DIR] "
@@ -203,29 +228,31 @@ def variant_options(
         "--variants_file", type=str, default=None,
         help="YAML: variant name, then the options it sets; configs/variants.yaml by default",
     )  # fmt: skip
-    config, own = run_options(parser, argv)
-    episodes, file, names = (own.pop(key) for key in ("episodes", "variants_file", listed))
+    config, bench = run_options(parser, argv)
+    episodes, file, names = (bench.pop(key) for key in ("episodes", "variants_file", listed))
     if episodes is not None:
         config.adapt.episodes = episodes
     for option in ("seeds", "tasks", "threads"):
-        if own[option] < 1:
-            raise UserError(f"--{option}={own[option]} must be at least 1")
-    own["out"] = Path(own["out"] or f"runs/{command}-{folder_name(argv, config)}")
-    return config, _variants(Path(file or CONFIGS / "variants.yaml"), names), own
+        if bench[option] < 1:
+            raise UserError(f"--{option}={bench[option]} must be at least 1")
+    bench["out"] = Path(bench["out"] or f"runs/{command}-{folder_name(argv, config)}")
+    return config, _variants(Path(file or CONFIGS / "variants.yaml"), names), bench
 
 
 def _variants(path: Path, names: str) -> dict[str, Any]:
-    """The variants of those names in a file, each with the options it sets."""
+    """Reads the variants of those names from a file, each with the options it sets."""
     import yaml
 
     try:
-        known = yaml.safe_load(Path(_existing(str(path))).read_text(encoding="utf-8"))
+        variants = yaml.safe_load(Path(_existing(str(path))).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {error}") from None
-    if not isinstance(known, dict) or not all(isinstance(v or {}, dict) for v in known.values()):
+    if not isinstance(variants, dict) or not all(
+        isinstance(options or {}, dict) for options in variants.values()
+    ):
         raise UserError(f"{path}: expected names of variants, each with the options it sets")
-    wanted = list(known) if names == "every" else names.split(",")
-    for variant in wanted:
-        if variant not in known:
-            raise UserError(f"no variant {variant!r}; {path.name} has: {', '.join(known)}")
-    return {variant: known[variant] or {} for variant in wanted}
+    chosen = list(variants) if names == "every" else names.split(",")
+    for name in chosen:
+        if name not in variants:
+            raise UserError(f"no variant {name!r}; {path.name} has: {', '.join(variants)}")
+    return {name: variants[name] or {} for name in chosen}

@@ -1,4 +1,4 @@
-"""The end of an agent's part in an episode: the dead have no trajectory."""
+"""The end of an agent's part in an episode: its trajectory ends with its death."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from maicc.types import Trajectories
 
 def alive_up_to_last(alive: np.ndarray) -> np.ndarray:
     """Marks the steps up to an agent's last one: (..., T) bool; the first step is always one."""
-    lasting = np.logical_or.accumulate(alive[..., ::-1], -1)[..., ::-1].copy()
-    lasting[..., 0] = True
-    return lasting
+    up_to_last = np.logical_or.accumulate(alive[..., ::-1], -1)[..., ::-1].copy()
+    up_to_last[..., 0] = True
+    return up_to_last
 
 
 def cut_at_death(slices: Trajectories, alive: np.ndarray) -> Trajectories:

@@ -1,18 +1,23 @@
-"""Episodes that a user already has, as arrays in an .npz or HDF5 file, read into a dataset.
+"""Import of a user's own episodes: arrays in an .npz or HDF5 file become a dataset.
 
-E episodes of at most T steps; agents, observation numbers and actions may be fewer than the
-family's largest. Needed:
+The file holds E episodes of at most T steps. Agents, observation numbers and actions may be fewer
+than the family's largest. Needed fields:
 
     observations  (E, T+1, N, O)          the last one follows the last action
     actions       (E, T, N)               integers from 0
-    rewards       (E, T) or (E, T, N)     of the team, or of each agent
+    rewards       (E, T) or (E, T, N)     the team's, or each agent's
     length        (E,)                    steps played
     task          (E,)                    names of training tasks, or their numbers from 0
 
-Not needed: action_mask (E, T+1, N, A), all legal by default; agent_mask (E, N), all there; alive
-(E, T, N), by default up to an agent's last step with something to see or a choice to make;
-terminated (E,), by default what ended before the family's max_steps; behaviour (E,), integers from
-the worst policy to the best, by default the quintiles of the return within each task.
+Fields that may be left out, and their defaults:
+
+    action_mask   (E, T+1, N, A)          all actions are legal
+    agent_mask    (E, N)                  all agents are there
+    alive         (E, T, N)               up to an agent's last step with something to see or a
+                                          choice to make
+    terminated    (E,)                    episodes that ended before the family's max_steps
+    behaviour     (E,)                    integers from the worst policy to the best; by default
+                                          the quintiles of the return within each task
 """
 
 from __future__ import annotations
@@ -56,7 +61,7 @@ def convert_arrays(source: Path, family: TaskFamily, out: Path) -> None:
         returns = episodes.returns
         if family.return_bounds is None:
             family = with_bounds(family, returns)
-        low, high = family.return_bounds
+        low, high = family.spec.bounds
         if returns.min() < low - 1e-3 or returns.max() > high + 1e-3:
             raise UserError(
                 f"returns from {returns.min():.4g} to {returns.max():.4g}, outside the family's "
@@ -71,84 +76,108 @@ def convert_arrays(source: Path, family: TaskFamily, out: Path) -> None:
 
 
 def _check(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> None:
-    E, T, N = arrays["actions"].shape
+    """Checks the arrays against each other and against the family."""
+    _check_sizes(arrays, family)
+    _check_shapes(arrays, family.spec)
+    _check_lengths(arrays)
+    _check_agents(arrays)
+    _check_actions(arrays, family.spec)
+
+
+def _check_sizes(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> None:
+    T, N = arrays["actions"].shape[1:]
     O, s = arrays["observations"].shape[3], family.spec  # noqa: E741
     if s.max_steps < T or s.n_agents < N or s.observation_size < O:
         raise UserError(
             f"{T} steps, {N} agents and {O} observation numbers do not fit into {family.name}: "
             f"{s.max_steps}, {s.n_agents} and {s.observation_size}"
         )
-    for name, shapes in {
+
+
+def _check_shapes(arrays: Mapping[str, np.ndarray], spec: Spec) -> None:
+    (E, T, N), O = arrays["actions"].shape, arrays["observations"].shape[3]  # noqa: E741
+    allowed = {
         "observations": [(E, T + 1, N, O)],
         "rewards": [(E, T), (E, T, N)],
-        "action_mask": [(E, T + 1, N, n) for n in range(1, s.n_actions + 1)],
+        "action_mask": [(E, T + 1, N, n) for n in range(1, spec.n_actions + 1)],
         "agent_mask": [(E, N)],
         "alive": [(E, T, N)],
         **{field: [(E,)] for field in ("length", "task", "terminated", "behaviour")},
-    }.items():
+    }
+    for name, shapes in allowed.items():
         if name in arrays and arrays[name].shape not in shapes:
             expected = " or ".join(map(str, [shapes[0], shapes[-1]][: len(shapes)]))
             raise UserError(f"field {name} has shape {arrays[name].shape}, expected {expected}")
-    if not E:
-        raise UserError("no episodes")
+
+
+def _check_lengths(arrays: Mapping[str, np.ndarray]) -> None:
     actions, length = arrays["actions"], arrays["length"]
+    T = actions.shape[1]
+    if not len(actions):
+        raise UserError("no episodes")
     if not np.array_equal(actions, actions.astype(np.int64)):
         raise UserError("field actions has numbers that are no integers")
     if (length > T).any():
         raise UserError(f"field length has {length.max()}, and {T} steps are there")
-    there = arrays.get("agent_mask", np.ones((E, N))).astype(bool)
-    if (there[:, 1:] > there[:, :-1]).any():
+
+
+def _check_agents(arrays: Mapping[str, np.ndarray]) -> None:
+    agent_mask = _agent_mask(arrays)
+    if (agent_mask[:, 1:] > agent_mask[:, :-1]).any():
         raise UserError("field agent_mask: agents that are there must come first")
-    played = (np.arange(T) < length[:, None])[..., None] & there[:, None]
-    if ((actions < 0) | (actions >= s.n_actions))[played].any():
-        raise UserError(f"field actions: an action is outside 0 to {s.n_actions - 1}")
+
+
+def _check_actions(arrays: Mapping[str, np.ndarray], spec: Spec) -> None:
+    actions = arrays["actions"]
+    played = _played(arrays, arrays["length"])
+    if ((actions < 0) | (actions >= spec.n_actions))[played].any():
+        raise UserError(f"field actions: an action is outside 0 to {spec.n_actions - 1}")
     if "action_mask" in arrays:
-        legal = np.zeros((E, T, N, s.n_actions), bool)
+        legal = np.zeros((*actions.shape, spec.n_actions), bool)
         legal[..., : arrays["action_mask"].shape[3]] = arrays["action_mask"][:, :-1]
         taken = np.where(played, actions, 0).astype(np.int64)
         if not np.take_along_axis(legal, taken[..., None], 3)[..., 0][played].all():
             raise UserError("field actions has actions that its action_mask forbids")
 
 
+def _agent_mask(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Agents that are there: (E, N) bool."""
+    E, _, N = arrays["actions"].shape
+    return arrays.get("agent_mask", np.ones((E, N))).astype(bool)
+
+
+def _played(arrays: Mapping[str, np.ndarray], length: np.ndarray) -> np.ndarray:
+    """Steps that were played by agents that are there: (E, T, N) bool."""
+    T = arrays["actions"].shape[1]
+    return (np.arange(T) < length[:, None])[..., None] & _agent_mask(arrays)[:, None]
+
+
 def _episodes(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> EpisodeBatch:
     """Makes episodes, padded to the family's sizes; nothing after the last step is looked at."""
     (E, T, N), s = arrays["actions"].shape, family.spec
     length = arrays["length"].astype(np.int64)
-    played, known = (np.arange(n) < (length + n - T)[:, None] for n in (T, T + 1))
-    there = arrays.get("agent_mask", np.ones((E, N))).astype(bool)
-    legal = arrays.get("action_mask", np.ones((E, T + 1, N, s.n_actions))).astype(bool)
-    individual = arrays["rewards"]
-    if individual.ndim == 2:  # of the team: in equal parts, or the whole where that is paid to each
-        share = there / (there.sum(1, keepdims=True) if family.team_reward == "sum" else 1)
-        individual = individual[..., None] * share[:, None]
-    individual = np.where(played[..., None] & there[:, None], individual, 0.0).astype(np.float32)
-    rewards = team_rewards(individual, there[:, None], family.team_reward)
-    if arrays["rewards"].ndim == 2:  # as given, to the last digit
-        rewards = np.where(played, arrays["rewards"], 0.0).astype(np.float32)
-    actions = np.where(played[..., None] & there[:, None], arrays["actions"], 0)
+    agent_mask, played = _agent_mask(arrays), _played(arrays, length)
+    observed = (np.arange(T + 1) <= length[:, None])[..., None, None]
     terminated = arrays.get("terminated", length < s.max_steps).astype(bool)
-    observations = np.where(known[..., None, None], arrays["observations"], 0.0).astype(np.float32)
+    rewards, individual = _rewards(arrays, length, family)
     episodes = empty_episodes(s, E)
-    for name, given in {
-        "observations": observations,
-        "actions": actions,
-        "action_mask": legal,
-        "agent_mask": there,
+    for name, array in {
+        "observations": np.where(observed, arrays["observations"], 0.0).astype(np.float32),
+        "actions": np.where(played, arrays["actions"], 0),
+        "action_mask": arrays.get("action_mask", np.ones((E, T + 1, N, s.n_actions))).astype(bool),
+        "agent_mask": agent_mask,
         "rewards": rewards,
         "individual_rewards": individual,
     }.items():
         padded = getattr(episodes, name)
-        padded[tuple(slice(size) for size in given.shape)] = given
-    episodes.agent_mask[:, there.shape[1] :] = False
+        padded[tuple(slice(size) for size in array.shape)] = array
     episodes.length[:] = length
     episodes.terminated[:] = terminated
     episodes.truncated[:] = ~terminated
     episodes.task[:] = _task_numbers(arrays["task"], family)
     episodes.seed[:] = -1
     if "alive" in arrays:
-        episodes.alive[:, :T, :N] = (
-            arrays["alive"].astype(bool) & played[..., None] & there[:, None]
-        )
+        episodes.alive[:, :T, :N] = arrays["alive"].astype(bool) & played
     else:
         episodes.alive[:] = alive_by_sight(
             observations=episodes.observations, action_mask=episodes.action_mask, length=length
@@ -156,10 +185,32 @@ def _episodes(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> EpisodeBa
     return episodes
 
 
+def _rewards(
+    arrays: Mapping[str, np.ndarray], length: np.ndarray, family: TaskFamily
+) -> tuple[np.ndarray, np.ndarray]:
+    """Makes team rewards (E, T) and individual rewards (E, T, N) from either of them."""
+    agent_mask, rewards = _agent_mask(arrays), arrays["rewards"]
+    played = np.arange(arrays["actions"].shape[1]) < length[:, None]
+    individual = rewards
+    if rewards.ndim == 2:  # the team's: in equal parts, or the whole where that is paid to each
+        share = agent_mask / (
+            agent_mask.sum(1, keepdims=True) if family.team_reward == "sum" else 1
+        )
+        individual = rewards[..., None] * share[:, None]
+    individual = np.where(_played(arrays, length), individual, 0.0).astype(np.float32)
+    if rewards.ndim == 2:  # as given, to the last digit
+        return np.where(played, rewards, 0.0).astype(np.float32), individual
+    return team_rewards(individual, agent_mask[:, None], family.team_reward), individual
+
+
 def behaviours_of(
     episodes: EpisodeBatch, spec: Spec, given: np.ndarray | None = None
 ) -> tuple[np.ndarray, list[Behaviour]]:
-    """Who made each episode, and their list; quintiles of the return where nobody says."""
+    """Numbers the behaviour of each episode (E,), and lists the behaviours.
+
+    Args:
+        given: (E,) the behaviours as the data number them; quintiles of the return if None.
+    """
     returns = episodes.returns
     if given is None:
         number, names = _quintiles(returns, episodes.task), [f"quintile {i + 1}" for i in range(5)]
@@ -168,22 +219,24 @@ def behaviours_of(
         names = [f"given {b}" for b in np.unique(given)]
     behaviours = []
     for i, name in enumerate(names):
-        mine = returns[number == i]
-        reached = share_of_maximum(mine, spec.bounds) if len(mine) else 0.0
+        of_behaviour = returns[number == i]
+        reached = share_of_maximum(of_behaviour, spec.bounds) if len(of_behaviour) else 0.0
         behaviours.append(Behaviour(name, -1.0, reached, reached))
     return number, behaviours
 
 
 def _quintiles(returns: np.ndarray, task: np.ndarray) -> np.ndarray:
+    """Levels 0 to 4 (E,) of the returns (E,), within each task."""
     level = np.zeros(len(returns), np.int64)
     for t in np.unique(task):
-        mine = np.flatnonzero(task == t)
-        rank = returns[mine].argsort(kind="stable").argsort()
-        level[mine] = rank * 5 // len(mine)
+        episodes = np.flatnonzero(task == t)
+        rank = returns[episodes].argsort(kind="stable").argsort()
+        level[episodes] = rank * 5 // len(episodes)
     return level
 
 
 def _read(source: Path) -> dict[str, np.ndarray]:
+    """Reads the file's fields, and checks that all are there with the right dimensions."""
     if not source.exists():
         raise UserError(f"{source}: no such file")
     arrays: dict[str, np.ndarray] = {}
@@ -208,6 +261,7 @@ def _read(source: Path) -> dict[str, np.ndarray]:
 
 
 def _task_numbers(tasks: np.ndarray, family: TaskFamily) -> np.ndarray:
+    """Number (E,) of each episode's training task, given by name or by number."""
     names: Mapping[Any, int] = {name: i for i, name in enumerate(family.training)}
     if tasks.dtype.kind in "iu":
         names = {i: i for i in range(len(names))}

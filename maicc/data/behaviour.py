@@ -1,4 +1,8 @@
-"""Behaviour policies: who plays the episodes of a dataset, how well, and at what rate at random."""
+"""Behaviour policies: the players of a dataset's episodes.
+
+An expert plays several times, at several levels: the more often it acts at random, the lower its
+return. The rate that gives a level is found by trials.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ _TRIAL_EPISODES = 144  # per trial, about; at least 2 and at most 16 of a task
 _AT_ONCE = 50  # environments side by side, unless the family says how many
 _CALIBRATION_TRIALS = 8
 
-# of one environment: its row, what it showed, its random numbers -> each agent's action
+# environment's row, what all environments showed, random numbers -> actions of the row's agents
 Chooser = Callable[[int, BatchStep, np.random.Generator], Mapping[str, int]]
 
 
@@ -30,17 +34,18 @@ def play(
     seeds: Sequence[Sequence[int]],
     policy: str = "expert",
 ) -> EpisodeBatch:
-    """One episode per seed, in lock step; each agent acts at random at `rate`, else as `policy`.
+    """Plays one episode per seed, in lock step.
 
-    Every episode's randomness comes from its own seed alone. `task` and `behaviour` are 0 in what
-    is returned.
+    Every episode's randomness comes from its own seed alone. The returned episodes have `task` and
+    `behaviour` 0.
 
     Args:
+        rate: Probability that an agent acts at random in a step, instead of as `policy`.
         policy: `expert`, the family's expert or its only behaviour; `policy0`, `policy1`, ..., its
             behaviours; `explorer`, which starts every episode knowing nothing; `random`.
     """
-    most = len(seeds) if family.make_batch else _AT_ONCE
-    size = min(len(seeds), family.at_once or most)
+    limit = len(seeds) if family.make_batch else _AT_ONCE
+    size = min(len(seeds), family.at_once or limit)
     env = batch_env(family, [task] * size)
     try:
         parts = []
@@ -57,31 +62,35 @@ def play(
 
 
 def labelling_policy(family: TaskFamily) -> str | None:
-    """The best of the family's behaviour policies; None where agents act at random only."""
+    """Name of the best of the family's behaviour policies; None if agents act at random only."""
     if family.expert is not None or len(family.behaviour_policies) == 1:
         return "expert"
     return f"policy{len(family.behaviour_policies) - 1}" if family.behaviour_policies else None
 
 
 def _chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
-    roster = env.rosters[0]  # one task, one team
+    """Makes the function that chooses actions as `policy` does, in the episodes of one task."""
+    roster, expert = env.rosters[0], family.expert  # one task, one team
     if policy == "random":
-        return lambda b, now, rng: {}
+        return lambda b, shown, rng: {}
     if policy == "explorer":
+        assert family.explorer is not None
         teams = [[family.explorer() for _ in roster] for _ in env.envs]
 
-        def explore(b: int, now: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
-            seen = zip(roster, teams[b], now.observations[b], now.action_mask[b], strict=False)
-            return {agent: mind.act(o, mask, rng) for agent, mind, o, mask in seen}
+        def explore(b: int, shown: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
+            agents = zip(
+                roster, teams[b], shown.observations[b], shown.action_mask[b], strict=False
+            )
+            return {agent: mind.act(o, mask, rng) for agent, mind, o, mask in agents}
 
         return explore
-    if policy == "expert" and family.expert is not None:
-        return lambda b, now, rng: family.expert(env.envs[b], rng)
+    if policy == "expert" and expert is not None:
+        return lambda b, shown, rng: expert(env.envs[b], rng)
     act = family.behaviour_policies[0 if policy == "expert" else int(policy.removeprefix("policy"))]
 
-    def behave(b: int, now: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
-        seen = zip(roster, now.observations[b], now.action_mask[b], strict=False)
-        return {agent: int(act(o, mask, agent, rng)) for agent, o, mask in seen}
+    def behave(b: int, shown: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
+        agents = zip(roster, shown.observations[b], shown.action_mask[b], strict=False)
+        return {agent: int(act(o, mask, agent, rng)) for agent, o, mask in agents}
 
     return behave
 
@@ -93,9 +102,11 @@ def _play(
     seeds: Sequence[Sequence[int]],
     policy: str,
 ) -> EpisodeBatch:
-    """One episode per environment of one task."""
-    choose, best_is = _chooser(family, policy, env), labelling_policy(family)
-    expert = _chooser(family, best_is, env) if best_is not in (None, policy) else None
+    """Plays one episode in each environment, all of one task."""
+    choose, labeller = _chooser(family, policy, env), labelling_policy(family)
+    label_apart = None  # needed where the policy that plays is not the one that labels
+    if labeller is not None and labeller != policy:
+        label_apart = _chooser(family, labeller, env)
     B, T, N = len(seeds), family.max_steps, family.spec.n_agents
     draws = np.stack(
         [np.random.default_rng([*s, Stream.RANDOM_ACTIONS]).random((T, N, 2)) for s in seeds]
@@ -104,57 +115,60 @@ def _play(
     expert_rngs = [np.random.default_rng([*s, Stream.EXPERT_LABELS]) for s in seeds]
     resets = [int(rng.integers(2**31)) for rng in rngs]
     roster = env.rosters[0]
-    now = env.reset(resets)
+    shown = env.reset(resets)
     episodes = empty_episodes(family.spec, B)
     episodes.seed[:] = resets
     episodes.agent_mask[:] = env.agent_mask
     for t in range(T):
-        running = ~now.done
+        running = ~shown.done
         if not running.any():
             break
-        episodes.observations[running, t] = now.observations[running]
-        episodes.action_mask[running, t] = now.action_mask[running]
-        episodes.alive[running, t] = now.alive[running]
+        episodes.observations[running, t] = shown.observations[running]
+        episodes.action_mask[running, t] = shown.action_mask[running]
+        episodes.alive[running, t] = shown.alive[running]
         actions = np.zeros((B, N), np.int64)
-        for b in np.flatnonzero(running):
-            best = choose(b, now, rngs[b])
-            known = expert(b, now, expert_rngs[b]) if expert else best if best_is else {}
+        for b in np.flatnonzero(running).tolist():
+            planned = choose(b, shown, rngs[b])
+            labels: Mapping[str, int] = planned if labeller else {}
+            if label_apart is not None:
+                labels = label_apart(b, shown, expert_rngs[b])
             for i, agent in enumerate(roster):
-                legal = np.flatnonzero(now.action_mask[b, i])
-                label = known.get(agent, -1)
+                legal = np.flatnonzero(shown.action_mask[b, i])
+                label = labels.get(agent, -1)
                 episodes.expert_actions[b, t, i] = label if label in legal else -1
                 act_at_random = draws[b, t, i, 0] < rate
-                choice = legal[int(draws[b, t, i, 1] * len(legal))]
-                # who has left has one legal action; whom the policy does not name acts at random
+                random_action = legal[int(draws[b, t, i, 1] * len(legal))]
+                # an agent that has left has one legal action; one that the policy does not name
+                # acts at random
                 forced = act_at_random or len(legal) == 1
-                actions[b, i] = choice if forced else best.get(agent, choice)
-        now = env.step(actions)
+                actions[b, i] = random_action if forced else planned.get(agent, random_action)
+        shown = env.step(actions)
         episodes.actions[running, t] = actions[running]
-        episodes.rewards[running, t] = now.rewards[running]
-        episodes.individual_rewards[running, t] = now.individual_rewards[running]
+        episodes.rewards[running, t] = shown.rewards[running]
+        episodes.individual_rewards[running, t] = shown.individual_rewards[running]
         episodes.length[running] += 1
-    at = np.arange(B)
-    episodes.observations[at, episodes.length] = now.observations
-    episodes.action_mask[at, episodes.length] = now.action_mask
-    episodes.terminated[:] = now.terminated
-    episodes.truncated[:] = now.truncated
+    row = np.arange(B)
+    episodes.observations[row, episodes.length] = shown.observations
+    episodes.action_mask[row, episodes.length] = shown.action_mask
+    episodes.terminated[:] = shown.terminated
+    episodes.truncated[:] = shown.truncated
     return episodes
 
 
 def with_bounds(family: TaskFamily, returns: np.ndarray) -> TaskFamily:
-    """The family with the lowest and highest of these returns as its bounds."""
+    """Gives the family the lowest and highest of these returns as its bounds."""
     low, high = float(returns.min()), float(returns.max())
     return replace(family, return_bounds=(low, high if high > low else low + 1.0))
 
 
 def behaviour_count(family: TaskFamily, config: CollectConfig) -> int:
-    """How many behaviours a dataset has."""
-    each = {"expert": len(config.levels)}
-    return sum(each.get(name, 1) for name in behaviour_names(family, explorer=config.explorer))
+    """Counts the behaviours of a dataset."""
+    levels = {"expert": len(config.levels)}
+    return sum(levels.get(name, 1) for name in behaviour_names(family, explorer=config.explorer))
 
 
 def behaviour_names(family: TaskFamily, *, explorer: bool) -> list[str]:
-    """Policies that make a dataset, as `play` names them; only the expert plays at levels."""
+    """Names the policies that make a dataset, as `play` does; only the expert plays at levels."""
     names = [f"policy{i}" for i in range(len(family.behaviour_policies))]
     if labelling_policy(family) == "expert":
         names = ["expert"] if family.expert is None else [*names, "expert"]
@@ -164,34 +178,38 @@ def behaviour_names(family: TaskFamily, *, explorer: bool) -> list[str]:
 def plan_behaviours(
     family: TaskFamily, config: CollectConfig, seed: int, progress: Callable[[int], object]
 ) -> tuple[TaskFamily, list[Behaviour]]:
-    """Who plays, with `reached` still 0, and the family, with bounds where levels need them.
+    """Plans the behaviours of a dataset, and gives the family return bounds if levels need them.
 
-    An expert, or where there is none an only behaviour, plays at each of the levels by acting at
-    random at some rate; other behaviours play as they are; without any, agents act at random.
+    An expert plays at each of the levels, by acting at random at some rate. A family without an
+    expert but with a single behaviour policy uses that one as its expert. Other behaviours play as
+    they are. In a family without any, agents act at random.
+
+    Returns:
+        The family, and the behaviours with `reached` still 0.
     """
-    names, planned = behaviour_names(family, explorer=config.explorer), []
+    names, behaviours = behaviour_names(family, explorer=config.explorer), []
     if "expert" in names and family.return_bounds is None:
-        tried = [_trial(family, rate, seed) for rate in (0.0, 1.0)]
+        trials = [_trial(family, rate, seed) for rate in (0.0, 1.0)]
         progress(2 * len(family.training) * _each_task(family))
-        family = with_bounds(family, concatenate(tried).returns)
+        family = with_bounds(family, concatenate(trials).returns)
     reached = cache(lambda rate: _reached(family, rate, seed, progress))
     for name in names:
         if name == "expert":
             for level in config.levels:
                 rate = round(calibrate(reached, level), 6)
-                planned.append(Behaviour(name, rate, level, 0.0))
+                behaviours.append(Behaviour(name, rate, level, 0.0))
         else:
-            planned.append(Behaviour(name, 1.0 if name == "random" else 0.0, 0.0, 0.0))
-    return family, planned
+            behaviours.append(Behaviour(name, 1.0 if name == "random" else 0.0, 0.0, 0.0))
+    return family, behaviours
 
 
 def _each_task(family: TaskFamily) -> int:
-    """Episodes of each training task in a trial."""
+    """Counts the episodes of each training task in a trial."""
     return min(max(_TRIAL_EPISODES // len(family.training), 2), 16)
 
 
 def _trial(family: TaskFamily, rate: float, seed: int) -> EpisodeBatch:
-    """A few episodes of each training task."""
+    """Plays a few episodes of each training task."""
     return concatenate(
         [
             play(
@@ -208,15 +226,17 @@ def _trial(family: TaskFamily, rate: float, seed: int) -> EpisodeBatch:
 def _reached(
     family: TaskFamily, rate: float, seed: int, progress: Callable[[int], object]
 ) -> float:
+    """Share of the maximum return that a trial reaches at a rate of random actions."""
+    assert family.return_bounds is not None
     progress(len(family.training) * _each_task(family))
     return share_of_maximum(_trial(family, rate, seed).returns, family.return_bounds)
 
 
 def calibrate(reached: Callable[[float], float], level: float) -> float:
-    """The random-action rate at which the mean return is nearest to `level`.
+    """Finds the rate of random actions at which the mean return is nearest to `level`.
 
-    Bisection on the rate; the same seeds at every trial make the return a near-monotone function
-    of it. A level below what acting at random reaches gets rate 1.
+    The rate is bisected. All trials use the same seeds, which makes the return a near-monotone
+    function of the rate. A level that lies below the return of random actions gets rate 1.
 
     Args:
         reached: Share of the maximum at a rate.
@@ -233,6 +253,6 @@ def calibrate(reached: Callable[[float], float], level: float) -> float:
 
 
 def trial_episodes(family: TaskFamily, config: CollectConfig) -> int:
-    """Most episodes that `plan_behaviours` plays, for a progress bar."""
-    each = len(family.training) * _each_task(family)
-    return (len(config.levels) * (_CALIBRATION_TRIALS + 2) + 2) * each
+    """Counts the most episodes that `plan_behaviours` may play, for a progress bar."""
+    trial = len(family.training) * _each_task(family)
+    return (len(config.levels) * (_CALIBRATION_TRIALS + 2) + 2) * trial

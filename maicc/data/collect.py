@@ -28,7 +28,12 @@ from maicc.types import Behaviour, UserError
 
 
 def check_settings(family: TaskFamily, config: CollectConfig) -> None:
-    """Raises UserError for a level outside [0, 1], no episodes, or an explorer there is not."""
+    """Checks the options against the family.
+
+    Raises:
+        UserError: a level is outside [0, 1], no episodes are asked for, or an explorer is asked for
+            that the family does not have.
+    """
     if config.explorer and family.explorer is None:
         raise UserError(f"collect.explorer is set, but {family.name} has no scripted explorer")
     if config.workers < 0:
@@ -43,17 +48,18 @@ def check_settings(family: TaskFamily, config: CollectConfig) -> None:
 def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: int) -> None:
     """Writes the dataset of `family` to `path`.
 
-    Each task and level is a unit of its own seed, kept beside `path` as soon as it is played, so
-    that an interrupted collection goes on where it stopped.
+    The episodes of one task and one behaviour are a unit with a seed of its own. A unit is kept
+    beside `path` as soon as it is played, so that an interrupted collection goes on where it
+    stopped.
 
     Raises:
-        UserError: a level outside [0, 1], or no episodes asked for.
+        UserError: `check_settings` refuses the options.
     """
     check_settings(family, config)
     path = Path(path)
     players = behaviour_names(family, explorer=config.explorer)
-    made_by = (family.name, family.fingerprint, config.episodes, config.levels, players)
-    plan = json.dumps([*made_by, seed, list(FIELDS)])
+    origin = [family.name, family.fingerprint, config.episodes, config.levels, players, seed]
+    plan = json.dumps([*origin, list(FIELDS)])
     parts = path.with_name(f"{path.name}.{hashlib.sha256(plan.encode()).hexdigest()[:8]}.parts")
     parts.mkdir(parents=True, exist_ok=True)
 
@@ -92,32 +98,41 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     ]
     write_episodes(path, episodes, bounded.spec, tasks, behaviours)
     shutil.rmtree(parts)
-    listed = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
-    print(f"{path}: {len(units) * config.episodes} episodes; mean return by behaviour: {listed}")
+    by_behaviour = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
+    print(
+        f"{path}: {len(units) * config.episodes} episodes; mean return by behaviour: {by_behaviour}"
+    )
 
 
 def _planned(
     family: TaskFamily, config: CollectConfig, seed: int, path: Path
 ) -> tuple[TaskFamily, list[Behaviour]]:
-    """`plan_behaviours`, kept at `path` so that its trials are played once."""
+    """Calls `plan_behaviours`, and keeps its result at `path` so that trials are played once."""
     if path.exists():
-        kept = read_json(path)
-        bounds = kept["bounds"] and tuple(kept["bounds"])
-        return replace(family, return_bounds=bounds), [Behaviour(**b) for b in kept["behaviours"]]
-    most = trial_episodes(family, config)
-    with tqdm(desc="calibrate", unit="episode", total=most, leave=False) as bar:
+        plan = read_json(path)
+        bounds = plan["bounds"] and tuple(plan["bounds"])
+        return replace(family, return_bounds=bounds), [Behaviour(**b) for b in plan["behaviours"]]
+    total = trial_episodes(family, config)
+    with tqdm(desc="calibrate", unit="episode", total=total, leave=False) as bar:
         bounded, behaviours = plan_behaviours(family, config, seed, bar.update)
-    listed = [asdict(behaviour) for behaviour in behaviours]
-    write_json(path, {"bounds": bounded.return_bounds, "behaviours": listed})
+    plan = {
+        "bounds": bounded.return_bounds,
+        "behaviours": [asdict(behaviour) for behaviour in behaviours],
+    }
+    write_json(path, plan)
     return bounded, behaviours
 
 
 def _reached(
     behaviour: Behaviour, episodes: EpisodeBatch, number: int, family: TaskFamily
 ) -> Behaviour:
-    """With the share of the maximum that it reached; the aim of one that was given none."""
-    mine = episodes.returns[episodes.behaviour == number]
-    reached = round(share_of_maximum(mine, family.return_bounds), 4)
+    """Fills in the share of the maximum that a behaviour reached.
+
+    A behaviour that was given no level gets that share as its target as well.
+    """
+    assert family.return_bounds is not None
+    of_behaviour = episodes.returns[episodes.behaviour == number]
+    reached = round(share_of_maximum(of_behaviour, family.return_bounds), 4)
     target = behaviour.target if behaviour.name == "expert" else reached
     return replace(behaviour, target=target, reached=reached)
 
@@ -135,6 +150,7 @@ def _play_unit(
     unit: tuple[int, int],
     family: TaskFamily | None = None,
 ) -> None:
+    """Plays the episodes of one task and one behaviour, and writes them to a file in `parts`."""
     family = family or get_family(family_name)
     task, behaviour = unit
     seeds = [(seed, Stream.COLLECTION, task, behaviour, episode) for episode in range(n)]
@@ -149,9 +165,9 @@ def _play_unit(
 def _joined(parts: Sequence[Path]) -> EpisodeBatch:
     """Reads the parts one after the other, so that the episodes are held once."""
 
-    def each() -> Iterator[Mapping[str, np.ndarray]]:
+    def load() -> Iterator[Mapping[str, np.ndarray]]:
         for part in parts:
             with np.load(part, allow_pickle=False) as arrays:
                 yield arrays
 
-    return join(each(), len(parts))
+    return join(load(), len(parts))

@@ -1,4 +1,4 @@
-"""Does a task family keep its contract? Every item with a verdict, and the fix where it fails."""
+"""Checks of a task family's contract: each item gets a verdict, and a fix where it fails."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,54 +36,60 @@ class Verdict(NamedTuple):
     fix: str = ""
 
 
-def check_contract(family: TaskFamily) -> Iterator[Verdict]:
-    """Verdicts, in the order in which things are needed.
+# looks at one item; a text is what it found where all is fine
+Look = Callable[[TaskFamily, Task], Verdict | str]
 
-    Those that follow a failure are left out where they could not mean anything.
+
+def check_contract(family: TaskFamily) -> Iterator[Verdict]:
+    """Yields verdicts, in the order in which things are needed.
+
+    After a failure, items that could not mean anything any more are left out.
     """
     family = replace(family, make_batch=None)  # the environments that `make` gives
     yield _verdict("tasks", lambda: _tasks(family), "")
     task = family.training_tasks[0] if family.training else None
     if task is None:
         return
-    for item, look, fix in (
-        ("spaces", _spaces, ""),
-        ("episodes", _episodes, ""),
-        ("PettingZoo", _pettingzoo, "see pettingzoo.farama.org, the Parallel API"),
-    ):
-        verdict = _verdict(item, lambda look=look: look(family, task), fix)
+    basics: dict[str, Look] = {"spaces": _spaces, "episodes": _episodes}
+    for item, look in basics.items():
+        verdict = _verdict(item, partial(look, family, task), "")
         yield verdict
-        if not verdict.fine and item != "PettingZoo":
+        if not verdict.fine:
             return
-    for item, look in (
-        ("observations", _observations),
-        ("seeds", _seeds),
-        ("time limit", _time_limit),
-        ("returns", _returns),
-        ("behaviours", _behaviours),
-        ("speed", _speed),
-    ):
-        yield _verdict(item, lambda look=look: look(family, task), "")
+    fix = "see pettingzoo.farama.org, the Parallel API"
+    yield _verdict("PettingZoo", partial(_pettingzoo, family, task), fix)
+    others: dict[str, Look] = {
+        "observations": _observations,
+        "seeds": _seeds,
+        "time limit": _time_limit,
+        "returns": _returns,
+        "behaviours": _behaviours,
+        "speed": _speed,
+    }
+    for item, look in others.items():
+        yield _verdict(item, partial(look, family, task), "")
 
 
 def _verdict(item: str, look: Callable[[], Verdict | str], fix: str) -> Verdict:
+    """Looks at an item; an exception is a failure, for which `fix` is the advice."""
     try:
         result = look()
     except Exception as error:
-        found = str(error).strip() or type(error).__name__
+        message = str(error).strip() or type(error).__name__
         if not isinstance(error, UserError):
             last = traceback.extract_tb(error.__traceback__)[-1]
-            found = f"{type(error).__name__}: {found} ({last.filename}:{last.lineno}, {last.name})"
-        return Verdict(item, False, found, fix)
+            where = f"({last.filename}:{last.lineno}, {last.name})"
+            message = f"{type(error).__name__}: {message} {where}"
+        return Verdict(item, False, message, fix)
     return result if isinstance(result, Verdict) else Verdict(item, True, result)
 
 
 def _tasks(family: TaskFamily) -> Verdict:
-    known = {json.dumps(task.parameters, sort_keys=True) for task in family.training_tasks}
+    training = {json.dumps(task.parameters, sort_keys=True) for task in family.training_tasks}
     both = [
         task.name
         for task in family.held_out_tasks
-        if json.dumps(task.parameters, sort_keys=True) in known
+        if json.dumps(task.parameters, sort_keys=True) in training
     ]
     if not family.training or not family.held_out:
         fix = "give the TaskFamily both `training` and `held_out`"
@@ -90,8 +97,8 @@ def _tasks(family: TaskFamily) -> Verdict:
     if both:
         fix = "take them out of `held_out`: what was trained on tells nothing of adaptation"
         return Verdict("tasks", False, f"held out, and trained on as well: {both[0]}", fix)
-    found = f"{len(family.training)} for training, {len(family.held_out)} held out"
-    return Verdict("tasks", True, found)
+    numbers = f"{len(family.training)} for training, {len(family.held_out)} held out"
+    return Verdict("tasks", True, numbers)
 
 
 def _spaces(family: TaskFamily, task: Task) -> str:
@@ -103,56 +110,60 @@ def _spaces(family: TaskFamily, task: Task) -> str:
 
 
 def _episodes(family: TaskFamily, task: Task) -> str:
-    """Two episodes of every task under random legal actions: roster, shapes, masks, rewards."""
+    """Plays two episodes of every task with random legal actions.
+
+    The environment's batch checks rosters, shapes, masks and rewards on the way.
+    """
     restricted = False
     tasks = [*family.training_tasks, *family.held_out_tasks]
-    for one in [tasks[0], tasks[-1]] if family.at_once else tasks:
-        played = _at_random(family, one, 2)
-        steps = np.arange(family.max_steps) < played.length[:, None]
-        there = steps[:, :, None] & played.agent_mask[:, None]
-        restricted |= not played.action_mask[:, :-1][there].all()
+    for task in [tasks[0], tasks[-1]] if family.at_once else tasks:
+        episodes = _at_random(family, task, 2)
+        restricted |= not episodes.action_mask[:, :-1][_agents_steps(episodes)].all()
     masks = "with illegal actions masked" if restricted else "every action always legal"
     return f"2 of each task played, {masks}"
 
 
 class _OnlyLegal(BaseParallelWrapper):
-    """PettingZoo's test does not look at masks in `infos`: what is illegal becomes legal."""
+    """Replaces illegal actions by legal ones.
 
-    def reset(self, seed: int | None = None, options: dict | None = None):
-        self._seen, self._infos = self.env.reset(seed=seed, options=options)
-        return self._seen, self._infos
+    PettingZoo's test needs it, as it does not look at masks in `infos`.
+    """
 
-    def step(self, actions: dict[str, int]):
-        legal = random_actions(self.env, self._seen, self._infos, np.random.default_rng(0))
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[Any, Any]:
+        self._observations, self._infos = self.env.reset(seed=seed, options=options)
+        return self._observations, self._infos
+
+    def step(self, actions: dict[str, int]) -> tuple[Any, ...]:
+        legal = random_actions(self.env, self._observations, self._infos, np.random.default_rng(0))
         for agent, action in actions.items():
             mask = self._infos.get(agent, {}).get("action_mask")
             if mask is None or mask[action]:
                 legal[agent] = action
-        self._seen, *rest, self._infos = self.env.step(legal)
-        return self._seen, *rest, self._infos
+        self._observations, *outcome, self._infos = self.env.step(legal)
+        return self._observations, *outcome, self._infos
 
 
 def _pettingzoo(family: TaskFamily, task: Task) -> str:
     env = _OnlyLegal(family.make_env(task))
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as said:
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         parallel_api_test(env, num_cycles=2 * family.max_steps)
     env.close()
-    ours = [str(w.message) for w in said if not issubclass(w.category, DeprecationWarning)]
-    return "parallel_api_test passed" + (f"; it warns: {ours[0]}" if ours else "")
+    texts = [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning)]
+    return "parallel_api_test passed" + (f"; it warns: {texts[0]}" if texts else "")
 
 
 def _observations(family: TaskFamily, task: Task) -> Verdict | str:
-    """Also the values, which a space of numbers promises and `episodes` does not look at."""
+    """Checks the values against the observation space, which `_episodes` does not."""
     env, largest = family.make_env(task), 0.0
-    for step, (seen, _) in enumerate(_walk(env, family.max_steps, seed=0)):
-        for agent, observation in seen.items():
+    for step, (observations, _) in enumerate(_walk(env, family.max_steps, seed=0)):
+        for agent, observation in observations.items():
             box = observation_box(env, agent)
-            shown = np.array(_numbers(observation))
-            largest = max(largest, float(np.abs(shown).max()))
-            beyond = np.maximum(box.low - shown, shown - box.high)
+            numbers = np.array(_numbers(observation))
+            largest = max(largest, float(np.abs(numbers).max()))
+            beyond = np.maximum(box.low - numbers, numbers - box.high)
             if beyond.max() > 1e-4:
-                value = shown[beyond.argmax()]
+                value = numbers[beyond.argmax()]
                 return Verdict(
                     "observations", False,
                     f"{agent} saw {value:.4g} at step {step}, outside its observation_space",
@@ -164,7 +175,7 @@ def _observations(family: TaskFamily, task: Task) -> Verdict | str:
 
 
 def _seeds(family: TaskFamily, task: Task) -> Verdict | str:
-    """The same seed gives the same episode, in a fresh environment and in one with a history."""
+    """Checks that the same seed gives the same episode, in fresh and in used environments."""
     first, second = family.make_env(task), family.make_env(task)
     _trace(second, family.max_steps, 1)
     episode = _trace(first, family.max_steps, 7)
@@ -180,10 +191,10 @@ def _seeds(family: TaskFamily, task: Task) -> Verdict | str:
 
 
 def _time_limit(family: TaskFamily, task: Task) -> str:
-    played = _at_random(family, task, 5)
-    late = played.length == family.max_steps
+    episodes = _at_random(family, task, 5)
+    late = episodes.length == family.max_steps
     terminated, truncated = (
-        int(ends[late].sum()) for ends in (played.terminated, played.truncated)
+        int(ends[late].sum()) for ends in (episodes.terminated, episodes.truncated)
     )
     if terminated > 1:
         return (
@@ -194,47 +205,47 @@ def _time_limit(family: TaskFamily, task: Task) -> str:
 
 
 def _returns(family: TaskFamily, task: Task) -> Verdict | str:
-    seen = _at_random(family, task, 5).returns
-    found = f"random agents got {seen.min():.4g} to {seen.max():.4g}"
+    returns = _at_random(family, task, 5).returns
+    result = f"random agents got {returns.min():.4g} to {returns.max():.4g}"
     if family.return_bounds is None:
-        return f"{found}; bounds will be those of the dataset"
-    if not _within(seen, family):
+        return f"{result}; bounds will be those of the dataset"
+    if not _within(returns, family):
         return Verdict(
-            "returns", False, f"{found}, outside return_bounds {family.return_bounds}", _WIDEN
+            "returns", False, f"{result}, outside return_bounds {family.return_bounds}", _WIDEN
         )
     low, high = family.return_bounds
-    return f"{found} of {low:g} to {high:g}"
+    return f"{result} of {low:g} to {high:g}"
 
 
 def _behaviours(family: TaskFamily, task: Task) -> Verdict | str:
-    """Whoever makes the dataset plays two episodes of the first training task."""
-    found = []
+    """Lets each behaviour of a dataset play two episodes of the first training task."""
+    results = []
     for name in behaviour_names(family, explorer=family.explorer is not None):
         if name == "random":
             continue
-        played = play(family, task, 0.0, [(0, 0), (0, 1)], name)
-        legal = np.take_along_axis(played.action_mask[:, :-1], played.actions[..., None], 3)
-        steps = np.arange(family.max_steps) < played.length[:, None]
-        if not legal[..., 0][steps[:, :, None] & played.agent_mask[:, None]].all():
+        episodes = play(family, task, 0.0, [(0, 0), (0, 1)], name)
+        legal = np.take_along_axis(episodes.action_mask[:, :-1], episodes.actions[..., None], 3)
+        if not legal[..., 0][_agents_steps(episodes)].all():
             fix = "look at the action mask before choosing"
             return Verdict("behaviours", False, f"{name} chose an illegal action", fix)
-        returns = played.returns
+        returns = episodes.returns
         if not _within(returns, family):
-            got = f"{name} got {returns.min():.4g} to {returns.max():.4g}"
+            result = f"{name} got {returns.min():.4g} to {returns.max():.4g}"
             return Verdict(
-                "behaviours", False, f"{got}, outside return_bounds {family.return_bounds}", _WIDEN
-            )
-        found.append(f"{name} gets {returns.mean():.4g}")
-    return "; ".join(found) or "none: the dataset will be of agents that act at random"
+                "behaviours", False, f"{result}, outside return_bounds {family.return_bounds}",
+                _WIDEN,
+            )  # fmt: skip
+        results.append(f"{name} gets {returns.mean():.4g}")
+    return "; ".join(results) or "none: the dataset will be of agents that act at random"
 
 
 def _speed(family: TaskFamily, task: Task) -> str:
     env, rng = batch_env(family, [task]), np.random.default_rng(0)
     steps, start = 0, time.perf_counter()
     while time.perf_counter() - start < _SECONDS:
-        now = env.reset([steps])
-        while not now.done.all() and time.perf_counter() - start < _SECONDS:
-            now = env.step(random_legal(now.action_mask, rng))
+        shown = env.reset([steps])
+        while not shown.done.all() and time.perf_counter() - start < _SECONDS:
+            shown = env.step(random_legal(shown.action_mask, rng))
             steps += 1
     env.close()
     return f"{steps / (time.perf_counter() - start):.0f} steps/s in one process"
@@ -244,32 +255,41 @@ def _at_random(family: TaskFamily, task: Task, episodes: int) -> EpisodeBatch:
     return play(family, task, 1.0, [(0, e) for e in range(episodes)], "random")
 
 
+def _agents_steps(episodes: EpisodeBatch) -> np.ndarray:
+    """Steps that were played, of agents that are there: (E, T, N) bool."""
+    return episodes.played[:, :, None] & episodes.agent_mask[:, None]
+
+
 def _within(returns: np.ndarray, family: TaskFamily) -> bool:
     low, high = family.return_bounds or (-np.inf, np.inf)
     return low - 1e-4 <= returns.min() and returns.max() <= high + 1e-4
 
 
 def _walk(env: Any, steps: int, seed: int) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
-    """What agents saw, and were paid before it, through an episode of random legal actions."""
+    """Plays an episode of random legal actions.
+
+    Yields:
+        Each step's observations, and the rewards that came with them; none at the start.
+    """
     rng = np.random.default_rng(seed)
-    seen, infos = env.reset(seed=seed)
-    yield seen, {}
+    observations, infos = env.reset(seed=seed)
+    yield observations, {}
     for _ in range(steps):
-        actions = random_actions(env, seen, infos, rng)
-        seen, rewards, _, _, infos = env.step(actions)
-        yield seen, rewards
+        actions = random_actions(env, observations, infos, rng)
+        observations, rewards, _, _, infos = env.step(actions)
+        yield observations, rewards
         if not env.agents:
             return
 
 
 def _trace(env: Any, steps: int, seed: int) -> list[Any]:
-    """An episode's numbers, rounded."""
+    """Observations and rewards of an episode, rounded."""
     return [
         (
-            {agent: _numbers(o) for agent, o in seen.items()},
+            {agent: _numbers(o) for agent, o in observations.items()},
             {agent: round(float(r), 5) for agent, r in rewards.items()},
         )
-        for seen, rewards in _walk(env, steps, seed)
+        for observations, rewards in _walk(env, steps, seed)
     ]
 
 
@@ -280,7 +300,7 @@ def _numbers(observation: Any) -> list[float]:
 
 
 def report(verdicts: Iterator[Verdict], write: Callable[[str], object] = print) -> bool:
-    """Prints the verdicts; True where all is fine."""
+    """Prints the verdicts, and returns whether all is fine."""
     fine = True
     for v in verdicts:
         fine &= v.fine
@@ -291,7 +311,9 @@ def report(verdicts: Iterator[Verdict], write: Callable[[str], object] = print) 
 
 
 def check_family(family: TaskFamily) -> None:
-    """Plays an episode of random legal actions on the tasks, to refuse a broken contract early.
+    """Plays an episode of random legal actions on each task, to refuse a broken contract early.
+
+    Where environments are costly, it plays the first and the last task only.
 
     Raises:
         UserError: agents, spaces, masks or rewards break the contract, or there are no tasks.
@@ -300,9 +322,8 @@ def check_family(family: TaskFamily) -> None:
         raise UserError(f"family {family.name} needs at least one training and one held-out task")
     tasks = [*family.training_tasks, *family.held_out_tasks]
     rng = np.random.default_rng(0)
-    # where environments are costly, one of each kind must do
-    for some in [[tasks[0]], [tasks[-1]]] if family.at_once else [tasks]:
-        with closing(batch_env(family, some)) as env:
-            now = env.reset(range(len(some)))
-            while not now.done.all():
-                now = env.step(random_legal(now.action_mask, rng))
+    for group in [[tasks[0]], [tasks[-1]]] if family.at_once else [tasks]:
+        with closing(batch_env(family, group)) as env:
+            shown = env.reset(range(len(group)))
+            while not shown.done.all():
+                shown = env.step(random_legal(shown.action_mask, rng))

@@ -27,7 +27,7 @@ SCHEMA = 1
 
 
 class Slices(NamedTuple):
-    """Single agents' slices of episodes, agents fastest; agents that are not there have none."""
+    """Single agents' slices of episodes, agents fastest; padded agents have no slice."""
 
     trajectories: Trajectories  # (M, T, ...)
     episode: np.ndarray  # (M,) number of the episode
@@ -65,7 +65,11 @@ def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
 
 
 def require_expert(expert: np.ndarray) -> None:
-    """Raises UserError where the best behaviour policy's actions are to be learned and unknown."""
+    """Checks that the best behaviour policy's actions, which are to be learned, are known.
+
+    Raises:
+        UserError: they are all unknown.
+    """
     if (expert < 0).all():
         raise UserError(
             "the best behaviour policy's actions are to be learned, and this dataset has none: "
@@ -88,7 +92,7 @@ def write_episodes(
         "behaviours": json.dumps([asdict(behaviour) for behaviour in behaviours]),
     }
     check_episodes(str(path), raw, spec, len(tasks), len(behaviours))
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         name: raw[name].astype(schema.stored or schema.kind, copy=False)
         for name, schema in FIELDS.items()
     }
@@ -97,7 +101,7 @@ def write_episodes(
         digest.update(name.encode() + value.encode())
     for name, array in arrays.items():
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(header, schema=SCHEMA, fingerprint=digest.hexdigest())
         for name, array in arrays.items():
@@ -142,33 +146,41 @@ class EpisodeFile:
 
     @cached_property
     def spec(self) -> Spec:
+        """Sizes of the family that the episodes are of, and its return bounds."""
         return Spec.from_json(json.loads(self._header["spec"]))
 
     @cached_property
     def tasks(self) -> list[Task]:
+        """Tasks that the episodes' `task` counts in."""
         return [Task(**task) for task in json.loads(self._header["tasks"])]
 
     @cached_property
     def behaviours(self) -> list[Behaviour]:
+        """Behaviours that the episodes' `behaviour` counts in."""
         return [Behaviour(**behaviour) for behaviour in json.loads(self._header["behaviours"])]
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of the file's content."""
         return str(self._header["fingerprint"])
 
     def __len__(self) -> int:
         return int(self._header["shapes"]["length"][0])
 
     def require(self, spec: Spec) -> Spec:
-        """The dataset's spec; bounds of the return may be known from the data alone.
+        """Checks that the dataset fits `spec`, and returns the dataset's spec.
+
+        The bounds of the return may be missing in `spec`, and are then not compared.
 
         Raises:
-            UserError: it was made for another family or another size.
+            UserError: the dataset was made for another family or another size.
         """
-        bounds = {"return_min": self.spec.return_min, "return_max": self.spec.return_max}
-        known = spec if spec.return_max is not None else replace(spec, **bounds)
-        if self.spec != known:
-            ours, theirs = asdict(known), asdict(self.spec)
+        expected = spec
+        if spec.return_max is None:
+            low, high = self.spec.return_min, self.spec.return_max
+            expected = replace(spec, return_min=low, return_max=high)
+        if self.spec != expected:
+            ours, theirs = asdict(expected), asdict(self.spec)
             differ = ", ".join(
                 f"{k} {theirs[k]} instead of {v}" for k, v in ours.items() if theirs[k] != v
             )
@@ -176,7 +188,7 @@ class EpisodeFile:
         return self.spec
 
     def expert_actions(self) -> np.ndarray:
-        """(E, T, N) what the best behaviour policy would have done; -1 where it is unknown."""
+        """Actions (E, T, N) that the best behaviour policy would have chosen; -1 where unknown."""
         E, spec = len(self), self.spec
         with h5py.File(self.path, "r") as file:
             if "expert_actions" not in file:
@@ -184,7 +196,7 @@ class EpisodeFile:
             return file["expert_actions"][:].astype(np.int64)
 
     def read(self, index: Any = slice(None)) -> EpisodeBatch:
-        """The episodes at `index` (a slice or sorted integers), checked."""
+        """Reads and checks the episodes at `index` (a slice or sorted integers)."""
         spec, n_tasks, n_behaviours = self.spec, len(self.tasks), len(self.behaviours)
         try:
             with h5py.File(self.path, "r") as file:
@@ -199,10 +211,10 @@ class EpisodeFile:
 
 
 def spec_with_bounds(spec: Spec, path: str | Path) -> Spec:
-    """The spec with return bounds, from the dataset at `path` where the family gives none.
+    """Completes a spec without return bounds from the dataset at `path`.
 
     Raises:
-        UserError: neither says.
+        UserError: the spec has no bounds, and there is no dataset.
     """
     if spec.return_max is not None:
         return spec

@@ -1,8 +1,8 @@
-"""Whole episodes of a team: one table of fields says what they are.
+"""Whole episodes of a team, and the one table of their fields.
 
-From the fields of `EpisodeBatch` follow empty batches, batches that are joined, what a dataset file
-holds and what is checked of it. What training adds to an episode, the end, the completion, the
-return-to-go and whether an agent is alive, is worked out in one place: `outcomes`.
+The table is `EpisodeBatch`. Empty batches, joined batches, the content of a dataset file and its
+checks all follow from it. Training needs more of an episode: its end, its completion, its
+returns-to-go, and how long each agent lives. `outcomes` works these out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from maicc.data.alive import alive_up_to_last
 from maicc.data.returns import completed, return_to_go
@@ -19,7 +20,7 @@ from maicc.types import Spec, UserError
 
 
 class Schema(NamedTuple):
-    """What is known of one field.
+    """Description of one field.
 
     Letters: E episodes, T steps (`max_steps`), T+ the step after the last one, N agents, O numbers
     of an observation, A actions.
@@ -86,7 +87,7 @@ FIELDS: Mapping[str, Schema] = {
 
 
 def shapes(spec: Spec, episodes: int) -> dict[str, tuple[int, ...]]:
-    """Shape of each field for so many episodes of a family."""
+    """Shape of each field, for a number of episodes of a family."""
     size = {
         "E": episodes,
         "T": spec.max_steps,
@@ -102,7 +103,7 @@ def shapes(spec: Spec, episodes: int) -> dict[str, tuple[int, ...]]:
 
 
 def empty_episodes(spec: Spec, episodes: int) -> EpisodeBatch:
-    """Episodes in which nothing has been played, to be filled in."""
+    """Makes episodes in which nothing has been played, to be filled in."""
     return EpisodeBatch(
         **{
             name: np.full(shape, FIELDS[name].empty, FIELDS[name].kind)
@@ -119,7 +120,7 @@ def concatenate(batches: Sequence[EpisodeBatch]) -> EpisodeBatch:
 
 
 def join(parts: Iterable[Mapping[str, np.ndarray]], count: int) -> EpisodeBatch:
-    """Joins `count` parts of one size, read one after the other, so that none is held twice."""
+    """Joins `count` parts of one size, which are read one after the other: none is held twice."""
     whole: dict[str, np.ndarray] = {}
     for number, part in enumerate(parts):
         for name in FIELDS:
@@ -146,8 +147,8 @@ def check_episodes(
                 f"{where}: field {name} has shape {array.shape}, expected {expected[name]}"
             )
 
-    def refuse(name: str, bad: np.ndarray, what: str) -> None:
-        episodes = np.flatnonzero(bad.reshape(E, -1).any(1))
+    def refuse(name: str, bad: ArrayLike, what: str) -> None:
+        episodes = np.flatnonzero(np.reshape(bad, (E, -1)).any(1))
         if len(episodes):
             raise UserError(f"{where}: field {name}, episode {episodes[0]}: {what}")
 
@@ -167,8 +168,8 @@ def check_episodes(
 
 
 def fill_missing(arrays: Mapping[str, np.ndarray]) -> EpisodeBatch:
-    """Makes episodes of stored fields, also of files that were written before a field was known."""
-    filled = {
+    """Makes episodes of stored fields; older files lack some, which are filled in."""
+    filled: dict[str, np.ndarray] = {
         name: np.asarray(array).astype(FIELDS[name].kind, copy=False)
         for name, array in arrays.items()
     }
@@ -184,7 +185,7 @@ def fill_missing(arrays: Mapping[str, np.ndarray]) -> EpisodeBatch:
 def alive_by_sight(
     observations: np.ndarray, action_mask: np.ndarray, length: np.ndarray
 ) -> np.ndarray:
-    """Guesses who is alive, for data that do not say so: (E, T, N) bool.
+    """Guesses which agents are alive, for data that do not say so: (E, T, N) bool.
 
     An agent counts as alive up to its last step with something to see or a choice to make, as the
     dead of battles see nothing and have one legal action.
@@ -201,12 +202,12 @@ def alive_by_sight(
 
 
 def _each_agent_up_to_last(alive: np.ndarray) -> np.ndarray:
-    """(E, T, N) -> (E, T, N)"""
+    """Marks the steps up to each agent's last one: (E, T, N) -> (E, T, N)."""
     return alive_up_to_last(alive.swapaxes(1, 2)).swapaxes(1, 2)
 
 
 class Outcomes(NamedTuple):
-    """What follows from episodes' rewards, lengths and lives."""
+    """Facts that follow from episodes' rewards, lengths and lives."""
 
     step_mask: np.ndarray  # (E, T) bool, steps that were played
     done: np.ndarray  # (E, T) float32, 1 at the step that ended the episode
@@ -216,15 +217,18 @@ class Outcomes(NamedTuple):
 
 
 def outcomes(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Outcomes:
-    """Works out what training needs of episodes; `bounds` are the family's lowest and highest
-    return."""
+    """Works out what training needs of episodes.
+
+    Args:
+        bounds: Lowest and highest return of the family.
+    """
     done = np.arange(episodes.actions.shape[1]) == episodes.length[:, None] - 1
-    full = completed(episodes.rewards.cumsum(-1), done, bounds)
+    at_maximum = completed(episodes.rewards.cumsum(-1), done, bounds)
     played = episodes.played
     return Outcomes(
         step_mask=played,
         done=done.astype(np.float32),
-        completed=full.astype(np.float32),
+        completed=at_maximum.astype(np.float32),
         return_to_go=return_to_go(episodes.rewards),
         alive=_each_agent_up_to_last(episodes.alive & played[..., None]),
     )

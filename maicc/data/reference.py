@@ -1,4 +1,4 @@
-"""Datasets in the layout of the authors' code, read into ours.
+"""Import of datasets in the layout of the authors' code.
 
 Arrays, E episodes of T steps, the extra step holding the final observation: actions
 (E, T+1, N, 1) int64, avail_actions (E, T+1, N, A), obs (E, T+1, N, O), reward, terminated and
@@ -7,6 +7,7 @@ filled (E, T+1, 1). Tasks lie in equal consecutive blocks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
@@ -15,10 +16,10 @@ import numpy as np
 from maicc.data.arrays import behaviours_of
 from maicc.data.behaviour import with_bounds
 from maicc.data.dataset import write_episodes
-from maicc.data.episodes import alive_by_sight, empty_episodes
+from maicc.data.episodes import EpisodeBatch, alive_by_sight, empty_episodes
 from maicc.data.returns import solved
 from maicc.envs import TaskFamily
-from maicc.types import UserError
+from maicc.types import Spec, UserError
 
 REFERENCE_FIELDS = ("actions", "avail_actions", "obs", "reward", "terminated", "filled")
 
@@ -26,15 +27,32 @@ REFERENCE_FIELDS = ("actions", "avail_actions", "obs", "reward", "terminated", "
 def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
     """Writes the authors' file `source` as a dataset of `family` to `out`.
 
-    Their files do not say which behaviour made an episode, nor what each agent was paid, nor
-    apart whether the time limit or the task ended it: behaviours are the quintiles of the return
-    within each task, individual rewards are the team's in equal parts, and an episode that used
-    up the time limit without reaching the maximum return counts as truncated.
+    Their files lack three things, for which the conversion makes assumptions:
+
+    * the behaviour of an episode: the quintile of its return within its task;
+    * individual rewards: the team's rewards in equal parts;
+    * whether the time limit ended an episode: it did if the episode used up the time limit without
+      reaching the maximum return.
 
     Raises:
         UserError: names the file, the field and, where there is one, the episode.
     """
     arrays = _read(source)
+    _check(arrays, family, source)
+    length = _lengths(arrays, family.spec, source)
+    played = np.arange(family.max_steps) < length[:, None]
+    rewards = np.where(played, arrays["reward"][:, :-1, 0], 0.0).astype(np.float32)
+    if family.return_bounds is None:
+        family = with_bounds(family, rewards.sum(1))
+    episodes = _episodes(arrays, rewards, length, family)
+    number, behaviours = behaviours_of(episodes, family.spec)
+    episodes.behaviour[:] = number
+    write_episodes(out, episodes, family.spec, family.training_tasks, behaviours)
+    print(f"{out}: {len(length)} episodes of {len(family.training)} tasks from {source}")
+
+
+def _check(arrays: Mapping[str, np.ndarray], family: TaskFamily, source: Path) -> None:
+    """Checks shapes and values against the family."""
     s = family.spec
     E, T = arrays["actions"].shape[0], s.max_steps
     if E % len(family.training):
@@ -56,7 +74,6 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
         bad = ~np.isfinite(arrays[name].astype(np.float64)).reshape(E, -1).all(1)
         if bad.any():
             raise UserError(f"{source}: field {name}, episode {bad.argmax()}: NaN or infinite")
-
     actions = arrays["actions"]
     bad = ((actions < 0) | (actions >= s.n_actions)).reshape(E, -1).any(1)
     if bad.any():
@@ -64,6 +81,11 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
             f"{source}: field actions, episode {bad.argmax()}: an action is outside 0 to "
             f"{s.n_actions - 1}"
         )
+
+
+def _lengths(arrays: Mapping[str, np.ndarray], spec: Spec, source: Path) -> np.ndarray:
+    """Steps played in each episode (E,): up to its end, or all that are filled."""
+    T = spec.max_steps
     ended = arrays["terminated"][:, :, 0] > 0
     filled = (arrays["filled"][:, :, 0] > 0).sum(1)
     length = np.where(ended.any(1), ended.argmax(1) + 1, filled - 1)
@@ -74,30 +96,31 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
             f"{source}: field filled, episode {e}: {filled[e]} steps filled, "
             f"{length[e]} played, expected 1 to {T}"
         )
-    played = np.arange(T) < length[:, None]
-    known = np.arange(T + 1) <= length[:, None]
-    rewards = np.where(played, arrays["reward"][:, :T, 0], 0.0).astype(np.float32)
-    returns = rewards.sum(1)
-    if family.return_bounds is None:
-        family = with_bounds(family, returns)
-    truncated = (length == T) & ~solved(returns, family.return_bounds)
+    return length
+
+
+def _episodes(
+    arrays: Mapping[str, np.ndarray], rewards: np.ndarray, length: np.ndarray, family: TaskFamily
+) -> EpisodeBatch:
+    """Makes episodes of the arrays, with team rewards (E, T) and lengths (E,)."""
+    s, E, n_tasks = family.spec, len(length), len(family.training)
+    played = np.arange(s.max_steps) < length[:, None]
+    observed = np.arange(s.max_steps + 1) <= length[:, None]
+    truncated = (length == s.max_steps) & ~solved(rewards.sum(1), s.bounds)
     episodes = empty_episodes(s, E)
-    episodes.observations[:] = arrays["obs"] * known[:, :, None, None]
-    episodes.actions[:] = actions[:, :T, :, 0] * played[:, :, None]
-    episodes.action_mask[:] = (arrays["avail_actions"] > 0) & known[:, :, None, None]
+    episodes.observations[:] = arrays["obs"] * observed[:, :, None, None]
+    episodes.actions[:] = arrays["actions"][:, :-1, :, 0] * played[:, :, None]
+    episodes.action_mask[:] = (arrays["avail_actions"] > 0) & observed[:, :, None, None]
     episodes.agent_mask[:] = True
     episodes.rewards[:] = rewards
     episodes.individual_rewards[:] = rewards[:, :, None] / s.n_agents
     episodes.length[:] = length
     episodes.terminated[:] = ~truncated
     episodes.truncated[:] = truncated
-    episodes.task[:] = np.repeat(np.arange(len(family.training)), E // len(family.training))
+    episodes.task[:] = np.repeat(np.arange(n_tasks), E // n_tasks)
     episodes.seed[:] = -1
     episodes.alive[:] = alive_by_sight(episodes.observations, episodes.action_mask, length)
-    number, behaviours = behaviours_of(episodes, family.spec)
-    episodes.behaviour[:] = number
-    write_episodes(out, episodes, family.spec, family.training_tasks, behaviours)
-    print(f"{out}: {E} episodes of {len(family.training)} tasks from {source}")
+    return episodes
 
 
 def _read(source: Path) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Return-to-go, completion and running sums: one definition each, for NumPy arrays and tensors."""
+"""Return-to-go, completion and scales of the return, for NumPy arrays and tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def return_to_go(rewards: Any) -> Any:
 
 
 def solved(total: Any, bounds: tuple[float, float]) -> Any:
-    """Whether a return is at the family's maximum, to within the margin."""
+    """True where a return is at the family's maximum, to within the margin."""
     low, high = bounds
     return total >= high - COMPLETION_MARGIN * (high - low)
 
@@ -25,7 +25,7 @@ def solved(total: Any, bounds: tuple[float, float]) -> Any:
 def completed(total: Any, done: Any, bounds: tuple[float, float]) -> Any:
     """True once the return so far is at the maximum (METHOD.md, section 2).
 
-    Where returns may be negative it can still fall, and the end of the episode must tell.
+    A return that may be negative can still fall. In such families only the end of an episode tells.
 
     Args:
         total: Return so far.
@@ -37,7 +37,7 @@ def completed(total: Any, done: Any, bounds: tuple[float, float]) -> Any:
 
 
 def normalised(returns: Any, return_min: float, return_max: float) -> Any:
-    """Returns on the family's scale: 0 at its minimum, 1 at its maximum, clipped."""
+    """Maps returns to the family's scale: 0 at its minimum, 1 at its maximum, clipped."""
     return ((returns - return_min) / (return_max - return_min)).clip(0.0, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Whole episodes of a team as tensors: what the embedding is trained on."""
+"""Whole episodes of a team as tensors, on which the embedding is trained."""
 
 from __future__ import annotations
 
@@ -27,30 +27,39 @@ class TeamBatch(NamedTuple):
     first: Tensor  # (B,) int64, the number of the first step; 0 unless this is a window
 
     def trimmed(self) -> TeamBatch:
-        """Without steps that nobody played and agents that nobody has."""
+        """Cuts steps that no episode has, and agents that no team has."""
         T, N = int(self.step_mask.sum(1).max()), int(self.agent_mask.sum(1).max())
-        return TeamBatch(
-            self.observations[:, : T + 1, :N],
-            self.actions[:, :T, :N],
-            *(part[:, :T] for part in self[2:7]),
-            self.alive[:, :T, :N],
-            self.agent_mask[:, :N],
-            self.first,
+        return self._replace(
+            observations=self.observations[:, : T + 1, :N],
+            actions=self.actions[:, :T, :N],
+            rewards=self.rewards[:, :T],
+            done=self.done[:, :T],
+            completed=self.completed[:, :T],
+            return_to_go=self.return_to_go[:, :T],
+            step_mask=self.step_mask[:, :T],
+            alive=self.alive[:, :T, :N],
+            agent_mask=self.agent_mask[:, :N],
         )
 
     def window(self, first: Tensor, steps: int) -> TeamBatch:
-        """So many steps of each episode, from its step `first` (B,) on."""
-        at = first[:, None] + torch.arange(steps + 1, device=first.device)
+        """Cuts a window of `steps` steps out of each episode, from its step `first` (B,) on."""
+        observed = first[:, None] + torch.arange(steps + 1, device=first.device)
+        played = observed[:, :-1]
         row = torch.arange(len(first), device=first.device)[:, None]
-        return TeamBatch(
-            self.observations[row, at],
-            *(part[row, at[:, :-1]] for part in self[1:8]),
-            self.agent_mask,
-            self.first + first,
+        return self._replace(
+            observations=self.observations[row, observed],
+            actions=self.actions[row, played],
+            rewards=self.rewards[row, played],
+            done=self.done[row, played],
+            completed=self.completed[row, played],
+            return_to_go=self.return_to_go[row, played],
+            step_mask=self.step_mask[row, played],
+            alive=self.alive[row, played],
+            first=self.first + first,
         )
 
     def slices(self) -> Trajectories:
-        """Each agent's own slice, agents fastest, padding included: leading dimension B * N."""
+        """Slices of single agents, agents fastest, padding included: leading dimension B * N."""
         n = self.actions.shape[2]
 
         def each_agent(team: Tensor) -> Tensor:
@@ -68,7 +77,7 @@ class TeamBatch(NamedTuple):
 
 
 def team_batch(episodes: EpisodeBatch, bounds: tuple[float, float]) -> TeamBatch:
-    """Makes tensors of episodes, with outcome and return-to-go worked out."""
+    """Makes tensors of episodes, and works out their outcomes and returns-to-go."""
     outcome = outcomes(episodes, bounds)
     return TeamBatch(
         observations=torch.from_numpy(episodes.observations),
@@ -85,7 +94,7 @@ def team_batch(episodes: EpisodeBatch, bounds: tuple[float, float]) -> TeamBatch
 
 
 def agents_steps(batch: TeamBatch) -> Tensor:
-    """(B, T, N) bool: steps that were played, of agents that are there and alive."""
+    """Steps that were played, of agents that are there and alive: (B, T, N) bool."""
     return batch.alive & batch.step_mask.unsqueeze(2) & batch.agent_mask.unsqueeze(1)
 
 

@@ -1,4 +1,4 @@
-"""Adaptation: T episodes on unseen tasks, many runs in lock step, parameters frozen."""
+"""Adaptation: episodes on unseen tasks, many runs in lock step, parameters frozen."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ _SAVE_EVERY_SECONDS = 20.0
 def play_episode(team: LockStepTeam, env: BatchEnv, seeds: Sequence[int]) -> np.ndarray:
     """Plays one adaptation episode of every run and gives the team returns (R,).
 
-    It is played again where an environment broke off; twice running is an error of the
-    environment's.
+    The episode is played again if an environment breaks off. If it breaks off twice in a row, the
+    environment raises an error.
     """
-    now = env.reset(seeds)
+    step = env.reset(seeds)
     returns = np.zeros(len(env.envs))
-    while not now.done.all():
-        actions = team.act(now.observations, now.action_mask, now.alive)
-        now = env.step(actions)
+    while not step.done.all():
+        actions = team.act(step.observations, step.action_mask, step.alive)
+        step = env.step(actions)
         if env.crashed.any():
             team.abandon()
             return play_episode(team, env, seeds)
-        team.observe(actions, now.rewards, now.done)
-        returns += now.rewards
+        team.observe(actions, step.rewards, step.done)
+        returns += step.rewards
     return returns
 
 
 class _Adaptation:
-    """Teams on their way through an adaptation, and what has come out so far.
+    """Teams on their way through an adaptation, and their results so far.
 
     Args:
-        kept: Where the state is kept, to go on from after an interruption.
+        state_file: File of the state after an interruption, to go on from; None writes none.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class _Adaptation:
         tasks: Sequence[Task],
         config: AdaptConfig,
         seed: int,
-        kept: Path | None,
+        state_file: Path | None,
     ) -> None:
-        self.config, self.kept = config, kept
+        self.config, self.state_file = config, state_file
         self.seeds = [seed * 1000 + i for i in range(len(tasks))]
         self.env = batch_env(family, tasks)
         self.team = models.team(self.seeds, config, agent_mask=self.env.agent_mask)
@@ -75,15 +75,20 @@ class _Adaptation:
         self.finished = 0
         plan = [models.content, config.identity(), seed, [task.to_json() for task in tasks]]
         self.identity = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
-        if kept is not None and kept.exists():
-            self._restore(kept)
+        if state_file is not None and state_file.exists():
+            self._restore(state_file)
 
-    def _restore(self, kept: Path) -> None:
-        with np.load(kept, allow_pickle=False) as state:
+    def _restore(self, state_file: Path) -> None:
+        """Takes over the state of an interrupted adaptation.
+
+        Raises:
+            UserError: it follows from other models, settings or tasks.
+        """
+        with np.load(state_file, allow_pickle=False) as state:
             if str(state["identity"]) != self.identity:
                 raise UserError(
-                    f"{kept} keeps an interrupted adaptation with other models or settings; remove "
-                    "it, or go on with the settings it was begun with"
+                    f"{state_file} keeps an interrupted adaptation with other models or settings; "
+                    "remove it, or go on with the settings it was begun with"
                 )
             self.team.load_state(state)
             self.finished = self.team.episode
@@ -91,7 +96,7 @@ class _Adaptation:
             self.retrieval[:, : self.finished] = state["retrieval"]
 
     def play(self, episode: int) -> float:
-        """Plays the next episode in all runs; gives their mean return."""
+        """Plays the next episode in all runs and gives their mean return."""
         resets = [
             int(np.random.default_rng([seed, Stream.ADAPT_RESET, episode]).integers(2**31))
             for seed in self.seeds
@@ -108,15 +113,16 @@ class _Adaptation:
         """Writes the state after the last finished episode."""
         memory = getattr(self.config, "memory", None)
         if memory is not None and memory.max_episodes and self.team.episode != self.finished:
-            return  # interrupted as it was stored: what was kept before stands
-        if self.kept is not None and self.finished:
-            done = {
+            return  # interrupted while the episode was stored: the file of before stays
+        if self.state_file is not None and self.finished:
+            arrays: dict[str, Any] = {
+                **self.team.state(self.finished),
                 "identity": np.array(self.identity),
                 "returns": self.returns[:, : self.finished],
                 "retrieval": self.retrieval[:, : self.finished],
             }
-            with whole_file(self.kept) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **self.team.state(self.finished), **done)
+            with whole_file(self.state_file) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **arrays)
 
 
 def adapt(
@@ -125,24 +131,27 @@ def adapt(
     tasks: Sequence[Task],
     config: AdaptConfig,
     seed: int,
-    kept: Path | None = None,
+    state_file: Path | None = None,
     label: str = "adapt",
 ) -> dict[str, Any]:
     """Adapts one team to each task and returns the result as plain JSON.
 
     Args:
-        models: What `maicc run` trained, for this family.
+        models: Trained networks for this family.
         tasks: One per run.
+        config: The method's options of adaptation.
         seed: Run i plays with seed `seed * 1000 + i`.
-        kept: Where an interrupted adaptation is kept from time to time, to go on from.
+        state_file: File in which the state is kept from time to time, so that an interrupted
+            adaptation goes on; None keeps none.
+        label: Name of the progress bar.
 
     Raises:
         UserError: no episodes or no tasks.
     """
     if config.episodes < 1 or not tasks:
         raise UserError("adapt.episodes and adapt.runs must be at least 1")
-    state = _Adaptation(models, family, tasks, config, seed, kept)
-    last_kept = time.monotonic()
+    state = _Adaptation(models, family, tasks, config, seed, state_file)
+    last_saved = time.monotonic()
     first = state.finished
     with tqdm(desc=label, unit="episode", total=config.episodes, initial=first) as bar:
         try:
@@ -150,9 +159,9 @@ def adapt(
                 mean = state.play(episode)
                 bar.update()
                 bar.set_postfix({"return": f"{mean:.2f}"}, refresh=False)
-                if time.monotonic() - last_kept > _SAVE_EVERY_SECONDS:
+                if time.monotonic() - last_saved > _SAVE_EVERY_SECONDS:
                     state.keep()
-                    last_kept = time.monotonic()
+                    last_saved = time.monotonic()
         except KeyboardInterrupt:
             state.keep()
             raise
@@ -162,7 +171,7 @@ def adapt(
 
 
 def _result(family: TaskFamily, tasks: Sequence[Task], state: _Adaptation) -> dict[str, Any]:
-    """The result file's content, but for seconds."""
+    """Makes the content of the result file, without seconds."""
     held_out = {json.dumps(task.to_json()) for task in family.held_out_tasks}
     return {
         "schema": SCHEMA,
@@ -194,10 +203,16 @@ def adapt_folder(
 ) -> None:
     """Adapts teams of the models in `folder` and writes the result to `out`.
 
-    Interrupted, the same call goes on where it stopped.
+    After an interruption the same call goes on where it stopped.
 
     Args:
-        seconds: What each stage has taken; of this one, in calls that were interrupted.
+        folder: Folder of a run.
+        config: The method's options of adaptation.
+        seed: Every random choice follows from it.
+        out: Result file.
+        held_out: Adapt to held-out tasks; else to training tasks.
+        seconds: Seconds that each stage has taken before, with those of this stage in calls that
+            were interrupted.
     """
     files = ModelFiles.in_folder(folder)
     family = get_family(EpisodeFile(files.episodes).spec.family)
@@ -205,13 +220,13 @@ def adapt_folder(
     start = time.monotonic()
     n = config.runs if held_out else config.training_runs
     tasks = family.draw_tasks(n, seed, held_out=held_out)
-    kept = out.with_suffix(".part.npz")
+    state_file = out.with_suffix(".part.npz")
     label = "adapt" if held_out else "adapt (training tasks)"
-    result = adapt(models, family, tasks, config, seed, kept, label)
+    result = adapt(models, family, tasks, config, seed, state_file, label)
     before = (seconds or {}).get(label, 0.0)
-    taken = {label: round(before + time.monotonic() - start, 2)}
-    write_json(out, {**result, "seconds": {**(seconds or {}), **taken}})
-    kept.unlink(missing_ok=True)
+    own_seconds = {label: round(before + time.monotonic() - start, 2)}
+    write_json(out, {**result, "seconds": {**(seconds or {}), **own_seconds}})
+    state_file.unlink(missing_ok=True)
     s = result["summary"]
     print(
         f"{out}: {n} runs, mean return {s['first3']:.2f} in the first 3 episodes, "

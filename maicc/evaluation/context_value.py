@@ -1,4 +1,4 @@
-"""Worth of retrieved contexts: the decision model's error with them, and with those of others."""
+"""Worth of retrieved contexts: the decision model's error with them and with other contexts."""
 
 from __future__ import annotations
 

@@ -13,10 +13,9 @@ from maicc.data.episodes import concatenate
 from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
 from maicc.files import ModelFiles
+from maicc.streams import Stream
 from maicc.training.modules import EmbeddingModule, load_module
 from maicc.types import UserError
-
-_SEED = 80
 
 
 def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
@@ -41,7 +40,13 @@ def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
         raise UserError(f"{files.episodes} was read from a file: there is no behaviour to play")
     played = concatenate(
         [
-            play(family, task, b.random_rate, [(_SEED, i, j, e) for e in range(episodes)], b.name)
+            play(
+                family,
+                task,
+                b.random_rate,
+                [(Stream.CREDIT, i, j, e) for e in range(episodes)],
+                b.name,
+            )
             for i, task in enumerate(family.held_out_tasks)
             for j, b in enumerate(behaviours)
         ]

@@ -1,4 +1,4 @@
-"""A run's folder: how it was configured, also by version 0.1. Imports no torch."""
+"""Folder of a run: its configuration and its files, also of version 0.1. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maicc.files import ModelFiles, read_json
 
 
 def read_config(folder: str | Path) -> RunConfig:
-    """Reads what a run was configured with; the defaults where its parts were made one by one.
+    """Reads the configuration of a run; a folder without config.json gives MAICC's defaults.
 
     Raises:
         UserError: config.json is damaged, or names no method.
@@ -27,10 +27,14 @@ def read_config(folder: str | Path) -> RunConfig:
 
 
 def parse_config(stored: Any, where: str) -> RunConfig:
-    """Makes the configuration of its method from what `config.json` holds.
+    """Makes a configuration, of its method's own class, from the content of config.json.
+
+    Args:
+        stored: The content.
+        where: Place of the content, for the error.
 
     Raises:
-        UserError: it is none; `where` it was found is named.
+        UserError: it is no configuration.
     """
     base: RunConfig = from_json(RunConfig, stored, where)
     return from_json(method_of(base.method).config, upgraded(stored), where)

@@ -50,9 +50,9 @@ SIZES = {
         DecisionConfig(layers=8, heads=8, tokens="four", context="concatenated"),
     ),
 }
-_SECONDS = 4.0  # spent on each timing
+_SECONDS = 4.0  # least time for each measurement
 _EPISODES, _QUERIES, _RUNS = 32, 96, 50
-_TRAJECTORIES = 1536  # that keys are made of in one call
+_TRAJECTORIES = 1536  # whose keys are made in one call
 KEYS = (27_000, 270_000, 2_700_000)  # in the indices that are searched
 
 
@@ -130,7 +130,7 @@ def _models(
     def decision_loss() -> torch.Tensor:
         return decision.net.loss(queries)[0]
 
-    # name, what makes the function to time, and how much of what one call works through
+    # name, maker of the function to time, and the counts of one call that give its rates
     parts: list[tuple[str, Callable[[], Callable[[], object]], dict[str, float]]] = [
         ("embedding step", lambda: training_step(embedding, embedding_loss),
          {"episodes_per_second": _EPISODES}),
@@ -173,14 +173,14 @@ def _adaptation(
     )  # fmt: skip
     steps, start, episodes = 0, time.perf_counter(), 0
     while episodes < 5 or time.perf_counter() - start < 3 * _SECONDS:
-        if episodes == 2:  # the first ones fill caches
+        if episodes == 2:  # the first two episodes fill caches and do not count
             start, steps = time.perf_counter(), 0
         play_episode(team, env, [1000 * episodes + i for i in range(_RUNS)])
-        last = team.memory.online.trajectories.step_mask[:, episodes].sum(1)
-        steps += int(last.max())
+        lengths = team.memory.online.trajectories.step_mask[:, episodes].sum(1)
+        steps += int(lengths.max())
         episodes += 1
     seconds = time.perf_counter() - start
-    cached = team.cache.bytes()
+    cache_bytes = team.cache.bytes()
     with FlopCounterMode(display=False) as counter:  # not timed: counting slows
         play_episode(team, env, [1000 * episodes + i for i in range(_RUNS)])
     per_episode = seconds / (episodes - 2)
@@ -190,7 +190,7 @@ def _adaptation(
         "share_of_peak": round(counter.get_total_flops() / per_episode / peak, 4),
         "run_episodes_per_second": round(_RUNS / per_episode, 1),
         "ms_per_team_decision": round(1000 * seconds / steps / _RUNS, 3),
-        "cache_mib": round(cached / 2**20, 1),
+        "cache_mib": round(cache_bytes / 2**20, 1),
     }  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def _retrieval(path: Path, largest: int, bar: tqdm, peak: float) -> Iterator[dic
                 [len(np.intersect1d(a, b)) / 50 for a, b in zip(nearest, exact, strict=True)]
             )
             share = {}
-            if factory == "Flat":  # the operations of others are not known
+            if factory == "Flat":  # of other indices the number of operations is not known
                 share = {"share_of_peak": round(products / seconds / peak, 4)}
             yield {
                 "part": "retrieval", "keys": n, "index": factory,
@@ -251,7 +251,7 @@ def _resized(vectors: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarra
     index = KeyIndex.build(vectors[:, None], mask, "IVF1024,Flat;nprobe=8")
     neighbours = index.search(0, vectors, 11, np.zeros(len(vectors))).item
     keys = vectors
-    while len(keys) < n:  # what comes out twice counts once
+    while len(keys) < n:  # equal points count once
         one = rng.integers(len(vectors), size=n)
         other = neighbours[one, rng.integers(1, 11, n)]
         share = rng.random((n, 1), np.float32)
@@ -301,7 +301,7 @@ def _peak(device: str, precision: str) -> float:
 
 
 def _first_batch(data: FamilyData, device: str) -> Any:
-    """First batch of a data module that is set up, made without a trainer."""
+    """Makes the first batch of a data module that is set up, without a trainer."""
     return _to(next(data.batches(0)), device)
 
 
@@ -313,7 +313,7 @@ def _to(batch: Any, device: str) -> Any:
 
 
 def _processor() -> str:
-    """Name of the machine's processor."""
+    """Names the machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

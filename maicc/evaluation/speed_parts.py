@@ -83,7 +83,7 @@ def _lock_step(family: TaskFamily, count: int) -> dict[str, Any]:
 
 
 def _rate(step: Callable[[], int], close: Callable[[], object]) -> dict[str, float]:
-    """Measures the steps per second after the first one, which compiles where anything does."""
+    """Measures the steps per second after the first one, which may compile."""
     start = time.perf_counter()
     step()
     first = time.perf_counter() - start
@@ -137,12 +137,12 @@ def bench_teachers(name: str, episodes: int = 4) -> list[dict[str, Any]]:
 
 
 def _loss(module: EmbeddingModule, batch: TeamBatch) -> torch.Tensor:
-    """Total loss of the embedding on a batch."""
+    """Computes the total loss of the embedding on a batch."""
     return module.net.total(module.net.losses(batch))
 
 
 def _random_batch(spec: Spec, episodes: int, team: int, steps: int) -> TeamBatch:
-    """Batch of episodes of `team` agents, filled with random numbers."""
+    """Makes a batch of episodes of `team` agents from random numbers."""
     generator = torch.Generator().manual_seed(0)
     shape = (episodes, steps)
     observations = torch.randn(*shape, team, spec.observation_size, generator=generator)

@@ -9,7 +9,7 @@ from scipy.stats import trim_mean
 
 from maicc.streams import Stream
 
-WINDOW = 5  # episodes of the running mean that a threshold is held against
+WINDOW = 5  # episodes of the running mean that is compared with a threshold
 
 
 def mean_ci95(values: np.ndarray) -> tuple[float, float]:
@@ -31,7 +31,7 @@ def bootstrap_ci95(
     seed: int = 0,
     resamples: int = 2000,
 ) -> tuple[float, float]:
-    """95 % interval by a stratified percentile bootstrap.
+    """Computes a 95 % interval by a stratified percentile bootstrap.
 
     Args:
         values: One value of each run, (R,).

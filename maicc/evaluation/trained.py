@@ -16,7 +16,7 @@ from maicc.types import Spec, UserError
 
 
 def load_folder(folder: str | Path, spec: Spec | None = None, device: str = "auto") -> Trained:
-    """Loads what `maicc run` left in a folder, with the method it was configured with."""
+    """Loads the trained networks in the folder of a run, whatever its method."""
     config = read_config(folder)
     rename_old_files(Path(folder), config)
     return method_of(config.method).load(config, files_of(folder, config), spec, device)
@@ -34,10 +34,13 @@ def load_team(
     """Loads one team of the models that `maicc run` left in `folder`; its own memory is empty.
 
     Args:
-        memory: What MAICC remembers and looks up; the run's own settings by default.
+        folder: Folder of a run.
+        seed: Seed of the team.
+        memory: MAICC's options of memory; the run's own by default.
         episodes: Planned number of adaptation episodes, for schedules and rivals that need it; the
             run's own by default.
-        agents: How many the team has, where teams differ in size; the most by default.
+        agents: Size of the team, in families whose teams differ; the largest by default.
+        device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
 
     Raises:
         UserError: the folder holds no trained team, or an argument does not fit it.

@@ -1,4 +1,4 @@
-"""The paper's protocol: one model per seed, each adapted on the same frozen tasks, in variants.
+"""Protocol of the paper: one model per seed and variant, each adapted on the same frozen tasks.
 
 Finished units are never repeated: a benchmark goes on where it stopped and grows when variants or
 seeds are added.
@@ -6,7 +6,7 @@ seeds are added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,11 @@ from maicc.streams import Stream
 from maicc.types import Task
 
 _BEHAVIOUR_EPISODES = 20  # of each task
-_TASK_SEED = 2026  # the frozen list of tasks, shared by all variants and seeds
+_TASK_SEED = 2026  # of the frozen list of tasks, which all variants and seeds share
 
 
 def frozen_tasks(family: TaskFamily, n: int, draw: str) -> list[Task]:
-    """The tasks of every unit: held-out ones, or (`all`, as the paper draws) of all tasks."""
+    """Draws the tasks of every unit: `held_out` ones, or among `all` tasks, as the paper does."""
     if draw == "held_out":
         return family.draw_tasks(n, _TASK_SEED)
     tasks = [*family.training_tasks, *family.held_out_tasks]
@@ -44,7 +44,7 @@ def frozen_tasks(family: TaskFamily, n: int, draw: str) -> list[Task]:
 
 @dataclass(frozen=True)
 class Plan:
-    """All units of a benchmark, and where their table is written."""
+    """All units of a benchmark, and the folder of their table."""
 
     units: list[Unit]
     family: TaskFamily
@@ -62,9 +62,9 @@ class Plan:
         return {u.variant for u in self.units if not method_of(u.config.method).adapts}
 
     def results(self, variant: str) -> list[Any]:
-        """Results of a variant's finished units."""
-        mine = [unit for unit in self.units if unit.variant == variant]
-        return [read_json(unit.result) for unit in mine if unit.result.exists()]
+        """Reads the results of a variant's finished units."""
+        units = [unit for unit in self.units if unit.variant == variant]
+        return [read_json(unit.result) for unit in units if unit.result.exists()]
 
 
 def plan(
@@ -76,15 +76,15 @@ def plan(
     out: Path,
     draw: str = "held_out",
 ) -> Plan:
-    """Lists every unit, seeds outermost: after each seed the table is complete for one more.
+    """Lists every unit, seed by seed, so that the table is complete after each seed.
 
     Args:
-        config: What every variant starts from.
-        variants: By name, the options a variant sets.
-        seeds: Models of each variant, from the configuration's seed on.
-        tasks: Frozen tasks, the same for all units.
+        config: Options that every variant starts from.
+        variants: Options that each variant sets, by its name.
+        seeds: Number of models of each variant; seeds count up from the configuration's.
+        tasks: Number of frozen tasks, which are the same for all units.
         out: Folder of models, results and the table.
-        draw: `held_out` tasks, or among `all`.
+        draw: `held_out` tasks, or tasks among `all`.
 
     Raises:
         UserError: an option is wrong, or the family breaks its contract.
@@ -113,19 +113,21 @@ def benchmark(
     threads: int = 1,
     cluster: str | None = None,
     behaviours: bool = False,
+    write: Callable[[Plan], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Runs every unit that is not finished and writes the table to `out`.
 
     Args:
         config, variants, seeds, tasks, out, draw: Those of `plan`.
         threads, cluster, behaviours: Those of `finish`.
+        write: Writes the result; `write_table` by default.
 
     Returns:
-        The table, as written to `benchmark.json`.
+        What was written; the table, as in `benchmark.json`, by default.
     """
     work = plan(config, variants, seeds=seeds, tasks=tasks, out=out, draw=draw)
     finish(work, threads=threads, cluster=cluster, behaviours=behaviours)
-    return write_table(work)
+    return (write or write_table)(work)
 
 
 def finish(
@@ -134,10 +136,11 @@ def finish(
     """Runs every unit that is not finished, and the yardsticks.
 
     Args:
+        work: The plan.
         threads: Cores of a unit.
         cluster: None runs one unit after another in this process; `local` or the address of a Ray
             cluster runs them there.
-        behaviours: Play the dataset's behaviour policies on the tasks as well.
+        behaviours: Whether the dataset's behaviour policies play the tasks as well.
 
     Raises:
         UserError: a cluster is asked for and Ray is missing.
@@ -155,19 +158,23 @@ def finish(
         print(f"{unit.variant}, seed {unit.config.seed}")
         for stage in unit.stages(threads):
             unit.run(stage, threads)
-        write_table(work)  # what there is so far
+        write_table(work)  # of the units that are finished so far
     if behaviours:
         run_behaviours(work)
 
 
 def run_explorer(work: Plan) -> None:
-    """Plays the family's scripted explorer on the same tasks: the yardstick."""
+    """Plays the family's scripted explorer on the same tasks, as a yardstick."""
     family, tasks, seeds = work.family, work.tasks, len(work.seeds)
     assert family.explorer is not None
     path = work.out / "results" / "explorer.json"
     episodes = work.units[0].config.adapt.episodes
-    described = {"episodes": episodes, "tasks": [task.to_json() for task in tasks], "seeds": seeds}
-    if path.exists() and read_json(path)["described"] == described:
+    description = {
+        "episodes": episodes,
+        "tasks": [task.to_json() for task in tasks],
+        "seeds": seeds,
+    }
+    if path.exists() and read_json(path)["described"] == description:
         return
     runs = []
     for seed in range(seeds):
@@ -177,31 +184,31 @@ def run_explorer(work: Plan) -> None:
             team = [family.explorer() for _ in env.rosters[0]]
             returns = []
             for _ in range(episodes):
-                now, total = env.reset([int(rng.integers(2**31))]), 0.0
-                while not now.done[0]:
-                    seen = zip(team, now.observations[0], now.action_mask[0], strict=False)
+                step, total = env.reset([int(rng.integers(2**31))]), 0.0
+                while not step.done[0]:
+                    inputs = zip(team, step.observations[0], step.action_mask[0], strict=False)
                     actions = np.zeros(env.agent_mask.shape, np.int64)
-                    actions[0, : len(team)] = [agent.act(o, mask, rng) for agent, o, mask in seen]
-                    now = env.step(actions)
-                    total += float(now.rewards[0])
+                    actions[0, : len(team)] = [agent.act(o, mask, rng) for agent, o, mask in inputs]
+                    step = env.step(actions)
+                    total += float(step.rewards[0])
                 for agent in team:
                     agent.end_episode()
                 returns.append(round(total, 6))
             runs.append({"task": task.to_json(), "seed": seed, "returns": returns})
-    write_json(path, {"described": described, "runs": runs})
+    write_json(path, {"described": description, "runs": runs})
 
 
 def run_behaviours(work: Plan) -> None:
-    """Plays the dataset's behaviour policies on the same tasks: what the team could imitate."""
+    """Plays the dataset's behaviour policies, which teams could imitate, on the same tasks."""
     family, tasks = work.family, work.tasks
     path = work.out / "results" / "behaviours.json"
     episodes = EpisodeFile(work.units[0].files.episodes)
-    described = {
+    description = {
         "dataset": episodes.fingerprint,
         "episodes": _BEHAVIOUR_EPISODES,
         "tasks": [task.to_json() for task in tasks],
     }
-    if path.exists() and read_json(path)["described"] == described:
+    if path.exists() and read_json(path)["described"] == description:
         return
     rows = {}
     for behaviour in episodes.behaviours:
@@ -218,11 +225,11 @@ def run_behaviours(work: Plan) -> None:
             returns = [round(float(r), 6) for r in played.returns]
             runs.append({"task": task.to_json(), "returns": returns})
         rows[name] = {"runs": runs}
-    write_json(path, {"described": described, "rows": rows})
+    write_json(path, {"described": description, "rows": rows})
 
 
 def write_table(work: Plan) -> dict[str, Any]:
-    """Gathers what is finished into benchmark.json, benchmark.md, curves.svg and report.html."""
+    """Writes finished results into benchmark.json, benchmark.md, curves.svg and report.html."""
     table, curves = gather(work)
     write_json(work.out / "benchmark.json", table)
     write_text(work.out / "benchmark.md", markdown(table))
@@ -231,7 +238,11 @@ def write_table(work: Plan) -> dict[str, Any]:
 
 
 def gather(work: Plan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Makes the table of what is finished, and the returns (runs, episodes) of all that adapts."""
+    """Makes the table of finished units.
+
+    Returns:
+        The table, and the returns (runs, episodes) by name, without behaviour policies.
+    """
     names = dict.fromkeys(unit.variant for unit in work.units)
     results = {name: work.results(name) for name in names} | _yardsticks(work)
     table, curves = make_table(work.family.name, work.seeds, work.tasks, results, _bounds(work))
@@ -239,7 +250,7 @@ def gather(work: Plan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _yardsticks(work: Plan) -> dict[str, list[Any]]:
-    """The scripted explorer and the dataset's behaviour policies, as far as they were played."""
+    """Reads the results of the scripted explorer and of behaviour policies, if they were played."""
     rows: dict[str, list[Any]] = {}
     explorer = work.out / "results" / "explorer.json"
     if explorer.exists():
@@ -248,16 +259,19 @@ def _yardsticks(work: Plan) -> dict[str, list[Any]]:
     if behaviours.exists():
         played = read_json(behaviours)
         dataset = work.units[0].files.episodes
-        made = EpisodeFile(dataset).fingerprint if dataset.exists() else None
+        fingerprint = EpisodeFile(dataset).fingerprint if dataset.exists() else None
         same_tasks = played["described"]["tasks"] == [task.to_json() for task in work.tasks]
-        if same_tasks and made in (None, played["described"]["dataset"]):
+        if same_tasks and fingerprint in (None, played["described"]["dataset"]):
             rows |= {name: [row] for name, row in played["rows"].items()}
     return rows
 
 
 def _bounds(work: Plan) -> tuple[float, float]:
-    """Lowest and highest return. Where the data tell them, each seed has its own: the table is on
-    the widest."""
+    """Finds the lowest and the highest return of the table.
+
+    In families whose bounds the data tell, each seed has bounds of its own. The table takes the
+    widest.
+    """
     datasets = {u.files.episodes for u in work.units if u.files.episodes.exists()}
     specs = [spec_with_bounds(work.family.spec, path) for path in datasets] or [work.family.spec]
     lows, highs = zip(*(spec.bounds for spec in specs), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -25,18 +26,18 @@ def require_ray() -> None:
 def run_units(
     units: Sequence[Unit], address: str, threads: int, on_result: Callable[[], object]
 ) -> None:
-    """Runs the units' stages as soon as what they build on is there; shared stages run once.
+    """Runs the units' stages, each as soon as its inputs exist; shared stages run once.
 
-    A stage whose worker dies is run again and goes on from what the worker had kept.
+    A stage whose worker dies is run again, and goes on from the state that the worker had saved.
 
     Args:
         units: Units without a result.
         address: `local`, for the cores of this machine, or the address of a Ray cluster. Its
             machines must see the benchmark's folder under the same path, and have this package and
             the task family installed.
-        threads: Cores a stage takes. On `cuda`, which `auto` is where this machine has it, training
-            and adaptation take one GPU as well.
-        on_result: Called after each finished unit.
+        threads: Cores of a stage. Training and adaptation on `cuda` take one GPU as well; `auto` is
+            `cuda` if this machine has it.
+        on_result: Function that is called after each finished unit.
 
     Raises:
         UserError: Ray is missing, or there is no cluster at the address.
@@ -46,11 +47,12 @@ def run_units(
     import ray
 
     try:
-        where = {} if address == "local" else {"address": address}
+        options: dict[str, Any] = {} if address == "local" else {"address": address}
         host, _, port = address.rpartition(":")
         if port.isdigit() and not host.startswith("ray:"):  # Ray itself waits for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(log_to_driver=False, logging_level="error", include_dashboard=False, **where)
+        options |= {"log_to_driver": False, "logging_level": logging.ERROR}
+        ray.init(include_dashboard=False, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at {address}: {error}") from None
     try:
@@ -60,10 +62,11 @@ def run_units(
 
 
 def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], object]) -> None:
+    """Submits every stage, and waits for all of them on the cluster that `ray` is connected to."""
     from maicc.training.fit import resolve_device
 
     def maicc_stage(unit: Unit, number: int, after: object) -> None:
-        del after  # Ray starts a stage when what it waits for is done
+        del after  # Ray starts a stage when the stage before it is done
         unit.run(unit.stages(threads)[number], threads)
 
     started: dict[Any, Any] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,53 +10,67 @@ import numpy as np
 from maicc.baselines import method_of
 from maicc.config import RunConfig
 from maicc.evaluation.stats import probability_of_improvement
-from maicc.experiments.benchmark import Plan, finish, gather, plan, write_table
+from maicc.experiments.benchmark import Plan, benchmark, gather, write_table
 from maicc.files import write_json, write_text
 from maicc.report import write_benchmark
-from maicc.report.table import markdown
+from maicc.report.table import markdown, markdown_table
 from maicc.teams.lookups import first_and_last
+
+METHODS_HEAD = (
+    "method", "better than the best other", "seconds per episode", "parameters", "trained on",
+    "and given",
+)  # fmt: skip
+METHODS_LEGEND = """\
+- *better than the best other*: probability that a run ends above one of the best other method.
+- *seconds per episode*: wall-clock seconds of one run's episode, with many runs in lock step.
+- *parameters*: count of the numbers in the networks that act.
+- *trained on*: steps, and trajectories or episodes in each.
+- *and given*: what training tells the method besides one agent's own experience.
+
+A run ends above another one of the same task if its mean return of the last ten episodes is higher;
+ties count half."""
+RETRIEVAL_HEAD = ("method", "asks the dataset", "nearest task", "return gap")
+RETRIEVAL_LEGEND = """\
+Retrieval, in the first ten and in the last ten episodes:
+
+- *asks the dataset*: the share of look-ups that ask the dataset.
+- *nearest task*: the share of the dataset's trajectories that are of the nearest training tasks.
+- *return gap*: the mean return that retrieved trajectories miss to the maximum."""
 
 
 def compare(
-    config: RunConfig,
-    methods: Mapping[str, Mapping[str, Any]],
-    *,
-    seeds: int,
-    tasks: int,
-    out: Path,
-    draw: str = "held_out",
-    threads: int = 1,
-    cluster: str | None = None,
-    behaviours: bool = False,
+    config: RunConfig, methods: Mapping[str, Mapping[str, Any]], **options: Any
 ) -> dict[str, Any]:
-    """Trains and adapts every method that is not finished and writes the comparison to `out`.
+    """Trains and adapts every method that is not finished and writes the comparison.
 
     Args:
-        config: What every method starts from; each takes the options that it has.
-        methods: By name, the options a method sets.
-        seeds, tasks, out, draw, threads, cluster, behaviours: Those of `benchmark`.
+        config: Options that every method starts from; each method takes those that it has.
+        methods: Options that each method sets, by its name.
+        options: The other arguments of `benchmark`.
 
     Returns:
         The comparison, as written to `compare.json`.
     """
-    work = plan(config, methods, seeds=seeds, tasks=tasks, out=out, draw=draw)
-    finish(work, threads=threads, cluster=cluster, behaviours=behaviours)
+    return benchmark(config, methods, write=write_comparison, **options)
+
+
+def write_comparison(work: Plan) -> dict[str, Any]:
+    """Writes the benchmark's table, and what a comparison adds: compare.json and compare.md."""
     write_table(work)
     table, curves = gather(work)
-    comparison = {"table": table, "methods": _rows(work, table, curves, list(methods))}
+    rows = _rows(work, table, curves)
+    comparison = {"table": table, "methods": rows}
     write_json(work.out / "compare.json", comparison)
     write_text(work.out / "compare.md", comparison_markdown(comparison))
-    write_benchmark(work.out, table, curves, work.flat, comparison["methods"])
+    write_benchmark(work.out, table, curves, work.flat, rows)
     return comparison
 
 
 def _rows(
-    work: Plan,
-    table: Mapping[str, Any],
-    curves: Mapping[str, np.ndarray],
-    methods: Sequence[str],
+    work: Plan, table: Mapping[str, Any], curves: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """The columns that a comparison adds to the table, by method."""
+    """Columns that a comparison adds to the table, by method."""
+    methods = list(dict.fromkeys(unit.variant for unit in work.units))
     names = np.array([task.name for task in work.tasks] * len(work.seeds))
     last10 = {name: curves[name][:, -10:].mean(1) for name in methods}
     rows = []
@@ -90,42 +103,46 @@ def _rows(
 
 
 def comparison_markdown(comparison: Mapping[str, Any]) -> str:
-    """Both tables as Markdown."""
+    """Writes the comparison as Markdown: each table after a list that explains its columns."""
+    methods = comparison["methods"]
     lines = [
         markdown(comparison["table"]),
-        "Probability that a run of the method ends, in the mean of the last ten episodes, above "
-        "one of the best other method on the same task, ties counted half; wall-clock seconds of "
-        "one run's episode, many runs in lock step; numbers in the parameters of what acts.",
+        METHODS_LEGEND,
         "",
-        "| method | better than the best other | seconds per episode | parameters | trained on "
-        "| and given |",
-        "|---|---|---|---|---|---|",
+        *markdown_table(METHODS_HEAD, map(_method_cells, methods)),
+        "",
+        RETRIEVAL_LEGEND,
+        "",
+        *markdown_table(RETRIEVAL_HEAD, [_retrieval_cells(m) for m in methods if m["retrieval"]]),
     ]
-    for row in comparison["methods"]:
-        chance = f"{row['probability']:.2f} ({row['better_than']})" if row["better_than"] else ""
-        lines.append(
-            f"| {row['method']} | {chance} | {row['seconds_per_episode']:.3f} "
-            f"| {row['parameters']:,} | {row['trained']} | {row['given']} |"
-        )
-    lines += [
-        "",
-        "What is retrieved, in the first and in the last ten episodes: the share of look-ups that "
-        "ask the dataset; of its trajectories, the share of the training tasks nearest to the one "
-        "that is played; and of all, the return that is missing to the maximum.",
-        "",
-        "| method | asks the dataset | nearest task | return gap |",
-        "|---|---|---|---|",
-    ]
-    for row in comparison["methods"]:
-        if found := row["retrieval"]:
-            lines.append(
-                f"| {row['method']} | {_ends(found, 'offline', '.0%')} "
-                f"| {_ends(found, 'nearest_task', '.0%')} | {_ends(found, 'return_gap', '.2f')} |"
-            )
     return "\n".join(lines) + "\n"
 
 
-def _ends(found: Mapping[str, Sequence[float | None]], name: str, style: str) -> str:
-    """A diagnostic in the first and the last episodes."""
-    shown = ["none" if value is None else format(value, style) for value in found.get(name, ())]
-    return ", ".join(shown)
+def _method_cells(row: Mapping[str, Any]) -> list[str]:
+    """Texts of one method, in the order of `METHODS_HEAD`."""
+    other = row["better_than"]
+    return [
+        row["method"],
+        f"{row['probability']:.2f} ({other})" if other else "",
+        f"{row['seconds_per_episode']:.3f}",
+        f"{row['parameters']:,}",
+        row["trained"],
+        row["given"],
+    ]
+
+
+def _retrieval_cells(row: Mapping[str, Any]) -> list[str]:
+    """Texts of one method, in the order of `RETRIEVAL_HEAD`."""
+    means = row["retrieval"]
+    return [
+        row["method"],
+        _first_last(means, "offline", ".0%"),
+        _first_last(means, "nearest_task", ".0%"),
+        _first_last(means, "return_gap", ".2f"),
+    ]
+
+
+def _first_last(means: Mapping[str, Sequence[float | None]], name: str, style: str) -> str:
+    """Text of a diagnostic in the first and in the last episodes."""
+    texts = ["none" if value is None else format(value, style) for value in means.get(name, ())]
+    return ", ".join(texts)

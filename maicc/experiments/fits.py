@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from typing import Any
 
 from maicc.baselines import method_of
 from maicc.config import RunConfig
@@ -18,8 +19,8 @@ def model_stages(config: RunConfig, files: ModelFiles, workers: int | None = Non
     """Lists the stages from nothing to trained models.
 
     Args:
-        files: Where the dataset and the checkpoints belong.
-        workers: Processes that collect; those of the configuration if None.
+        files: Paths of the dataset and the checkpoints.
+        workers: Number of processes that collect; that of the configuration if None.
     """
     fits = method_of(config.method).fits
     stages = [collect_stage(config, files, workers)]
@@ -27,7 +28,7 @@ def model_stages(config: RunConfig, files: ModelFiles, workers: int | None = Non
 
 
 def collect_stage(config: RunConfig, files: ModelFiles, workers: int | None) -> Stage:
-    """The stage that makes the dataset."""
+    """Describes the stage that makes the dataset; arguments as in `model_stages`."""
     options = config.collect if workers is None else replace(config.collect, workers=workers)
 
     def make(before: float) -> None:
@@ -35,13 +36,13 @@ def collect_stage(config: RunConfig, files: ModelFiles, workers: int | None) -> 
 
     def finish() -> None:
         for parts in files.episodes.parent.glob(f"{files.episodes.name}.*.parts"):
-            shutil.rmtree(parts)  # left by a kill just after the dataset was written
+            shutil.rmtree(parts)  # a kill just after the dataset was written has left them
 
     return Stage("collect", files.episodes, make, finish)
 
 
 def fit_stage(fit: str, config: RunConfig, files: ModelFiles) -> Stage:
-    """The stage that trains one network of a method."""
+    """Describes the stage that trains one network of a method."""
     return Stage(fit, files[fit], lambda before: fit_model(fit, config, files))
 
 
@@ -49,10 +50,10 @@ def fit_model(name: str, config: RunConfig, files: ModelFiles) -> None:
     """Trains one network of a method and leaves its checkpoint.
 
     Args:
-        name: The fit, one of the method's.
+        name: Name of the fit, one of the method's.
 
     Raises:
-        UserError: actions are to be learned that the dataset does not know.
+        UserError: the method learns the expert's actions, and the dataset does not hold them.
     """
     from maicc.training.fit import fit, seeded
 
@@ -60,8 +61,9 @@ def fit_model(name: str, config: RunConfig, files: ModelFiles) -> None:
     if method.needs_expert(config):
         require_expert(EpisodeFile(files.episodes).expert_actions())
     module, model, data = method.prepare(name, config, files)
-    options = getattr(config, name)
-    optimiser = getattr(options, "optimiser", None) or config.decision.optimiser
+    sections: Any = config  # the method's own class, which adds a section for each fit
+    options = getattr(sections, name)
+    optimiser = getattr(options, "optimiser", None) or sections.decision.optimiser
     with seeded(config.seed):
         untrained = module(data.spec, model, optimiser)
     fit(untrained, data, files[name], options.steps, config.device, name)

@@ -20,11 +20,11 @@ from maicc.types import UserError
 
 
 def run(config: RunConfig, out: Path) -> None:
-    """Runs what is not finished yet in `out`.
+    """Runs the stages that are not finished yet in `out`.
 
     Raises:
         UserError: the configuration is wrong, or `out` was made with another one.
-        KeyboardInterrupt: Ctrl-C; the same call goes on where it stopped.
+        KeyboardInterrupt: on Ctrl-C; the same call goes on where it stopped.
     """
     family = get_family(config.family)
     check_family(family)
@@ -35,6 +35,7 @@ def run(config: RunConfig, out: Path) -> None:
 
 
 def _run(config: RunConfig, family: TaskFamily, out: Path) -> None:
+    """Runs the stages of a configuration that was checked, in a folder that is locked."""
     _same_configuration(config, family, out / "config.json")
     rename_old_files(out, config)
     method, files = method_of(config.method), files_of(out, config)
@@ -50,6 +51,7 @@ def _run(config: RunConfig, family: TaskFamily, out: Path) -> None:
 
 
 def _adapt_stage(config: RunConfig, out: Path, clock: Clock, *, held_out: bool) -> Stage:
+    """Describes the stage that adapts teams to held-out or to training tasks."""
     name = "adapt" if held_out else "adapt (training tasks)"
     result = out / "adapt" / ("result.json" if held_out else "training.json")
 
@@ -70,11 +72,12 @@ def _adapt_stage(config: RunConfig, out: Path, clock: Clock, *, held_out: bool) 
 
 
 def _report_stage(out: Path, files: ModelFiles) -> Stage:
+    """Describes the stage that writes the report; a report older than a result is removed."""
     report = out / "report.html"
     sources = (files.episodes, *(out / "adapt").glob("*.json"))
     newest = max(path.stat().st_mtime_ns for path in sources)
     if report.exists() and report.stat().st_mtime_ns < newest:
-        report.unlink()  # `maicc report` wrote it of what was finished then
+        report.unlink()  # `maicc report` wrote it while some stages were not finished
 
     def make(before: float) -> None:
         from maicc.report import write_report
@@ -86,7 +89,7 @@ def _report_stage(out: Path, files: ModelFiles) -> Stage:
 
 
 def _same_configuration(config: RunConfig, family: TaskFamily, path: Path) -> None:
-    """Keeps what a run follows from, or refuses another configuration than the one that is there.
+    """Writes the configuration that a run follows from, or refuses one that differs from it.
 
     Raises:
         UserError: names up to four options that differ.
@@ -97,11 +100,11 @@ def _same_configuration(config: RunConfig, family: TaskFamily, path: Path) -> No
         return
     stored = read_json(path)
     before = {**parse_config(stored, str(path)).identity(), "tasks": stored.get("tasks")}
-    was, wanted = _dotted(before), _dotted({**config.identity(), "tasks": family.fingerprint})
+    old, new = _dotted(before), _dotted({**config.identity(), "tasks": family.fingerprint})
     differ = [
-        f"{key} {was.get(key)} -> {wanted.get(key)}"
-        for key in sorted({*was, *wanted})
-        if was.get(key) != wanted.get(key)
+        f"{key} {old.get(key)} -> {new.get(key)}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
     ]
     if differ:
         raise UserError(
@@ -111,7 +114,7 @@ def _same_configuration(config: RunConfig, family: TaskFamily, path: Path) -> No
 
 
 def _same_dataset(episodes: Path, path: Path) -> None:
-    """Refuses models and results of another dataset than the one that is there now."""
+    """Writes the dataset's fingerprint, or refuses models that were made from another dataset."""
     dataset = {"fingerprint": EpisodeFile(episodes).fingerprint}
     if not path.exists():
         write_json(path, dataset)
@@ -123,7 +126,7 @@ def _same_dataset(episodes: Path, path: Path) -> None:
 
 
 def _dotted(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted paths."""
+    """Flattens nested options: values by their dotted paths."""
     dotted: dict[str, Any] = {}
     for key, part in options.items():
         if isinstance(part, dict):

@@ -1,6 +1,6 @@
-"""One runner of stages: a stage makes one file, once, however often it is called or broken off.
+"""Stages, and their runner. A stage makes one file once, however often it is run or interrupted.
 
-A stage is finished when its file is there; files are written whole or not at all.
+A stage is finished when its file exists; files are written whole or not at all.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from maicc.files import locked, read_json, write_json
 
 @dataclass(frozen=True)
 class Stage:
-    """One file, and how it is made.
+    """One file, and the function that makes it.
 
     Args:
-        name: What users read, and the clock's entry.
-        target: The file that the stage leaves.
-        make: Makes it; it is told how many seconds the stage has taken before, in calls that were
-            broken off.
-        finish: Removes what is needed only until the file is there.
+        name: Name that users read, and of the clock's entry.
+        target: The file that the stage makes.
+        make: Function that makes the file. Its argument is the seconds that the stage has taken in
+            calls that were interrupted.
+        finish: Function that removes files which are needed only until `target` exists.
     """
 
     name: str
@@ -33,10 +33,10 @@ class Stage:
 
 
 class Clock:
-    """Seconds that each stage has taken, broken-off calls included, kept in a file.
+    """Seconds that each stage has taken, with interrupted calls, kept in a file.
 
     Args:
-        path: JSON, seconds by stage.
+        path: JSON file of the seconds by stage.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,21 +44,21 @@ class Clock:
         self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
 
     def add(self, name: str, seconds: float) -> None:
-        """Counts more seconds of a stage."""
+        """Adds seconds to those of a stage."""
         self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 2)
         write_json(self.path, self.seconds)
 
 
 def run_stage(stage: Stage, clock: Clock, *, quiet: bool = False) -> None:
-    """Makes a stage's file unless it is there; waits where another process is making it.
+    """Makes a stage's file unless it exists; waits while another process makes it.
 
     Args:
-        clock: Where its seconds are counted.
-        quiet: Say nothing of a file that is there.
+        clock: Clock that counts the stage's seconds.
+        quiet: Whether nothing is printed if the file exists.
 
     Raises:
-        UserError: what the stage raises.
-        KeyboardInterrupt: Ctrl-C; the same call goes on where it stopped.
+        UserError: the stage raises it.
+        KeyboardInterrupt: on Ctrl-C; the same call goes on where it stopped.
     """
     with locked(stage.target):
         if stage.target.exists():

@@ -1,7 +1,8 @@
-"""The independent pieces of a benchmark, and how the work of one is done.
+"""Units of a benchmark: one variant with one seed each, made of stages.
 
 A trained model follows from its configuration and seed, a result from its model, variant and tasks.
-Files are named by a hash of what they follow from, so that finished work is found and shared.
+Files are named by a hash of everything they follow from, so that units find and share finished
+work.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ from maicc.types import Task, UserError
 
 @dataclass(frozen=True)
 class Unit:
-    """One variant with one seed."""
+    """One variant with one seed.
+
+    Args:
+        variant: Name of the variant.
+        config: Options of the variant, with the seed.
+        tasks: Tasks that teams adapt to, one per run.
+        root: Folder of all units of the benchmark.
+    """
 
     variant: str
     config: RunConfig
@@ -60,12 +68,12 @@ class Unit:
         return self.root / "results" / self.variant / f"seed{self.config.seed}-{name}.json"
 
     def stages(self, threads: int = 1) -> list[Stage]:
-        """Lists what has to be made, in order; units may share stages."""
+        """Lists the unit's stages in order; units may share stages."""
         stages = model_stages(self.config, self.files, workers=threads)
         return [*stages, Stage("adapt", self.result, self._adapt, self._clean_up)]
 
     def run(self, stage: Stage, threads: int) -> None:
-        """Makes one stage's file, unless it is there or another process makes it.
+        """Makes one stage's file, unless it exists or another process makes it.
 
         Args:
             threads: Cores of the stage. The last digits of a sum depend on how it is split, so
@@ -83,35 +91,38 @@ class Unit:
         models = method_of(config.method).load(config, self.files, family.spec, config.device)
         start = time.monotonic()
         result = adapt(
-            models, family, self.tasks, config.adapt, config.seed, self._kept, self.variant
+            models, family, self.tasks, config.adapt, config.seed, self._state_file, self.variant
         )
-        more = {
+        unit_fields = {
             "variant": self.variant,
             "adapt_seconds": round(before + time.monotonic() - start, 2),
             "parameters": models.parameters,
         }
-        write_json(self.result, {**result, **more})
+        write_json(self.result, {**result, **unit_fields})
 
     def _clean_up(self) -> None:
-        self._kept.unlink(missing_ok=True)
+        self._state_file.unlink(missing_ok=True)
 
     @property
-    def _kept(self) -> Path:
+    def _state_file(self) -> Path:
+        """Path of the state of an interrupted adaptation."""
         return self.result.with_suffix(".part.npz")
 
     @staticmethod
     def _clock(target: Path) -> Path:
+        """Names the file of a stage's clock."""
         return target.with_name(f".{target.name}.seconds.json")
 
 
 def _hash(*parts: Any) -> str:
+    """Hashes plain values to 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
     """Copies a configuration with dotted keys replaced.
 
-    Where the method is replaced, the other method takes over every option that it has too.
+    If the method is replaced, the new method takes over every option that it has too.
 
     Raises:
         UserError: there is no such key, or the value is of another type.

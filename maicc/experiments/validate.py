@@ -13,7 +13,7 @@ from maicc.types import UserError
 
 
 def check(config: RunConfig, family: TaskFamily) -> None:
-    """Refuses what can't work.
+    """Refuses a configuration that cannot work.
 
     Raises:
         UserError: names the option, and what to do.
@@ -40,7 +40,7 @@ def check(config: RunConfig, family: TaskFamily) -> None:
 
 
 def check_model(model: Any, name: str, family: TaskFamily) -> None:
-    """Refuses sizes of a transformer that do not fit together, and an encoder without a layout.
+    """Refuses sizes of a transformer that do not fit, and entities in a family without a layout.
 
     Raises:
         UserError: names the option.
@@ -52,14 +52,16 @@ def check_model(model: Any, name: str, family: TaskFamily) -> None:
 
 def memory_needed(config: RunConfig, family: TaskFamily) -> str:
     """Estimates how much memory the dataset and the teams take, and names options that bound it."""
-    s, adapt, memory = family.spec, config.adapt, getattr(config.adapt, "memory", None)
+    spec, adapt, memory = family.spec, config.adapt, getattr(config.adapt, "memory", None)
     count = behaviour_count(family, config.collect) * config.collect.episodes * len(family.training)
-    trajectory = s.max_steps * (4 * s.observation_size + 29)  # 29: all else that is kept of a step
-    key = s.max_steps * 4 * method_of(config.method).key_width(config)
-    offline = count * s.n_agents * (2 * trajectory + 2 * key)  # read and sliced; kept and indexed
-    kept = memory.max_episodes if memory else 0
-    episodes = min(kept or adapt.episodes, adapt.episodes)
-    online = max(adapt.runs, adapt.training_runs) * s.n_agents * episodes * (trajectory + key)
+    # bytes: 29 for a step besides its observation
+    trajectory = spec.max_steps * (4 * spec.observation_size + 29)
+    key = spec.max_steps * 4 * method_of(config.method).key_width(config)
+    # twice: episodes and their slices; keys and their index
+    offline = count * spec.n_agents * (2 * trajectory + 2 * key)
+    capacity = memory.max_episodes if memory else 0  # 0 is without limit
+    episodes = min(capacity or adapt.episodes, adapt.episodes)
+    online = max(adapt.runs, adapt.training_runs) * spec.n_agents * episodes * (trajectory + key)
     bounds = "adapt.runs, " + ("adapt.memory.max_episodes" if memory else "adapt.episodes")
     cache = f", {memory.cache_gib:g} GiB of cache" if memory else ""
     return (

@@ -1,4 +1,4 @@
-"""Gathers what a run left in its folder and writes report.html.
+"""Gathers the results in a run's folder and writes report.html.
 
 Imports neither torch nor lightning.
 """
@@ -30,6 +30,8 @@ from maicc.types import UserError
 _POINTS = 1500  # keys in the map
 _FEW = 0.05  # of the look-ups: too few to tell where they lead
 
+Section = dict[str, str]  # title, text and figure
+
 
 def write_report(folder: Path) -> Path:
     """Writes `folder`/report.html from whatever stages are finished, and returns its path.
@@ -39,63 +41,17 @@ def write_report(folder: Path) -> Path:
     """
     if not (folder / "config.json").exists():
         raise UserError(f"{folder}: no config.json, so this is no folder of `maicc run`")
-    found = read_json(folder / "config.json")
-    config = from_json(RunConfig, found, str(folder / "config.json"))
-    sections: list[dict[str, str]] = []
+    values = read_json(folder / "config.json")
+    config = from_json(RunConfig, values, str(folder / "config.json"))
     dataset = EpisodeFile(folder / "episodes.h5")
     results = {
         label: read_json(folder / "adapt" / name)
         for label, name in (("held-out tasks", "result.json"), ("training tasks", "training.json"))
         if (folder / "adapt" / name).exists()
     }
-    if results:
-        curves = {label: _returns(result) for label, result in results.items()}
-        sections.append(
-            {
-                "title": "Adaptation",
-                "text": "Mean team return of each adaptation episode, parameters frozen; the band "
-                "is the 95 % confidence interval over runs.",
-                "figure": adaptation_curve(curves, dataset.spec.return_max),
-            }
-        )
-        shares = results.get("held-out tasks", {}).get("retrieval")
-        if shares:
-            shown = {"asks the dataset": shares["offline"]}
-            if "nearest_task" in shares:
-                pairs = zip(shares["nearest_task"], shares["offline"], strict=True)
-                shown["nearest training task"] = [x if y >= _FEW else None for x, y in pairs]
-            sections.append(
-                {
-                    "title": "Retrieval",
-                    "text": "On held-out tasks: look-ups that ask the dataset instead of the "
-                    "agent's own past, and, of the dataset's trajectories, those of the training "
-                    f"tasks nearest to the one that is played (where at least {_FEW:.0%} ask it).",
-                    "figure": share_curves(shown),
-                }
-            )
+    sections = _results(results, dataset) if results else []
     if dataset.path.exists():
-        episodes = dataset.read()
-        returns = episodes.returns
-        figure = return_histogram(returns, episodes.behaviour, dataset.behaviours)
-        sections.append(
-            {
-                "title": "Dataset",
-                "text": f"Returns of the {len(dataset)} offline episodes of {len(dataset.tasks)} "
-                "tasks, by level of the behaviour policy.",
-                "figure": figure,
-            }
-        )
-        keys = sorted(folder.glob("keys-*.h5"), key=lambda path: path.stat().st_mtime)
-        if keys:
-            points, task = _map(keys[-1], episodes, dataset.spec.bounds)
-            sections.append(
-                {
-                    "title": "Keys",
-                    "text": "The last key of single agents in the best offline episodes, laid out "
-                    "by t-SNE and coloured by task. Apart means told apart.",
-                    "figure": key_map(points, task, [t.name for t in dataset.tasks]),
-                }
-            )
+        sections += _dataset(folder, dataset)
     stages = read_json(folder / "stages.json") if (folder / "stages.json").exists() else {}
     html = _page("run.html").render(
         family=config.family,
@@ -104,11 +60,65 @@ def write_report(folder: Path) -> Path:
         runs={label: len(result["runs"]) for label, result in results.items()},
         sections=sections,
         stages=stages,
-        config=json.dumps(found, indent=2),
+        config=json.dumps(values, indent=2),
     )
     path = folder / "report.html"
     write_text(path, html)
     return path
+
+
+def _results(results: Mapping[str, dict[str, Any]], dataset: EpisodeFile) -> list[Section]:
+    """Sections on adaptation, by the label of each result."""
+    curves = {label: _returns(result) for label, result in results.items()}
+    sections = [
+        {
+            "title": "Adaptation",
+            "text": "Mean team return of each adaptation episode, parameters frozen; the band "
+            "is the 95 % confidence interval over runs.",
+            "figure": adaptation_curve(curves, dataset.spec.bounds[1]),
+        }
+    ]
+    shares = results.get("held-out tasks", {}).get("retrieval")
+    if shares:
+        shown = {"asks the dataset": shares["offline"]}
+        if "nearest_task" in shares:
+            pairs = zip(shares["nearest_task"], shares["offline"], strict=True)
+            shown["nearest training task"] = [x if y >= _FEW else None for x, y in pairs]
+        sections.append(
+            {
+                "title": "Retrieval",
+                "text": "On held-out tasks: look-ups that ask the dataset instead of the "
+                "agent's own past, and, of the dataset's trajectories, those of the training "
+                f"tasks nearest to the one that is played (where at least {_FEW:.0%} ask it).",
+                "figure": share_curves(shown),
+            }
+        )
+    return sections
+
+
+def _dataset(folder: Path, dataset: EpisodeFile) -> list[Section]:
+    """Sections on the dataset and, if they exist, its keys."""
+    episodes = dataset.read()
+    sections = [
+        {
+            "title": "Dataset",
+            "text": f"Returns of the {len(dataset)} offline episodes of {len(dataset.tasks)} "
+            "tasks, by level of the behaviour policy.",
+            "figure": return_histogram(episodes.returns, episodes.behaviour, dataset.behaviours),
+        }
+    ]
+    keys = sorted(folder.glob("keys-*.h5"), key=lambda path: path.stat().st_mtime)
+    if keys:
+        points, task = _map(keys[-1], episodes, dataset.spec.bounds)
+        sections.append(
+            {
+                "title": "Keys",
+                "text": "The last key of single agents in the best offline episodes, laid out "
+                "by t-SNE and coloured by task. Apart means told apart.",
+                "figure": key_map(points, task, [t.name for t in dataset.tasks]),
+            }
+        )
+    return sections
 
 
 def write_benchmark(
@@ -118,9 +128,15 @@ def write_benchmark(
     flat: Collection[str],
     methods: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Writes the page of a benchmark: its curves, (runs, episodes) by variant, its table, and of a
-    comparison what is known of the methods. The curves are in curves.svg as well; those named in
-    `flat` don't adapt."""
+    """Writes the page of a benchmark or comparison, and its curves as curves.svg.
+
+    Args:
+        folder: Folder of both files.
+        table: The results, as the page shows them.
+        curves: Returns (runs, episodes) of each variant.
+        flat: Names of the curves that do not adapt.
+        methods: Descriptions of the methods of a comparison.
+    """
     figure = benchmark_curves(curves, flat, table["return_max"])
     write_text(folder / "curves.svg", figure)
     page = _page("benchmark.html").render(table=table, figure=figure, methods=methods)
@@ -140,7 +156,7 @@ def _returns(result: dict[str, Any]) -> np.ndarray:
 def _map(
     path: Path, episodes: EpisodeBatch, bounds: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """t-SNE of the last keys of a sample of the best episodes: (P, 2), and their tasks (P,)."""
+    """Lays out the last keys of a sample of the best episodes: (P, 2), and their tasks (P,)."""
     from sklearn.manifold import TSNE
 
     returns = episodes.returns
@@ -150,9 +166,9 @@ def _map(
     size = episodes.agent_mask.sum(1)
     first = np.cumsum(size) - size  # number of an episode's first slice
     agent = rng.integers(size[chosen])
-    lives = outcomes(episodes, bounds).alive[chosen, :, agent]
+    alive = outcomes(episodes, bounds).alive[chosen, :, agent]  # (P, T)
     with h5py.File(path, "r") as file:
-        vectors = file["vectors"][:][first[chosen] + agent, lives.sum(1) - 1]
+        vectors = file["vectors"][:][first[chosen] + agent, alive.sum(1) - 1]
     points = TSNE(
         perplexity=min(30, (len(chosen) - 1) / 3), init="pca", random_state=0
     ).fit_transform(vectors)

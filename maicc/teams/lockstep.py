@@ -1,6 +1,6 @@
-"""Decentralised agents that act side by side: what every method's team has in common.
+"""Decentralised agents that act side by side: the common part of every method's team.
 
-Many runs act in lock step for speed only. A row is one agent of one run. Nothing passes from row
+Many runs act in lock step, for speed only. A row is one agent of one run. Nothing passes from row
 to row: a row's actions depend on its own observations, actions, team rewards and end of episode,
 on its own memory, and on its own random numbers.
 """
@@ -23,10 +23,27 @@ from maicc.types import Spec, Trajectories, UserError
 
 
 class EpisodeRecord(NamedTuple):
-    """What a method keeps of an episode besides the trajectories themselves, for each row."""
+    """Record of an episode for each row, which a method keeps besides the trajectories."""
 
     keys: np.ndarray  # (rows, T, D)
     individual_return: np.ndarray  # (rows,) in [0, 1] on the family's scale
+
+
+class Draws(NamedTuple):
+    """Random numbers in [0, 1) of each row and step, named after what they decide."""
+
+    memory: np.ndarray  # (rows, T) which memory is asked
+    tie: np.ndarray  # (rows, T) which of several equal keys come first
+    explore: np.ndarray  # (rows, T) whether the action is sampled
+    action: np.ndarray  # (rows, T) which action is sampled
+    order: np.ndarray  # (rows, T) the order of trajectories in memory; the first step's is used
+    extra: np.ndarray  # (rows, T, draws) for the method
+
+    @classmethod
+    def from_columns(cls, columns: np.ndarray) -> Draws:
+        """Names the columns (rows, T, 5 + draws)."""
+        memory, tie, explore, action, order = np.moveaxis(columns[:, :, :5], 2, 0)
+        return cls(memory, tie, explore, action, order, extra=columns[:, :, 5:])
 
 
 class LockStepTeam(ABC):
@@ -40,8 +57,8 @@ class LockStepTeam(ABC):
             default.
         device: Where the networks run.
         key_width: Numbers of a key that a method keeps for each step.
-        most: Episodes an agent keeps; 0 is all.
-        draws: Random numbers a method needs in each step, besides those for sampling an action.
+        max_episodes: Episodes an agent keeps; 0 is all.
+        draws: Random numbers a method needs in each step, besides those that `Draws` names.
     """
 
     def __init__(
@@ -53,7 +70,7 @@ class LockStepTeam(ABC):
         agent_mask: np.ndarray | None = None,
         device: str | torch.device = "cpu",
         key_width: int = 0,
-        most: int = 0,
+        max_episodes: int = 0,
         draws: int = 0,
     ) -> None:
         self.spec, self.device = spec, torch.device(device)
@@ -61,14 +78,14 @@ class LockStepTeam(ABC):
         self.agents = list(range(spec.n_agents)) if agents is None else list(agents)
         self.R, self.N = len(self.seeds), len(self.agents)
         shape = (self.R, spec.n_agents)
-        there = np.ones(shape, bool) if agent_mask is None else np.asarray(agent_mask, bool)
-        if there.shape != shape or not there[:, self.agents].any(1).all():
+        mask = np.ones(shape, bool) if agent_mask is None else np.asarray(agent_mask, bool)
+        if mask.shape != shape or not mask[:, self.agents].any(1).all():
             raise UserError(f"agent_mask must be {shape}, with an agent in every run")
-        self._team_size = there.sum(1)
-        self._run, self._column = np.nonzero(there[:, self.agents])  # of each row
+        self._team_size = mask.sum(1)
+        self._run, self._column = np.nonzero(mask[:, self.agents])  # of each row
         self._first = np.unique(self._run, return_index=True)[1]  # a row of each run
         self.online = OnlineMemory(
-            len(self._run), spec.max_steps, key_width, spec.observation_size, most
+            len(self._run), spec.max_steps, key_width, spec.observation_size, max_episodes
         )
         self.lookups: LookupStats | None = None  # in the last episode, where a method retrieves
         self._n_draws = draws
@@ -77,30 +94,30 @@ class LockStepTeam(ABC):
 
     @abstractmethod
     def on_episode_start(self) -> None:
-        """An episode begins: `_now`, `_draws` and `episode` are set."""
+        """Prepares for an episode: `_now`, `_draws` and `episode` are set already."""
 
     @abstractmethod
     def logits(self, active: np.ndarray) -> np.ndarray:
-        """Logits (Q, A) of the `active` rows at the running step."""
+        """Logits (Q, A) of the `active` rows (Q,) at the running step."""
 
     @abstractmethod
     def sampling(self) -> np.ndarray | float:
-        """Probability of sampling the action, of each row; else the best one is taken."""
+        """Probability, for each row, that the action is sampled; else the best one is taken."""
 
     def on_step(self, step: Trajectories) -> None:  # noqa: B027 - most methods need nothing
-        """A step is over: its action, rewards, done, completed, (rows,) each."""
+        """Takes in a step that is over: its action, rewards, done, completed, (rows,) each."""
 
-    def record(self, now: Trajectories) -> EpisodeRecord:
-        """What to keep of the episode that is over."""
+    def record(self, trajectories: Trajectories) -> EpisodeRecord:
+        """Makes the record of an episode that is over, of its trajectories (rows, T, ...)."""
         rows = len(self._run)
         return EpisodeRecord(np.zeros((rows, self.spec.max_steps, 0), np.float32), np.zeros(rows))
 
     def on_stored(self, places: np.ndarray) -> None:  # noqa: B027
-        """The episode was stored: the place of each row's trajectory."""
+        """Takes in the places (rows,) at which the trajectories were stored."""
 
     @property
     def episode(self) -> int:
-        """Adaptation episodes that are over."""
+        """Number of adaptation episodes that are over."""
         return self.online.history.shape[1]
 
     @property
@@ -130,6 +147,41 @@ class LockStepTeam(ABC):
         Raises:
             UserError: the arrays are not of the trained sizes.
         """
+        self._check_arrays(observations, action_mask)
+        if not self._running:
+            self._begin_episode()
+        t = self._step
+        if t >= self.spec.max_steps:
+            raise UserError(f"step {t}: episodes of {self.spec.family} have {t} steps; pass done")
+        trajectories = self._now
+        trajectories.observations[:, t] = self._rows(np.reshape(observations, (self.R, self.N, -1)))
+        still_missing = self.spec.bounds[1] - self._so_far  # (R,)
+        trajectories.return_to_go[:, t] = self._each_agent(still_missing)
+        active = np.flatnonzero(self._each_agent(~self._ended))
+        legal = np.reshape(np.asarray(action_mask, bool), (self.R, self.N, -1))
+        legal = self._rows(legal)[active]
+        if not legal.any(1).all():
+            raise UserError("action_mask allows an agent no action; leave at least one legal")
+        if alive is not None:
+            self._alive[:, t] = self._rows(np.reshape(np.asarray(alive, bool), (self.R, self.N)))
+        chosen = legal.argmax(1)
+        free = legal.sum(1) > 1  # an agent with one legal action, as the dead have, takes it
+        free |= ~free.any()  # a method follows every step, also where nobody has a choice
+        with torch.no_grad():
+            logits = self.logits(active[free])
+        chosen[free] = self._choose(logits, legal[free], active[free])
+        actions = np.zeros((self.R, self.N), np.int64)
+        actions[self._run[active], self._column[active]] = chosen
+        self._awaits_observe = True
+        return actions.reshape((self.R, self.N) if np.ndim(observations) == 3 else (self.N,))
+
+    def _check_arrays(self, observations: np.ndarray, action_mask: np.ndarray) -> None:
+        """Checks the arrays of `act`, and that it is time to act.
+
+        Raises:
+            UserError: an array has another shape, an observation is not finite, or `observe` was
+                left out.
+        """
         lead = (self.R, self.N) if np.ndim(observations) == 3 else (self.N,)
         if np.ndim(observations) == 2 and self.R != 1:
             raise UserError(f"{self.R} runs act together: observations must be (R, N, O)")
@@ -143,43 +195,26 @@ class LockStepTeam(ABC):
             raise UserError("act was called twice: report what followed with observe in between")
         if not np.isfinite(observations).all():
             raise UserError("observations must be finite; one is NaN or infinite")
-        if not self._running:
-            self._begin_episode()
-        t = self._step
-        if t >= self.spec.max_steps:
-            raise UserError(f"step {t}: episodes of {self.spec.family} have {t} steps; pass done")
-        now = self._now
-        now.observations[:, t] = self._rows(np.reshape(observations, (self.R, self.N, -1)))
-        now.return_to_go[:, t] = self._each_agent(self.spec.return_max - self._so_far)
-        active = np.flatnonzero(self._each_agent(~self._ended))
-        legal = np.reshape(np.asarray(action_mask, bool), (self.R, self.N, -1))
-        legal = self._rows(legal)[active]
-        if not legal.any(1).all():
-            raise UserError("action_mask allows an agent no action; leave at least one legal")
-        if alive is not None:
-            self._alive[:, t] = self._rows(np.reshape(np.asarray(alive, bool), (self.R, self.N)))
-        chosen = legal.argmax(1)
-        free = legal.sum(1) > 1  # who has one legal action, as the dead have, takes it
-        free |= ~free.any()  # what a method keeps of the running episode follows every step
-        with torch.no_grad():
-            logits = self.logits(active[free])
-        chosen[free] = self._choose(logits, legal[free], active[free])
-        actions = np.zeros((self.R, self.N), np.int64)
-        actions[self._run[active], self._column[active]] = chosen
-        self._awaits_observe = True
-        return actions.reshape(lead)
 
     def observe(
         self, actions: np.ndarray, rewards: np.ndarray | float, done: np.ndarray | bool
     ) -> None:
-        """What followed: actions (R, N) played, team rewards (R,), end of episode (R,).
+        """Takes in what followed the last `act`.
 
-        A single run may pass (N,), a number and a truth value. When every run has ended, all agents
-        store what they lived through, and the next `act` starts a new episode.
+        When every run has ended, all agents store their trajectories, and the next `act` starts a
+        new episode.
+
+        Args:
+            actions: (R, N) played; a single run may pass (N,).
+            rewards: (R,) of the team; a single run may pass a number.
+            done: (R,) end of the episode; a single run may pass a truth value.
+
+        Raises:
+            UserError: `act` was left out, or a reward is not finite.
         """
         if not self._awaits_observe:
             raise UserError("observe was called before act: every step starts with act")
-        t, now = self._step, self._now
+        t, trajectories = self._step, self._now
         was_active = ~self._ended
         rewards = np.reshape(np.asarray(rewards, np.float32), self.R)
         if not np.isfinite(rewards[was_active]).all():
@@ -187,13 +222,13 @@ class LockStepTeam(ABC):
         rewards = np.where(was_active, rewards, 0.0).astype(np.float32)
         self._so_far += rewards
         self._ended |= np.reshape(np.asarray(done, bool), self.R)
-        full = completed(self._so_far, self._ended, self.spec.bounds)
-        now.actions[:, t] = self._rows(np.reshape(actions, (self.R, self.N)))
-        now.rewards[:, t] = self._each_agent(rewards)
-        now.done[:, t] = self._each_agent(self._ended)
-        now.completed[:, t] = self._each_agent(full)
-        now.step_mask[:, t] = self._each_agent(was_active)
-        self.on_step(Trajectories(*(part[:, t] for part in now)))
+        at_maximum = completed(self._so_far, self._ended, self.spec.bounds)
+        trajectories.actions[:, t] = self._rows(np.reshape(actions, (self.R, self.N)))
+        trajectories.rewards[:, t] = self._each_agent(rewards)
+        trajectories.done[:, t] = self._each_agent(self._ended)
+        trajectories.completed[:, t] = self._each_agent(at_maximum)
+        trajectories.step_mask[:, t] = self._each_agent(was_active)
+        self.on_step(Trajectories(*(part[:, t] for part in trajectories)))
         self._step += 1
         self._awaits_observe = False
         if self._ended.all():
@@ -218,48 +253,49 @@ class LockStepTeam(ABC):
             step_mask=np.zeros((rows, T), bool),
         )
         self._alive = np.ones((rows, T), bool)
-        # each agent's own random numbers: the method's first two, sampling or not, action, the
-        # order of trajectories in memory, and what else the method needs
-        self._draws = np.stack(
-            [
-                np.random.default_rng([self.seeds[run], self.agents[column], self.episode]).random(
-                    (T, 5 + self._n_draws)
-                )
-                for run, column in zip(self._run, self._column, strict=True)
-            ]
-        )
+        rngs = [  # of each agent its own
+            np.random.default_rng([self.seeds[run], self.agents[column], self.episode])
+            for run, column in zip(self._run, self._column, strict=True)
+        ]
+        numbers = np.stack([rng.random((T, 5 + self._n_draws)) for rng in rngs])
+        self._draws = Draws.from_columns(numbers)
         self.on_episode_start()
 
     def _choose(self, logits: np.ndarray, legal: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Samples or takes the best legal action."""
-        draws = self._draws[active, self._step]
+        explore, action = (
+            numbers[active, self._step] for numbers in (self._draws.explore, self._draws.action)
+        )
         logits = np.where(legal, logits, -np.inf)
         p = np.exp(logits - logits.max(1, keepdims=True))
         total = p.cumsum(1)
-        sampled = (total <= draws[:, 3:4] * total[:, -1:]).sum(1)
-        explore = draws[:, 2] < np.broadcast_to(self.sampling(), len(self._run))[active]
-        return np.where(explore, sampled, logits.argmax(1))
+        sampled = (total <= action[:, None] * total[:, -1:]).sum(1)
+        samples = explore < np.broadcast_to(self.sampling(), len(self._run))[active]
+        return np.where(samples, sampled, logits.argmax(1))
 
     def _store_episode(self) -> None:
-        now = self._now._replace(return_to_go=return_to_go(self._now.rewards))
-        now = cut_at_death(now, alive_up_to_last(self._alive & now.step_mask))
-        lived, (low, high) = self.record(now), self.spec.bounds
+        """Cuts the trajectories at their agents' death, and stores them with the true returns."""
+        trajectories = self._now._replace(return_to_go=return_to_go(self._now.rewards))
+        alive = alive_up_to_last(self._alive & trajectories.step_mask)
+        trajectories = cut_at_death(trajectories, alive)
+        record, (low, high) = self.record(trajectories), self.spec.bounds
+        team_return = (trajectories.return_to_go[:, 0] - low) / (high - low)
         places = self.online.store(
-            lived.keys,
-            now,
-            (now.return_to_go[:, 0] - low) / (high - low),  # not clipped: it may beat all data
-            lived.individual_return,
-            self._draws[:, 0, 4],
+            record.keys,
+            trajectories,
+            team_return,  # not clipped: it may beat all data
+            record.individual_return,
+            self._draws.order[:, 0],
         )
         self.on_stored(places)
         self._running = False
 
     def _each_agent(self, per_run: np.ndarray) -> np.ndarray:
-        """(R,) -> (rows,)"""
+        """Gives each agent the value of its run: (R,) -> (rows,)."""
         return per_run[self._run]
 
     def _rows(self, per_agent: np.ndarray) -> np.ndarray:
-        """(R, N, ...) -> (rows, ...)"""
+        """Picks the agents that are there: (R, N, ...) -> (rows, ...)."""
         return per_agent[self._run, self._column]
 
     def _tensors(self, arrays: Trajectories) -> Trajectories:
@@ -267,8 +303,8 @@ class LockStepTeam(ABC):
 
     def _current(self, active: np.ndarray) -> Trajectories:
         """The running trajectories of these rows, up to the running step, as tensors."""
-        now = self._now.take(active)
-        return self._tensors(Trajectories(*(part[:, : self._step + 1] for part in now)))
+        trajectories = self._now.take(active)
+        return self._tensors(Trajectories(*(part[:, : self._step + 1] for part in trajectories)))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         if array.dtype == np.float64:
@@ -276,8 +312,9 @@ class LockStepTeam(ABC):
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def state(self, episodes: int) -> dict[str, np.ndarray]:
-        """What a team needs to go on after that many episodes, as plain arrays."""
+        """State from which a team goes on after that many episodes, as plain arrays."""
         return self.online.state(episodes)
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Goes on from a `state`."""
         self.online.load_state(state)

@@ -1,4 +1,4 @@
-"""MAICC's team: each agent embeds its own prefix, looks it up, and acts on what it finds."""
+"""MAICC's team: each agent embeds its own prefix, looks it up, and acts on the trajectories."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Team(LockStepTeam):
         embedding: Trained; only its student is used.
         decision: Trained.
         offline: The dataset with its keys.
-        memory: What is remembered and looked up.
+        memory: How the team remembers and looks up.
         seeds: One per run.
         episodes: Planned number of adaptation episodes; schedules `decay` and `fixed` need it.
         agents: Which agents of the team these are; all by default.
@@ -64,7 +64,7 @@ class Team(LockStepTeam):
         check_options(memory, "memory")
         super().__init__(
             spec, seeds, agents=agents, agent_mask=agent_mask, device=device,
-            key_width=embedding.config.width if k else 0, most=memory.max_episodes, draws=k,
+            key_width=embedding.config.width if k else 0, max_episodes=memory.max_episodes, draws=k,
         )  # fmt: skip
         self.config, self.episodes = memory, episodes
         self.embedding = embedding.to(device).eval()
@@ -75,55 +75,72 @@ class Team(LockStepTeam):
         self.cache = ContextCache(self.decision, self.memory, memory.cache_gib)
 
     def on_episode_start(self) -> None:
+        """Starts new prefixes, and sets the probability of asking the offline memory."""
         self._prefix = RunningPrefix(self.embedding)
         reader = self.decision.encoders.observation
-        self._seen = EpisodeEncoder(reader, len(self._run), self.spec.max_steps)
+        self._encoder = EpisodeEncoder(reader, len(self._run), self.spec.max_steps)
+        mixture = self._mixture_of_runs()
+        self._mixture = schedule.Mixture(
+            self._each_agent(mixture.offline), self._each_agent(mixture.sample)
+        )
+        self.lookups = LookupStats(self.R, int(self.memory.offline.task.max()) + 1)
+
+    def _mixture_of_runs(self) -> schedule.Mixture:
+        """Probabilities of each run in this episode, as the schedule gives them."""
         c = self.config
         if c.schedule == "evidence":
             latest = slice(max(self.episode - c.window, 0), self.episode)
-            own = self.online.history[self._first, latest]
+            latest_returns = self.online.history[self._first, latest]
             best_offline = float(self.memory.offline.team_return.max())
             goal = 1.0 if c.goal == "maximum" else max(best_offline, 1e-3)
-            mixture = schedule.evidence(own.max(1, initial=0.0), goal, c.floor)
-        elif c.schedule == "decay":
-            mixture = schedule.decay(self.episode, self.episodes, c.decay, self.R)
-        else:
-            mixture = schedule.fixed(c.beta, self.episode, self.episodes, self.R)
-        self._mixture = schedule.Mixture(*(self._each_agent(part) for part in mixture))
-        self.lookups = LookupStats(self.R, int(self.memory.offline.task.max()) + 1)
+            return schedule.evidence(latest_returns.max(1, initial=0.0), goal, c.floor)
+        assert self.episodes is not None  # the constructor refuses these schedules without it
+        if c.schedule == "decay":
+            return schedule.decay(self.episode, self.episodes, c.decay, self.R)
+        return schedule.fixed(c.beta, self.episode, self.episodes, self.R)
 
     def logits(self, active: np.ndarray) -> np.ndarray:
-        t, k, now = self._step, self.memory.k, self._now
-        observations = self._tensor(now.observations[:, t])
-        self._seen.add(observations)
-        current, seen = self._current(active), self._seen.take(active)
-        if k == 0:
-            logits = self.decision.decide(current, seen, None, None, last=True)[:, 0]
+        """Looks up each prefix, and lets the decision model read the trajectories it gets."""
+        t, draws = self._step, self._draws
+        observations = self._tensor(self._now.observations[:, t])
+        self._encoder.add(observations)
+        current, encoded = self._current(active), self._encoder.take(active)
+        if self.memory.k == 0:
+            logits = self.decision.decide(current, encoded, None, None, last=True)[:, 0]
             return logits.double().cpu().numpy()
-        query = self._prefix.query(observations, self._tensor(now.return_to_go[:, t]))
-        # coin, ties and, for a control, which trajectories
-        draws = self._draws[active, t]
-        coin = self._draws[active, 0 if self.config.toss == "episode" else t, 0]
+        query = self._prefix.query(observations, self._tensor(self._now.return_to_go[:, t]))
+        coin = draws.memory[active, 0 if self.config.toss == "episode" else t]
         ask_offline = coin < self._mixture.offline[active]
-        found = self.memory.retrieve(
-            active, t, query.cpu().numpy()[active], ask_offline, draws[:, 1], draws[:, 5:]
+        retrieval = self.memory.retrieve(
+            active,
+            t,
+            query.cpu().numpy()[active],
+            ask_offline,
+            draws.tie[active, t],
+            draws.extra[active, t],  # a control draws its trajectories with them
         )
-        self.lookups.add(self._run[active], found.offline, *self.memory.origin(active, found))
-        return self.cache.decide(current, seen, active, found).double().cpu().numpy()
+        assert self.lookups is not None
+        self.lookups.add(
+            self._run[active], retrieval.offline, *self.memory.origin(active, retrieval)
+        )
+        return self.cache.decide(current, encoded, active, retrieval).double().cpu().numpy()
 
     def sampling(self) -> np.ndarray:
+        """Probability of sampling the action, as the schedule gives it."""
         return self._mixture.sample
 
     def on_step(self, step: Trajectories) -> None:
+        """Appends the step to the prefixes."""
         if self.memory.k == 0:
             return
         parts = (step.actions, step.rewards, step.done, step.completed)
         self._prefix.advance(*(self._tensor(part) for part in parts))
 
-    def record(self, now: Trajectories) -> EpisodeRecord:
+    def record(self, trajectories: Trajectories) -> EpisodeRecord:
+        """Embeds the finished trajectories; their keys are those that an offline memory has."""
         if self.memory.k == 0:
-            return super().record(now)
-        predicted = self.embedding.keys(self._tensors(now))
+            return super().record(trajectories)
+        predicted = self.embedding.keys(self._tensors(trajectories))
         individual = predicted.individual_reward.sum(1).cpu().numpy()
         return EpisodeRecord(
             predicted.vectors.cpu().numpy(),  # with the true return-to-go, as offline
@@ -131,8 +148,10 @@ class Team(LockStepTeam):
         )
 
     def on_stored(self, places: np.ndarray) -> None:
+        """Forgets keys and values of the trajectories that were at these places before."""
         self.cache.forget(places)
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Goes on from a `state`, with an empty cache."""
         super().load_state(state)
         self.cache.clear()

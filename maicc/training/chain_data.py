@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ class ChainBatch(NamedTuple):
     """Slices of one agent, from episodes of one task drawn at random."""
 
     chain: Trajectories  # (B, E, T, ...) tensors
-    level: Tensor  # (B, E) what the behaviour policy of each reaches, as a share of the maximum
-    expert: Tensor  # (B, E, T) int64, what the best behaviour policy would have done; -1 unknown
+    level: Tensor  # (B, E) share of the maximum that the episode's behaviour policy reaches
+    expert: Tensor  # (B, E, T) int64, action of the best behaviour policy; -1 unknown
 
 
 def reordered(chain: Trajectories, by: Tensor) -> Trajectories:
-    """The episodes of each chain (B, E, T, ...), in the order of `by` (B, E), ascending."""
+    """Sorts the episodes of each chain (B, E, T, ...) by `by` (B, E), ascending."""
     order = by.argsort(dim=1, stable=True)
     row = torch.arange(len(order), device=order.device)[:, None]
     return Trajectories(*(part[row, order] for part in chain))
@@ -36,7 +36,7 @@ class ChainData(FamilyData):
     Args:
         family: Task family; `maicc tasks` lists them.
         path: The dataset; collected first, with default settings, if it does not exist.
-        episodes: Of a chain; those that the model takes if None.
+        episodes: Episodes of a chain; as many as the model takes if None.
         batch_size: Chains per batch.
         seed: Seed of the batches.
     """
@@ -53,30 +53,33 @@ class ChainData(FamilyData):
         self.episodes, self.batch_size = episodes, batch_size
 
     def setup(self, stage: str) -> None:
+        """Reads the dataset, and groups its slices by task and agent."""
         if self.episodes is None:
-            module = self.trainer.lightning_module
+            assert self.trainer is not None
+            module: Any = self.trainer.lightning_module
             self.episodes = module.drawn(module.config)
         dataset = EpisodeFile(self.path)
-        stored = dataset.read()
-        found = slices(stored, self.spec.bounds)
+        episodes = dataset.read()
+        stored = slices(episodes, self.spec.bounds)
         reached = np.array([b.reached for b in dataset.behaviours], np.float32)
-        self.slices = Trajectories(*(torch.from_numpy(part) for part in found.trajectories))
-        self.level = torch.from_numpy(reached[stored.behaviour[found.episode]])
-        self.expert = torch.from_numpy(found.expert)
-        task = stored.task[found.episode]
+        self.slices = Trajectories(*(torch.from_numpy(part) for part in stored.trajectories))
+        self.level = torch.from_numpy(reached[episodes.behaviour[stored.episode]])
+        self.expert = torch.from_numpy(stored.expert)
         self.groups = [  # by task, then by agent
-            [mine[found.agent[mine] == a] for a in np.unique(found.agent[mine])]
-            for mine in (np.flatnonzero(task == t) for t in np.unique(task))
+            [of_task[stored.agent[of_task] == a] for a in np.unique(stored.agent[of_task])]
+            for of_task in (np.flatnonzero(stored.task == t) for t in np.unique(stored.task))
         ]
 
     def batches(self, step: int, rank: int = 0) -> Iterator[ChainBatch]:
+        """Yields chains: for each one a task is drawn, then an agent, then its episodes."""
+        assert self.episodes is not None
         while True:
             rng = np.random.default_rng([self.seed, Stream.CHAIN_BATCHES, rank, step])
             chosen = []
             for _ in range(self.batch_size):
                 agents = self.groups[rng.integers(len(self.groups))]
-                mine = agents[rng.integers(len(agents))]
-                chosen.append(rng.choice(mine, self.episodes, replace=len(mine) < self.episodes))
+                items = agents[rng.integers(len(agents))]
+                chosen.append(rng.choice(items, self.episodes, replace=len(items) < self.episodes))
             item = torch.from_numpy(np.stack(chosen))
             T = int(self.slices.step_mask[item].sum(-1).max())
             chain = Trajectories(*(part[item][:, :, :T] for part in self.slices))

@@ -22,8 +22,8 @@ class EpisodeData(FamilyData):
         batch_size: Episodes per batch.
         seed: Seed of the batches.
         window: Steps of each episode that are shown, from a random one on; 0 shows all.
-        tokens: Most tokens in a batch, 2 for each agent and one more in every step, but at least
-            one episode: larger teams get smaller batches; 0 is any.
+        tokens: Most tokens in a batch: every step has 2 for each agent and one more. So larger
+            teams get smaller batches, but at least one episode. 0 sets no limit.
     """
 
     def __init__(
@@ -39,35 +39,43 @@ class EpisodeData(FamilyData):
         self.batch_size, self.window, self.tokens = batch_size, window, tokens
 
     def setup(self, stage: str) -> None:
+        """Reads the dataset, and groups its episodes by task."""
         episodes = EpisodeFile(self.path).read()
         self.task = episodes.task
         self.by_task = [np.flatnonzero(self.task == t) for t in np.unique(self.task)]
         self.episodes = team_batch(episodes, self.spec.bounds)
 
     def batches(self, step: int, rank: int = 0) -> Iterator[TeamBatch]:
+        """Yields episodes of a task that is drawn at random."""
         while True:
             rng = np.random.default_rng([self.seed, Stream.EPISODE_BATCHES, rank, step])
-            mine = self.by_task[rng.integers(len(self.by_task))]
-            yield self._batch(rng.choice(mine, self._episodes_per_batch(mine)), rng)
+            of_task = self.by_task[rng.integers(len(self.by_task))]
+            yield self._batch(rng.choice(of_task, self._episodes_per_batch(of_task)), rng)
             step += 1
 
     def _batch(self, index: np.ndarray, rng: np.random.Generator) -> TeamBatch:
-        at = torch.from_numpy(index)
-        batch = TeamBatch(*(part[at] for part in self.episodes))
+        """Takes the episodes at `index` (B,), or a window of each."""
+        item = torch.from_numpy(index)
+        batch = TeamBatch(*(part[item] for part in self.episodes))
         if 0 < self.window < self.spec.max_steps:
             batch = batch.window(self._starts(batch, rng), self.window)
         return batch.trimmed()
 
-    def _episodes_per_batch(self, mine: np.ndarray) -> int:
+    def _episodes_per_batch(self, of_task: np.ndarray) -> int:
+        """Counts how many episodes of a task fit into a batch; all have one team size."""
         if not self.tokens:
             return self.batch_size
-        team = int(self.episodes.agent_mask[mine[0]].sum())
+        team = int(self.episodes.agent_mask[of_task[0]].sum())
         steps = min(self.window or self.spec.max_steps, self.spec.max_steps)
         return max(min(self.batch_size, self.tokens // ((2 * team + 1) * steps)), 1)
 
     def _starts(self, batch: TeamBatch, rng: np.random.Generator) -> torch.Tensor:
-        """Drawn from -(window - 1) on and moved up to 0: the start, which every prefix holds, is
-        shown most, with probability window / (last + window)."""
+        """Draws the first step (B,) of each episode's window.
+
+        A start is drawn from -(window - 1) on, and a negative one is moved up to 0. So the
+        beginning of an episode, which every prefix holds, is shown most often: with probability
+        window / (last + window).
+        """
         last = (batch.step_mask.sum(1) - self.window).clamp(min=0).numpy()
         drawn = np.floor(rng.random(len(last)) * (last + self.window)) - self.window + 1
         return torch.from_numpy(drawn.clip(0, last).astype(np.int64))

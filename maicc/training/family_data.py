@@ -1,4 +1,4 @@
-"""The dataset of a task family, from which all batches for training come."""
+"""The dataset of a task family, the source of all batches for training."""
 
 from __future__ import annotations
 
@@ -31,19 +31,23 @@ class FamilyData(L.LightningDataModule):
         self.spec = spec_with_bounds(self.family.spec, self.path)
 
     def prepare_data(self) -> None:
+        """Collects the dataset if it does not exist, and checks that it fits the family."""
         if not self.path.exists():
             collect(self.family, self.path, CollectConfig(), self.seed)
         EpisodeFile(self.path).require(self.spec)
 
     @abstractmethod
     def batches(self, step: int, rank: int = 0) -> Iterator[Any]:
-        """Yields batches from a fit's step on; they follow from seed, step and rank alone.
+        """Yields batches without end, which follow from seed, step and rank alone.
 
         Args:
+            step: Number of the first batch: a resumed fit goes on with the batches it would have
+                had.
             rank: The process's number among those that train together.
         """
 
     def train_dataloader(self) -> DataLoader:
+        """Wraps `batches` for Lightning."""
         return DataLoader(_Batches(self), batch_size=None)
 
 

@@ -1,4 +1,14 @@
-"""Fits that can be interrupted and go on, with one bar over the whole fit."""
+"""Fits that can be interrupted and go on, with one bar over the whole fit.
+
+The life of a fit, and where each part of it is written:
+
+1. `fit` makes a Lightning Trainer, which calls everything below; it resumes a kept state.
+2. `FamilyData.setup` reads the dataset (`episode_data`, `retrieval_data`, `chain_data`).
+3. `FamilyData.batches` yields a batch for each step, drawn from seed, step and rank alone.
+4. `training_step` of a module (`modules`, `baselines`) asks its network for the loss.
+5. AdamW from `MaiccModule.configure_optimizers` takes a step; `Progress` moves the bar.
+6. `Resumable` keeps the state now and then; at the end `save` leaves the checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +31,10 @@ from maicc.types import UserError
 
 
 def resolve_device(device: str) -> str:
-    """`auto` is the GPU where torch has one.
+    """Turns `auto` into `cuda` where torch has a GPU, and else into `cpu`.
 
     Raises:
-        UserError: an unknown device, or a GPU is asked for where there is none.
+        UserError: the device is unknown, or a GPU is asked for where there is none.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device {device!r} is not one of auto, cpu, cuda")
@@ -37,7 +47,7 @@ def resolve_device(device: str) -> str:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Initial weights follow from `seed`; the global generator is as before afterwards."""
+    """Seeds torch inside the block; the global generator is as before afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
@@ -50,9 +60,9 @@ def save(trainer: L.Trainer, path: Path) -> None:
 
 
 class Resumable(Callback):
-    """Keeps `path` as the state to go on from: every `every_n_steps`, and on Ctrl-C.
+    """Keeps the state of a fit at `path`, every `every_n_steps` and on Ctrl-C.
 
-    Ctrl-C waits for the running step, so that nothing else is lost; a second one stops at once.
+    Ctrl-C waits for the running step, so that nothing is lost. A second Ctrl-C stops at once.
     """
 
     def __init__(self, path: str | Path, every_n_steps: int = 200) -> None:
@@ -60,6 +70,7 @@ class Resumable(Callback):
         self._before: Any = None
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Starts to catch Ctrl-C; only the main thread can."""
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._interrupt)
 
@@ -69,15 +80,18 @@ class Resumable(Callback):
         self.interrupted = True
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Keeps the state when it is time."""
         if self.interrupted:
             trainer.should_stop = True
         if self.interrupted or trainer.global_step % self.every_n_steps == 0:
             save(trainer, self.path)
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Gives Ctrl-C back."""
         self._restore()
 
     def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
+        """Gives Ctrl-C back."""
         self._restore()
 
     def _restore(self) -> None:
@@ -93,17 +107,20 @@ class Progress(Callback):
         self.label, self.every_n_steps = label, every_n_steps
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Opens the bar, at the step that a resumed fit has reached."""
         self.bar = tqdm(
             desc=self.label, unit="step", total=trainer.max_steps, initial=trainer.global_step
         )
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Moves the bar."""
         if trainer.global_step % self.every_n_steps == 0:
             losses = trainer.progress_bar_metrics
             self.bar.set_postfix({k: f"{v:.3f}" for k, v in losses.items()}, refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Closes the bar."""
         self.bar.update(trainer.global_step - self.bar.n)
         self.bar.close()
 
@@ -118,13 +135,17 @@ def fit(
 ) -> None:
     """Trains for `steps` and leaves the checkpoint at `path`; goes on from an interrupted fit.
 
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        label: Name of the fit on its bar.
+
     Raises:
-        KeyboardInterrupt: Ctrl-C; the state has been kept.
+        KeyboardInterrupt: Ctrl-C was pressed; the state has been kept.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = path.with_name(f"{path.stem}.part.ckpt")
-    resumable = Resumable(kept)
+    part = path.with_name(f"{path.stem}.part.ckpt")
+    resumable = Resumable(part)
     trainer = L.Trainer(
         accelerator={"cuda": "gpu", "cpu": "cpu"}[resolve_device(device)],
         devices=1,
@@ -136,15 +157,15 @@ def fit(
         enable_model_summary=False,
         enable_progress_bar=False,
     )
-    if kept.exists():
-        load_module(kept, type(module), module.spec)
+    if part.exists():  # refuses one of another model or family
+        load_module(part, type(module), module.spec)
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, data, ckpt_path=kept if kept.exists() else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=part if part.exists() else None, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C before the first step
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
     if resumable.interrupted:
         raise KeyboardInterrupt
     save(trainer, path)
-    kept.unlink(missing_ok=True)
+    part.unlink(missing_ok=True)

@@ -1,4 +1,7 @@
-"""Lightning modules: what a training step does, and checkpoints that tell what they hold."""
+"""Lightning modules, which hold a network, its training step and its optimiser.
+
+Their checkpoints tell which model they hold, and of which family.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 from maicc.config import DecisionConfig, EmbeddingConfig, OptimiserConfig
 from maicc.data.dataset import require_expert
@@ -29,7 +33,12 @@ class MaiccModule(L.LightningModule):
     config_type: ClassVar[type]  # of `config`
     net: nn.Module
 
-    def __init__(self, spec: Spec | None, config: Any, optimiser: OptimiserConfig) -> None:
+    def __init__(
+        self,
+        spec: Spec | None,
+        config: Any,
+        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008 - never changed
+    ) -> None:
         super().__init__()
         if spec is None:  # the Lightning CLI links it from the data module, after parsing
             raise UserError("a model needs the spec of its task family: pass get_family(NAME).spec")
@@ -38,9 +47,10 @@ class MaiccModule(L.LightningModule):
 
     @classmethod
     def from_header(cls: type[Module], spec: Spec, header: Mapping[str, Any]) -> Module:
-        """Makes the untrained module that a checkpoint's header tells of.
+        """Makes the untrained module that a checkpoint's header describes.
 
-        Rivals of version 0.1 kept their own options apart, beside options that they did not read.
+        Version 0.1 kept a rival's own options apart, and beside them options that the rival did
+        not read. The latter are dropped.
         """
         options = {**header["network"], **header.get("baseline", {})}
         names = {option.name for option in fields(cls.config_type)}
@@ -48,7 +58,17 @@ class MaiccModule(L.LightningModule):
             options = {name: value for name, value in options.items() if name in names}
         return cls(spec, cls.config_type(**options))
 
+    @property
+    def data_module(self) -> Any:
+        """The data module that the trainer draws batches from."""
+        return getattr(self.trainer, "datamodule", None)
+
     def configure_optimizers(self) -> Any:
+        """Makes AdamW and, if asked for, its schedule.
+
+        Raises:
+            UserError: the schedule needs the number of steps, which the trainer does not have.
+        """
         o = self.optimiser
         adam = torch.optim.AdamW(self.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
         if o.schedule == "constant":
@@ -56,13 +76,18 @@ class MaiccModule(L.LightningModule):
         steps = self.trainer.max_steps
         if steps < 1:
             raise UserError("schedule one_cycle needs the length of the fit: set trainer.max_steps")
-        cycle = torch.optim.lr_scheduler.OneCycleLR(adam, o.learning_rate, total_steps=steps + 1)
+        cycle = OneCycleLR(adam, o.learning_rate, total_steps=steps + 1)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        self.data_seed = getattr(self.trainer.datamodule, "seed", 0)
+        """Takes over the data's seed, and checks that a resumed schedule fits the trainer.
+
+        Raises:
+            UserError: the schedule was laid out for another number of steps.
+        """
+        self.data_seed = getattr(self.data_module, "seed", 0)
         schedule, steps = self.lr_schedulers(), self.trainer.max_steps
-        if self.optimiser.schedule == "one_cycle" and schedule.total_steps != steps + 1:
+        if isinstance(schedule, OneCycleLR) and schedule.total_steps != steps + 1:
             raise UserError(
                 f"the checkpoint's one_cycle schedule was laid out for {schedule.total_steps - 1} "
                 f"steps, not for {steps}; set trainer.max_steps to that, or train with "
@@ -70,15 +95,20 @@ class MaiccModule(L.LightningModule):
             )
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        """Seeds dropout."""
         if self.config.dropout:
             torch.manual_seed(self.step_seed())
 
     def step_seed(self) -> int:
-        """What chance in a training step follows from: the data's seed and the step alone, so that
-        a resumed fit equals an unbroken one."""
+        """Seed of all chance in a training step.
+
+        It follows from the data's seed, the process and the step alone, so that a resumed fit
+        equals an unbroken one.
+        """
         return 1_000_000_007 * self.data_seed + 1_000_003 * self.global_rank + self.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the header, from which `load_module` makes the module again."""
         checkpoint["maicc"] = {
             "kind": self.kind,
             "spec": asdict(self.spec),
@@ -87,11 +117,11 @@ class MaiccModule(L.LightningModule):
 
 
 def load_module(path: str | Path, module: type[Module], spec: Spec | None = None) -> Module:
-    """The module kept in a checkpoint, in evaluation mode, on the CPU.
+    """Loads the module kept in a checkpoint, in evaluation mode, on the CPU.
 
     Raises:
-        UserError: no such file, not one of ours, of another model, or (given `spec`) of another
-            family or size.
+        UserError: the file is missing, is no checkpoint of ours, holds another model, or (given
+            `spec`) is of another family or size.
     """
     path = Path(path)
     if not path.exists():
@@ -106,11 +136,13 @@ def load_module(path: str | Path, module: type[Module], spec: Spec | None = None
         raise UserError(
             f"{path}: holds {header.get('kind', 'no model of maicc')}, expected {module.kind}"
         )
-    found = Spec.from_json(header["spec"])
-    if spec is not None and found != spec:
-        raise UserError(f"{path}: trained for {found}, expected {spec}; train one for this family")
+    trained_for = Spec.from_json(header["spec"])
+    if spec is not None and trained_for != spec:
+        raise UserError(
+            f"{path}: trained for {trained_for}, expected {spec}; train one for this family"
+        )
     try:
-        loaded = module.from_header(found, header)
+        loaded = module.from_header(trained_for, header)
         loaded.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, TypeError, KeyError):
         raise UserError(f"{path}: made by another version of maicc; train it again") from None
@@ -136,6 +168,7 @@ class EmbeddingModule(MaiccModule):
 
     kind = "embedding"
     config_type = EmbeddingConfig
+    net: Embedding
 
     def __init__(
         self,
@@ -147,9 +180,10 @@ class EmbeddingModule(MaiccModule):
         self.net = Embedding(self.spec, model)
 
     def training_step(self, batch: TeamBatch, batch_index: int) -> Tensor:
+        """Weighted sum of the losses."""
         losses = self.net.losses(batch)
-        shown = {name: loss for name, loss in losses._asdict().items() if loss is not None}
-        self.log_dict(shown, prog_bar=True)
+        named = {name: loss for name, loss in losses._asdict().items() if loss is not None}
+        self.log_dict(named, prog_bar=True)
         total = self.net.total(losses)
         self.log("loss", total)
         return total
@@ -166,6 +200,7 @@ class DecisionModule(MaiccModule):
 
     kind = "decision"
     config_type = DecisionConfig
+    net: DecisionTransformer
 
     def __init__(
         self,
@@ -177,7 +212,13 @@ class DecisionModule(MaiccModule):
         self.net = DecisionTransformer(self.spec, model)
 
     def on_fit_start(self) -> None:
-        data = self.trainer.datamodule
+        """Checks that the data hold what the model is to learn.
+
+        Raises:
+            UserError: the expert's actions are unknown, or contexts have another number of
+                trajectories.
+        """
+        data = self.data_module
         if self.config.labels == "expert":
             require_expert(data.expert.numpy())
         k = getattr(data, "k", self.config.k)
@@ -188,6 +229,7 @@ class DecisionModule(MaiccModule):
             )
 
     def training_step(self, batch: DecisionBatch, batch_index: int) -> Tensor:
+        """Cross-entropy of the actions."""
         loss, accuracy = self.net.loss(batch)
         self.log_dict({"loss": loss, "accuracy": accuracy}, prog_bar=True)
         return loss

@@ -1,4 +1,7 @@
-"""The offline memory's keys: made once per checkpoint and dataset, kept in a file named by both."""
+"""Keys of the offline memory.
+
+They are made once per checkpoint and dataset, and kept in a file whose name follows from both.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,15 @@ _BATCH = 64  # trajectories per forward pass
 
 
 class OfflineKeys(NamedTuple):
-    """Of the trajectories of a dataset, in their order."""
+    """Keys of a dataset's trajectories, in their order."""
 
     vectors: np.ndarray  # (M, T, D) float32, unit norm
     individual_return: np.ndarray  # (M,) predicted
-    index: KeyIndex
+    index: KeyIndex  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
 
 
 def content_hash(embedding: Embedding, dataset: EpisodeFile, factory: str) -> str:
-    """What the keys follow from."""
+    """Hash of all that the keys follow from."""
     text = f"{_SCHEMA} {weights_hash(embedding)} {dataset.fingerprint} {factory}"
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -51,29 +54,30 @@ def offline_keys(
     with locked(path):
         if path.exists():
             return _read(path, content)
-        made = _make(embedding.to(device), dataset, factory, device)
+        keys = _make(embedding.to(device), dataset, factory, device)
         with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs["content"] = content
-            file["vectors"] = made.vectors
-            file["individual_return"] = made.individual_return
-            made.index.save(file.create_group("index"))
-        return made
+            file["vectors"] = keys.vectors
+            file["individual_return"] = keys.individual_return
+            keys.index.save(file.create_group("index"))
+        return keys
 
 
 def _make(embedding: Embedding, dataset: EpisodeFile, factory: str, device: str) -> OfflineKeys:
-    flat = slices(dataset.read(), dataset.spec.bounds).trajectories
-    vectors = np.zeros((*flat.actions.shape, embedding.config.width), np.float32)
-    individual_return = np.zeros(len(flat.actions), np.float32)
-    order = flat.step_mask.sum(1).argsort(kind="stable")
+    """Embeds every trajectory, sorted by length, and builds the index."""
+    stored = slices(dataset.read(), dataset.spec.bounds).trajectories
+    vectors = np.zeros((*stored.actions.shape, embedding.config.width), np.float32)
+    individual_return = np.zeros(len(stored.actions), np.float32)
+    order = stored.step_mask.sum(1).argsort(kind="stable")
     with tqdm(desc="keys", unit="trajectory", total=len(order)) as bar:
         for start in range(0, len(order), _BATCH):
             items = order[start : start + _BATCH]
-            batch = trimmed(Trajectories(*(torch.from_numpy(x) for x in flat.take(items))))
+            batch = trimmed(Trajectories(*(torch.from_numpy(x) for x in stored.take(items))))
             keys = embedding.keys(Trajectories(*(part.to(device) for part in batch)))
             vectors[items, : batch.actions.shape[1]] = keys.vectors.cpu().numpy()
             individual_return[items] = keys.individual_reward.sum(1).cpu().numpy()
             bar.update(len(items))
-    index = KeyIndex.build(vectors, flat.step_mask, factory)
+    index = KeyIndex.build(vectors, stored.step_mask, factory)
     return OfflineKeys(vectors, individual_return, index)
 
 
@@ -89,12 +93,11 @@ def _read(path: Path, content: str) -> OfflineKeys:
 
 
 def offline_memory(keys: OfflineKeys, stored: Slices, spec: Spec) -> OfflineMemory:
-    """The dataset as the team's offline memory."""
-    scale = (spec.return_min, spec.return_max)
+    """Makes the team's offline memory of a dataset and its keys."""
     return OfflineMemory(
         keys.index,
         stored.trajectories,
-        normalised(stored.trajectories.return_to_go[:, 0], *scale),
-        normalised(keys.individual_return * stored.team_size, *scale),
+        normalised(stored.trajectories.return_to_go[:, 0], *spec.bounds),
+        normalised(keys.individual_return * stored.team_size, *spec.bounds),
         stored.task,
     )

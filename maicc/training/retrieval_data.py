@@ -1,13 +1,14 @@
-"""Batches for the decision model: trajectories, and what their prefixes retrieve.
+"""Batches for the decision model: trajectories, and the contexts that their prefixes retrieve.
 
-Queries and keys are both made in evaluation mode, so a query is the stored key of its own prefix.
-Its own episode is left out.
+Queries and keys are both made in evaluation mode. So the query of a prefix is its stored key, and
+nothing is embedded again. A trajectory's own episode is never in its context.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class RetrievalData(FamilyData):
         family: Task family; `maicc tasks` lists them.
         path: The dataset.
         embedding: Checkpoint of a trained embedding; the keys are kept beside it.
-        k: Trajectories per context; those of the decision model if None.
+        k: Trajectories per context; as many as the decision model takes if None.
         batch_size: Queries per batch.
         seed: Seed of the batches.
         retrieval: How contexts are found.
@@ -54,6 +55,7 @@ class RetrievalData(FamilyData):
         self.k, self.batch_size = k, batch_size
 
     def prepare_data(self) -> None:
+        """Makes the dataset and its keys, if they do not exist."""
         super().prepare_data()
         self._keys()
 
@@ -64,65 +66,77 @@ class RetrievalData(FamilyData):
         return offline_keys(module.net, dataset, self.embedding.parent, self.retrieval.index)
 
     def setup(self, stage: str) -> None:
+        """Reads the dataset and its keys."""
         if self.k is None:
-            self.k = self.trainer.lightning_module.config.k
+            assert self.trainer is not None
+            module: Any = self.trainer.lightning_module
+            self.k = module.config.k
         stored = slices(EpisodeFile(self.path).read(), self.spec.bounds)
         self.use(self._keys(), stored)
 
     def use(self, keys: OfflineKeys, stored: Slices) -> None:
-        """Draws batches from these trajectories, with these keys."""
+        """Sets the trajectories and keys that batches are drawn from.
+
+        Raises:
+            UserError: there are too few candidates or trajectories for k.
+        """
+        assert self.k is not None
         self.keys, self.episode = keys, stored.episode
-        flat = stored.trajectories
-        if self.k > self.retrieval.candidates or self.k >= len(flat.actions):
+        trajectories = stored.trajectories
+        if self.k > self.retrieval.candidates or self.k >= len(trajectories.actions):
             raise UserError(
                 f"k={self.k} trajectories can't be chosen from {self.retrieval.candidates} "
-                f"candidates among {len(flat.actions)} trajectories; lower k"
+                f"candidates among {len(trajectories.actions)} trajectories; lower k"
             )
-        self.team_return = flat.return_to_go[:, 0]
-        self.length = flat.step_mask.sum(1)
+        self.team_return = trajectories.return_to_go[:, 0]
+        self.length = trajectories.step_mask.sum(1)
         self.expert = torch.from_numpy(stored.expert)
-        self.slices = Trajectories(*(torch.from_numpy(part) for part in flat))
+        self.slices = Trajectories(*(torch.from_numpy(part) for part in trajectories))
 
     def neighbours(
         self, item: np.ndarray, step: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """Contexts (Q, K) of the prefixes of trajectories `item` (Q,) that end at `step` (Q,).
+        """Finds contexts (Q, K) of the prefixes of trajectories `item` (Q,) up to `step` (Q,).
 
-        In random order; -1 where too few trajectories reached the step.
+        A context is in random order. It has -1 where too few trajectories reached the step.
         """
+        assert self.k is not None
         n = self.retrieval.candidates + self.spec.n_agents  # an episode's own are left out
         chosen = np.full((len(item), self.k), -1)
         tie = rng.random(len(item))
         for t in np.unique(step):
-            mine = np.flatnonzero(step == t)
-            queries = self.keys.vectors[item[mine], t]
-            found, similarity = self.keys.index.search(int(t), queries, n, tie[mine])
-            own = self.episode[found] == self.episode[item[mine], None]
-            found = np.where(own, -1, found)
-            own_return = self.team_return[item[mine]]
+            row = np.flatnonzero(step == t)  # the queries at this step
+            queries = self.keys.vectors[item[row], t]
+            candidate, similarity = self.keys.index.search(int(t), queries, n, tie[row])
+            same_episode = self.episode[candidate] == self.episode[item[row], None]
+            candidate = np.where(same_episode, -1, candidate)
+            query_return = self.team_return[item[row]]
             score = training_utility(
-                similarity, self.team_return[found], own_return, self.retrieval.s_max
+                similarity, self.team_return[candidate], query_return, self.retrieval.s_max
             )
-            best = top_k(score, found, self.k)
-            chosen[mine] = np.take_along_axis(found, best, 1)
+            best = top_k(score, candidate, self.k)
+            chosen[row] = np.take_along_axis(candidate, best, 1)
         return rng.permuted(chosen, axis=1)
 
     def batches(self, step: int, rank: int = 0) -> Iterator[DecisionBatch]:
+        """Yields trajectories and contexts; neighbours are found for `_CHUNK` batches together."""
         while True:
             chunk, skip = divmod(step, _CHUNK)
             rng = np.random.default_rng([self.seed, Stream.RETRIEVAL_BATCHES, rank, chunk])
             item = rng.integers(len(self.length), size=_CHUNK * self.batch_size)
-            at = (rng.random(len(item)) * self.length[item]).astype(np.int64)
-            context = self.neighbours(item, at, rng)
+            last = (rng.random(len(item)) * self.length[item]).astype(np.int64)
+            context = self.neighbours(item, last, rng)
             for i in range(skip, _CHUNK):
                 part = slice(i * self.batch_size, (i + 1) * self.batch_size)
-                yield self._batch(item[part], context[part], at[part])
+                yield self._batch(item[part], context[part], last[part])
                 step += 1
 
-    def _batch(self, item: np.ndarray, context: np.ndarray, at: np.ndarray) -> DecisionBatch:
-        found = torch.from_numpy(context)
-        contexts = self.slices.take(found)
-        contexts = contexts._replace(step_mask=contexts.step_mask & (found >= 0).unsqueeze(-1))
+    def _batch(self, item: np.ndarray, context: np.ndarray, last: np.ndarray) -> DecisionBatch:
+        """Takes trajectories `item` (B,), the last steps (B,) of their prefixes, and contexts."""
+        retrieved = torch.from_numpy(context)
+        contexts = self.slices.take(retrieved)
+        exists = (retrieved >= 0).unsqueeze(-1)
+        contexts = contexts._replace(step_mask=contexts.step_mask & exists)
         current = trimmed(self.slices.take(torch.from_numpy(item)))
         expert = self.expert[item, : current.actions.shape[1]]
-        return DecisionBatch(current, trimmed(contexts), torch.from_numpy(at), expert)
+        return DecisionBatch(current, trimmed(contexts), torch.from_numpy(last), expert)
