@@ -143,6 +143,8 @@ class DecisionConfig(PolicyConfig):
 
     Args:
         k: Trajectories in the context; 0 for no context (a control).
+        record: Episodes of the agent's own that are read as a set of steps, beside the context
+            (METHOD.md, section 13); 0 for none (the paper).
         tokens: `fused`, one token per step, or `four`, the paper's g o a p.
         context: `independent`, each retrieved trajectory is encoded on its own, or `concatenated`,
             attention runs causally through all of them (the paper).
@@ -153,6 +155,7 @@ class DecisionConfig(PolicyConfig):
     """
 
     k: int = limited(3, 0)
+    record: int = limited(0, 0)
     tokens: Literal["fused", "four"] = "fused"
     context: Literal["independent", "concatenated"] = "independent"
     supervise: Literal["all", "last"] = "all"
@@ -167,11 +170,14 @@ class RetrievalConfig:
         candidates: Number of nearest trajectories that are scored.
         s_max: Similarity from which a candidate is a near-copy. Near-copies come second.
         index: A FAISS index_factory string; `Flat` is exact.
+        leave_out: Trajectories that are never retrieved: those of the query's own `episode`, or of
+            its whole `task`, as at test time, when the dataset has no episode of the task.
     """
 
     candidates: int = limited(50, 1)
     s_max: float = limited(0.9, -1, 1)
     index: str = "Flat"
+    leave_out: Literal["episode", "task"] = "episode"
 
 
 @dataclass
@@ -215,10 +221,12 @@ class DecisionFit(FitConfig):
     Args:
         model: The decision transformer.
         retrieval: Search for training contexts.
+        share: Queries of one agent in one task that share a record, which is then encoded once.
     """
 
     model: DecisionConfig = field(default_factory=DecisionConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    share: int = limited(4, 1)
 
 
 @dataclass
@@ -228,10 +236,12 @@ class MemoryConfig:
     Args:
         schedule: Rule for how often the offline memory is asked. `evidence`: the more often, the
             further the best of the latest returns is from the goal; it needs no number of episodes.
-            `decay`: the paper's. `fixed`: as often as `beta` says.
-        window: Number of latest episodes that count in `evidence`. A team that has lost its way
-            explores again once its good episodes are older.
-        goal: Goal of `evidence`: the family's `maximum` return, or the best return in the `dataset`
+            `until_solved`: as `evidence`, but every action is sampled while none of the latest
+            episodes reached the goal, and the best one is taken from then on. `decay`: the paper's.
+            `fixed`: as often as `beta` says.
+        window: Number of latest episodes that count in `evidence` and `until_solved`. A team that
+            has lost its way explores again once its good episodes are older.
+        goal: Goal of these two: the family's `maximum` return, or the best return in the `dataset`
             where the maximum is out of reach.
         floor: Least probability in `evidence` of asking the offline memory, also when the goal is
             reached. Half of it is the least probability of sampling.
@@ -253,7 +263,7 @@ class MemoryConfig:
             it is full, they are computed anew.
     """
 
-    schedule: Literal["evidence", "decay", "fixed"] = "evidence"
+    schedule: Literal["evidence", "until_solved", "decay", "fixed"] = "evidence"
     window: int = limited(5, 1)
     goal: Literal["maximum", "dataset"] = "maximum"
     floor: float = limited(0.005, 0, 1)

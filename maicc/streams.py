@@ -32,6 +32,7 @@ class Stream(IntEnum):
     CHAIN_BATCHES = 32
     RADT_BATCHES = 33
     HISSD_BATCHES = 34
+    RECORD_BATCHES = 35
     # order of trajectories that share a key
     KEY_ORDER = 40
     # seed of an adaptation episode

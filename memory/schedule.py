@@ -42,3 +42,19 @@ def evidence(best_return: np.ndarray, goal: float, floor: float) -> Mixture:
     """
     gap = np.clip(1.0 - best_return / goal, 0.0, 1.0)
     return Mixture(np.maximum(gap, floor), np.maximum(gap, floor) / 2)
+
+
+def until_solved(best_return: np.ndarray, goal: float, floor: float, margin: float) -> Mixture:
+    """A schedule that samples every action until the goal is reached, and none from then on.
+
+    The offline memory is asked as in `evidence`.
+
+    Args:
+        best_return: (R,) best team return of each run in its latest episodes, on the family's scale
+            [0, 1].
+        goal: The return to strive for, on the same scale and above 0.
+        floor: Least probability of looking up offline, also when the goal is reached.
+        margin: Distance to the goal, as a share of it, that counts as reached.
+    """
+    sample = best_return < goal * (1.0 - margin)
+    return Mixture(evidence(best_return, goal, floor).offline, sample.astype(float))

@@ -135,6 +135,32 @@ class OnlineMemory:
         """Trajectories of these rows (Q,) that reached `step`: (Q, C) bool, C the largest count."""
         return self.trajectories.step_mask[rows, : int(self.count.max(initial=0)), step]
 
+    def choose(self, n: int, alpha: float) -> np.ndarray:
+        """Chooses which of its trajectories each row shows as its record: slots (rows, C).
+
+        Up to n trajectories are all shown. Of more, half are the latest ones, for what failed, and
+        half are those of the rest with the highest utility, the latest first among equals.
+
+        Args:
+            alpha: Weight of the team return against the predicted individual return.
+
+        Returns:
+            C is n, or fewer while there are fewer. The oldest come first.
+        """
+        count = int(self.count.max(initial=0))
+        born = self.born[:, :count]
+        by_age = np.argsort(born, axis=1, kind="stable")
+        if count > n:
+            latest, rest = by_age[:, count - n // 2 :], by_age[:, : count - n // 2]
+            utility = alpha * self.team_return + (1 - alpha) * self.individual_return
+            utility = np.take_along_axis(utility[:, :count], rest, 1)
+            age = np.take_along_axis(born, rest, 1)
+            best = np.take_along_axis(rest, np.lexsort((-age, -utility))[:, : n - n // 2], 1)
+            by_age = np.concatenate([best, latest], 1)
+            order = np.argsort(np.take_along_axis(born, by_age, 1), axis=1, kind="stable")
+            by_age = np.take_along_axis(by_age, order, 1)
+        return by_age
+
     def search(
         self, rows: np.ndarray, step: int, queries: np.ndarray, n: int, tie: np.ndarray
     ) -> Candidates:

@@ -12,7 +12,7 @@ import torch
 from maicc.baselines import METHODS as ALL
 from maicc.baselines.at import relabelled
 from maicc.baselines.base import BaselineModule
-from maicc.baselines.dpt import DPTransformer, packed, transitions
+from maicc.baselines.dpt import DPTransformer
 from maicc.baselines.hissd import HiSSDData
 from maicc.config import CollectConfig, PolicyConfig
 from maicc.data.collect import collect
@@ -23,6 +23,7 @@ from maicc.evaluation.adapt import play_episode
 from maicc.experiments.fits import fit_model
 from maicc.experiments.validate import check
 from maicc.files import ModelFiles
+from maicc.models.record import packed, transitions
 from maicc.training.chain_data import ChainBatch, ChainData, reordered
 from maicc.training.episode_data import EpisodeData
 from maicc.training.fit import seeded
@@ -235,20 +236,20 @@ def test_dpt_does_not_know_the_order_of_its_context(dataset):
         net = DPTransformer(EpisodeFile(dataset).spec, PolicyConfig(**SMALL)).eval()
     batch = chains(dataset)
     context = transitions(Trajectories(*(part[:, :-1] for part in batch.chain)))
-    order = torch.randperm(context.there.shape[1], generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(context.mask.shape[1], generator=torch.Generator().manual_seed(0))
     turned = type(context)(*(part[:, order] for part in context))
     query = batch.chain.observations[:, -1, :4]
     step = torch.arange(4).expand(5, 4)
     with torch.no_grad():
-        one = net.decide(query, step, net.encode(context), context.there)
-        other = net.decide(query, step, net.encode(turned), turned.there)
-        none = net.decide(query, step, net.encode(context), torch.zeros_like(context.there))
-        some = context._replace(there=context.there & (order % 3 == 0))
+        one = net.decide(query, step, net.encode(context), context.mask)
+        other = net.decide(query, step, net.encode(turned), turned.mask)
+        none = net.decide(query, step, net.encode(context), torch.zeros_like(context.mask))
+        some = context._replace(mask=context.mask & (order % 3 == 0))
         short = packed(some.take(torch.tensor([4, 1])))
-        full = net.decide(query, step, net.encode(some), some.there)[[4, 1]]
-        few = net.decide(query[[4, 1]], step[:2], net.encode(short), short.there)
+        full = net.decide(query, step, net.encode(some), some.mask)[[4, 1]]
+        few = net.decide(query[[4, 1]], step[:2], net.encode(short), short.mask)
     assert torch.allclose(one, other, atol=1e-5)
-    assert short.there.shape[1] < context.there.shape[1] / 2
+    assert short.mask.shape[1] < context.mask.shape[1] / 2
     assert torch.allclose(full, few, atol=1e-5)
     assert not torch.allclose(one, none, atol=1e-3)
 

@@ -8,12 +8,11 @@ last tenth of the episodes.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.options import DPTConfig
@@ -21,48 +20,11 @@ from maicc.config import OptimiserConfig, PolicyConfig
 from maicc.data.dataset import require_expert
 from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.heads import ActionHead
+from maicc.models.record import Transitions, encode_transitions, packed, transitions
 from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import KeyValues, Transformer
 from maicc.training.chain_data import ChainBatch
 from maicc.types import Spec, Trajectories
-
-
-class Transitions(NamedTuple):
-    """Steps and the observations that followed them, in any order."""
-
-    step: Tensor  # (B, C) int64, the number of the step in its episode
-    observations: Tensor  # (B, C, O)
-    actions: Tensor  # (B, C)
-    following: Tensor  # (B, C, O), zero after the last step
-    rewards: Tensor  # (B, C) of the team
-    done: Tensor  # (B, C)
-    completed: Tensor  # (B, C)
-    there: Tensor  # (B, C) bool, False where a place of the set is empty
-
-    def take(self, rows: Tensor) -> Transitions:
-        """Picks the sets of these rows."""
-        return Transitions(*(part[rows] for part in self))
-
-
-def transitions(episodes: Trajectories) -> Transitions:
-    """Makes a set of every step of episodes (B, E, T, ...); C = E * T."""
-    B, E, T = episodes.actions.shape
-    step = torch.arange(T, device=episodes.actions.device).expand(B, E, T)
-    played = episodes.step_mask.unsqueeze(-1)
-    following = F.pad((episodes.observations * played)[:, :, 1:], (0, 0, 0, 1))
-    parts = (
-        step, episodes.observations, episodes.actions, following, episodes.rewards, episodes.done,
-        episodes.completed, episodes.step_mask,
-    )  # fmt: skip
-    return Transitions(*(part.flatten(1, 2) for part in parts))
-
-
-def packed(context: Transitions) -> Transitions:
-    """Drops the places that are empty in all sets."""
-    exists = context.there
-    places = (~exists).long().argsort(dim=1, stable=True)[:, : max(int(exists.sum(1).max()), 1)]
-    row = torch.arange(len(exists), device=exists.device)[:, None]
-    return Transitions(*(part[row, places] for part in context))
 
 
 class DPTransformer(nn.Module):
@@ -82,15 +44,9 @@ class DPTransformer(nn.Module):
 
     def encode(self, context: Transitions) -> KeyValues:
         """Computes the keys and values of the transitions, per layer."""
-        e, c = self.encoders, context
-        encoded, following = e.observation(c.observations), e.observation(c.following)
-        x = encoded.embedding + e.encode_action(c.actions, encoded)
-        x = x + self.following(following.embedding)
-        x = x + e.step(c.step) + self.role.weight[0]
-        x = x + e.encode_outcome(c.rewards, c.done, c.completed)
-        itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-        # an empty place looks at itself, so that its softmax is defined
-        return self.transformer(x, (c.there.unsqueeze(1) | itself).unsqueeze(1))[1]
+        return encode_transitions(
+            context, self.encoders, self.following, self.role.weight[0], self.transformer
+        )
 
     def decide(self, observations: Tensor, step: Tensor, past: KeyValues, exists: Tensor) -> Tensor:
         """Computes the logits (B, Q, A) of queries, each on its own.
@@ -123,7 +79,7 @@ class DPTTeam(BaselineTeam):
         episodes = Trajectories(*(part[:, latest] for part in self.online.trajectories))
         context = packed(transitions(self._tensors(episodes)))
         with torch.no_grad():
-            self._past, self._exists = self.net.encode(context), context.there
+            self._past, self._exists = self.net.encode(context), context.mask
 
     def logits(self, active: np.ndarray) -> np.ndarray:
         """Computes the logits (Q, A) of the `active` rows at the running step."""
@@ -178,19 +134,19 @@ class DPTModule(BaselineModule):
         context = transitions(Trajectories(*(part[:, :-1] for part in batch.chain)))
         query = Trajectories(*(part[:, -1] for part in batch.chain))
         chance = torch.Generator().manual_seed(self.step_seed())
-        B, C = context.there.shape
+        B, C = context.mask.shape
         share = torch.rand(B, 1, generator=chance)
         in_set = torch.rand(B, C, generator=chance) < share
-        context = context._replace(there=context.there & in_set.to(context.there.device))
+        context = context._replace(mask=context.mask & in_set.to(context.mask.device))
 
         def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
             sets, queries = packed(context.take(rows)), trimmed(query.take(rows))
             step = torch.arange(queries.actions.shape[1], device=rows.device)
             step = step.expand_as(queries.actions)
             past = self.net.encode(sets)
-            logits = self.net.decide(queries.observations, step, past, sets.there)
+            logits = self.net.decide(queries.observations, step, past, sets.mask)
             expert = batch.expert[rows, -1, : step.shape[1]]
             mask = queries.step_mask & (expert >= 0)
             return logits[mask], expert[mask]
 
-        return self.learn(*concat_by_length(context.there.sum(1), supervised))
+        return self.learn(*concat_by_length(context.mask.sum(1), supervised))

@@ -24,7 +24,13 @@ class MAICC(Method):
     def prepare(
         self, fit: str, config: MaiccRun, files: ModelFiles
     ) -> tuple[type[MaiccModule], Any, FamilyData]:
-        from maicc.training import DecisionModule, EmbeddingModule, EpisodeData, RetrievalData
+        from maicc.training import (
+            DecisionModule,
+            EmbeddingModule,
+            EpisodeData,
+            RecordData,
+            RetrievalData,
+        )
 
         path, seed = str(files.episodes), config.seed
         if fit == "embedding":
@@ -34,9 +40,13 @@ class MAICC(Method):
             )
             return EmbeddingModule, e.model, data
         d = config.decision
-        data = RetrievalData(
+        options = (
             config.family, path, str(files["embedding"]), d.model.k, d.batch_size, seed, d.retrieval
-        )
+        )  # fmt: skip
+        if d.model.record:
+            data = RecordData(*options, record=d.model.record, share=d.share)
+        else:
+            data = RetrievalData(*options)
         return DecisionModule, d.model, data
 
     def load(self, config: MaiccRun, files: ModelFiles, spec: Spec | None, device: str) -> Trained:
@@ -77,6 +87,10 @@ class MAICC(Method):
             )
         check_candidates("decision.retrieval", d.retrieval.candidates, d.model.k)
         check_candidates("adapt.memory", config.adapt.memory.candidates, d.model.k)
+        if d.model.record and d.model.context == "concatenated":
+            raise UserError(
+                "decision.model.record needs decision.model.context=independent, or 0 episodes"
+            )
         if e.credit == "teacher" and not e.teacher:
             raise UserError(
                 "embedding.model.credit=teacher needs a teacher; set it to local, or "

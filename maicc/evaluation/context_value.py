@@ -10,6 +10,7 @@ import torch
 from maicc.config import RetrievalConfig
 from maicc.files import ModelFiles
 from maicc.training.modules import DecisionModule, load_module
+from maicc.training.record_data import RecordData
 from maicc.training.retrieval_data import RetrievalData
 from maicc.types import Trajectories, UserError
 
@@ -38,15 +39,12 @@ def context_value(
     if k == 0:
         raise UserError(f"{files['decision']}: trained without context (decision.model.k=0)")
     family = module.spec.family
-    data = RetrievalData(
-        family,
-        str(files.episodes),
-        str(files["embedding"]),
-        k,
-        _QUERIES,
-        _SEED,
+    options = (
+        family, str(files.episodes), str(files["embedding"]), k, _QUERIES, _SEED,
         retrieval or RetrievalConfig(),
-    )
+    )  # fmt: skip
+    record = module.config.record
+    data = RecordData(*options, record=record) if record else RetrievalData(*options)
     data.setup("fit")
     results: dict[str, list[tuple[float, float]]] = {"retrieved": [], "of other queries": []}
     stream = data.batches(0)

@@ -32,9 +32,7 @@ class DecisionBatch(NamedTuple):
     contexts: Trajectories  # (Q, K, T, ...)
     step: Tensor  # (Q,) int64, the step whose prefix was the query
     expert: Tensor  # (Q, T) int64, what the best behaviour policy would have done; -1 unknown
-    record: Transitions | None = (
-        None  # (S, C, ...); Q / S queries in a row share a set
-    )
+    record: Transitions | None = None  # (S, C, ...); Q / S queries in a row share a set
 
     def take(self, rows: Tensor) -> DecisionBatch:
         """Picks the queries `rows`, padded to the longest of them; for batches without records."""

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from maicc.config import MemoryConfig, check_options
-from maicc.data.returns import normalised
+from maicc.data.returns import COMPLETION_MARGIN, normalised
 from maicc.memory import BlendedMemory, OfflineMemory, schedule
-from maicc.models.decision import DecisionTransformer
+from maicc.models.decision import DecisionTransformer, Past
 from maicc.models.embedding import Embedding
+from maicc.models.record import packed, transitions
 from maicc.teams.context_cache import ContextCache
 from maicc.teams.lockstep import EpisodeRecord, LockStepTeam
 from maicc.teams.lookups import LookupStats
@@ -50,7 +51,7 @@ class Team(LockStepTeam):
         agent_mask: np.ndarray | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        if memory.schedule != "evidence" and not episodes:
+        if memory.schedule in ("decay", "fixed") and not episodes:
             raise UserError(
                 f"schedule {memory.schedule} needs the number of episodes in advance; give it, or "
                 "set memory.schedule=evidence"
@@ -83,17 +84,32 @@ class Team(LockStepTeam):
         self._mixture = schedule.Mixture(
             self._each_agent(mixture.offline), self._each_agent(mixture.sample)
         )
+        self._record = self._encode_record()
         self.lookups = LookupStats(self.R, int(self.memory.offline.task.max()) + 1)
+
+    @torch.no_grad()
+    def _encode_record(self) -> Past | None:
+        """Encodes each row's past episodes, once for the whole episode."""
+        n = self.decision.config.record
+        if not n:
+            return None
+        slots = self.online.choose(n, self.config.alpha)
+        row = np.arange(len(slots))[:, None]
+        episodes = Trajectories(*(part[row, slots] for part in self.online.trajectories))
+        return self.decision.encode_record(packed(transitions(self._tensors(episodes))))
 
     def _mixture_of_runs(self) -> schedule.Mixture:
         """Probabilities of each run in this episode, as the schedule gives them."""
         c = self.config
-        if c.schedule == "evidence":
+        if c.schedule in ("evidence", "until_solved"):
             latest = slice(max(self.episode - c.window, 0), self.episode)
             latest_returns = self.online.history[self._first, latest]
             best_offline = float(self.memory.offline.team_return.max())
             goal = 1.0 if c.goal == "maximum" else max(best_offline, 1e-3)
-            return schedule.evidence(latest_returns.max(1, initial=0.0), goal, c.floor)
+            best = latest_returns.max(1, initial=0.0)
+            if c.schedule == "evidence":
+                return schedule.evidence(best, goal, c.floor)
+            return schedule.until_solved(best, goal, c.floor, COMPLETION_MARGIN)
         assert self.episodes is not None  # the constructor refuses these schedules without it
         if c.schedule == "decay":
             return schedule.decay(self.episode, self.episodes, c.decay, self.R)
@@ -105,8 +121,11 @@ class Team(LockStepTeam):
         observations = self._tensor(self._now.observations[:, t])
         self._encoder.add(observations)
         current, encoded = self._current(active), self._encoder.take(active)
+        record = self._record
+        if record is not None and len(active) < len(self._run):
+            record = record.take(torch.from_numpy(active).to(self.device))
         if self.memory.k == 0:
-            logits = self.decision.decide(current, encoded, None, None, last=True)[:, 0]
+            logits = self.decision.decide(current, encoded, record, last=True)[:, 0]
             return logits.double().cpu().numpy()
         query = self._prefix.query(observations, self._tensor(self._now.return_to_go[:, t]))
         coin = draws.memory[active, 0 if self.config.toss == "episode" else t]
@@ -123,7 +142,8 @@ class Team(LockStepTeam):
         self.lookups.add(
             self._run[active], retrieval.offline, *self.memory.origin(active, retrieval)
         )
-        return self.cache.decide(current, encoded, active, retrieval).double().cpu().numpy()
+        logits = self.cache.decide(current, encoded, active, retrieval, record)
+        return logits.double().cpu().numpy()
 
     def sampling(self) -> np.ndarray:
         """Probability of sampling the action, as the schedule gives it."""

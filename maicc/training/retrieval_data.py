@@ -81,7 +81,7 @@ class RetrievalData(FamilyData):
             UserError: there are too few candidates or trajectories for k.
         """
         assert self.k is not None
-        self.keys, self.episode = keys, stored.episode
+        self.keys, self.episode, self.task = keys, stored.episode, stored.task
         trajectories = stored.trajectories
         if self.k > self.retrieval.candidates or self.k >= len(trajectories.actions):
             raise UserError(
@@ -101,15 +101,22 @@ class RetrievalData(FamilyData):
         A context is in random order. It has -1 where too few trajectories reached the step.
         """
         assert self.k is not None
-        n = self.retrieval.candidates + self.spec.n_agents  # an episode's own are left out
+        if self.k == 0:
+            return np.empty((len(item), 0), np.int64)
+        # the query's own are left out: as many more are asked for, and of a task ten times as many
+        n = self.retrieval.candidates + self.spec.n_agents
+        by_task = self.retrieval.leave_out == "task"
+        if by_task:
+            n = 10 * self.retrieval.candidates
         chosen = np.full((len(item), self.k), -1)
         tie = rng.random(len(item))
         for t in np.unique(step):
             row = np.flatnonzero(step == t)  # the queries at this step
             queries = self.keys.vectors[item[row], t]
             candidate, similarity = self.keys.index.search(int(t), queries, n, tie[row])
-            same_episode = self.episode[candidate] == self.episode[item[row], None]
-            candidate = np.where(same_episode, -1, candidate)
+            group = self.task if by_task else self.episode
+            left_out = group[candidate] == group[item[row], None]
+            candidate = np.where(left_out, -1, candidate)
             query_return = self.team_return[item[row]]
             score = training_utility(
                 similarity, self.team_return[candidate], query_return, self.retrieval.s_max
