@@ -13,7 +13,7 @@ from maicc.data.behaviour import play
 from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
 from maicc.experiments.validate import check
-from maicc.models.decision import DecisionBatch, DecisionTransformer
+from maicc.models.decision import DecisionBatch, DecisionTransformer, Past
 from maicc.training.modules import DecisionModule
 from maicc.types import ObsLayout, Trajectories, UserError
 from tests.conftest import tiny_config
@@ -98,7 +98,8 @@ def test_kept_keys_and_values_give_the_same_decision(slices, tokens):
     ]
     visible = model.visible(slices.step_mask[index])
     encoded = model.encoders.observation(current.observations)
-    assert torch.allclose(model.decide(current, encoded, past, visible), direct, atol=1e-5)
+    decided = model.decide(current, encoded, Past(past, visible))
+    assert torch.allclose(decided, direct, atol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", ["fused", "four"])
