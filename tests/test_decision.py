@@ -149,7 +149,7 @@ def test_a_batch_taken_by_length_has_the_loss_of_the_batch(slices):
     logits = model(current, contexts)[current.step_mask]
     expected = F.cross_entropy(logits, current.actions[current.step_mask], label_smoothing=0.1)
     shapes, forward = [], model.forward
-    model.forward = lambda *parts: shapes.append(parts[0].actions.shape) or forward(*parts)
+    model.forward = lambda *a, **k: shapes.append(a[0].actions.shape) or forward(*a, **k)
     assert torch.allclose(model.loss(batch)[0], expected, atol=1e-6)
     assert shapes == [(1, 2), (1, 3), (1, 5), (1, 15)]
 
