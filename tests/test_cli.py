@@ -87,6 +87,7 @@ def test_a_second_call_skips_what_is_finished(tiny_run, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_a_report_of_what_was_finished_before_is_written_again(tiny_run, tmp_path, capsys):
     from maicc.experiments.run import run
 
@@ -99,6 +100,7 @@ def test_a_report_of_what_was_finished_before_is_written_again(tiny_run, tmp_pat
     assert "held-out tasks" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_models_of_another_dataset_are_refused(tiny_run, tmp_path):
     from maicc.experiments.run import run
     from maicc.types import UserError
@@ -317,6 +319,7 @@ def test_each_stage_alone(tiny_run, tmp_path, capsys):
     assert EpisodeFile(episodes).fingerprint == EpisodeFile(tiny_run / "episodes.h5").fingerprint
 
 
+@pytest.mark.slow
 def test_a_family_of_ones_own_in_the_current_folder(tmp_path):
     """Next to a folder named `envs`, which must not be in the way; with two processes."""
     (tmp_path / "envs").mkdir()
@@ -360,13 +363,18 @@ def test_an_interrupted_adaptation_goes_on_with_its_own_settings_only(tiny_run, 
     assert len(json.loads(out.read_text())["runs"][0]["returns"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "method"),
-    [(signal.SIGINT, "maicc"), (signal.SIGKILL, "maicc"), (signal.SIGINT, "radt")],
+    ("kind", "method", "first_stage", "last_stage"),
+    [
+        (signal.SIGINT, "maicc", 0, 5),
+        (signal.SIGKILL, "maicc", 1, 4),
+        (signal.SIGINT, "radt", 1, 3),
+    ],
     ids=["SIGINT", "SIGKILL", "radt"],
 )
-def test_an_interrupted_run_equals_an_unbroken_one(kind, method, tmp_path):
-    """Interrupted once in each stage, at moments that are not chosen."""
+def test_an_interrupted_run_equals_an_unbroken_one(kind, method, first_stage, last_stage, tmp_path):
+    """Interrupted once in each of these stages, at moments that are not chosen."""
     first = "retriever" if method == "radt" else "embedding"
     arguments = ["run", "lbf_7x7", *(COMMON if method == "radt" else TINY), f"--{first}.steps=40",
                  "--decision.steps=40", "--adapt.episodes=30", f"--method={method}"]  # fmt: skip
@@ -380,7 +388,7 @@ def test_an_interrupted_run_equals_an_unbroken_one(kind, method, tmp_path):
         ("adapt/result.json", "adapt/training.json"),
     ]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    for i, (sign, result) in enumerate(stages):
+    for i, (sign, result) in list(enumerate(stages))[first_stage:last_stage]:
         process = subprocess.Popen(
             [sys.executable, "-m", "maicc", *arguments, "--out=broken"], cwd=tmp_path,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment,
@@ -405,6 +413,7 @@ def test_an_interrupted_run_equals_an_unbroken_one(kind, method, tmp_path):
     assert not list(broken.rglob("*.part*"))
 
 
+@pytest.mark.slow
 def test_fit_is_a_lightning_cli(tiny_run, tmp_path):
     configs = Path(__file__).parent.parent / "configs"
 
@@ -430,6 +439,7 @@ def test_fit_is_a_lightning_cli(tiny_run, tmp_path):
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_fit_trains_a_rival(tiny_run, tmp_path):
     def fit(*more: str, check: bool = True):
         return maicc(

@@ -39,6 +39,7 @@ MEMORIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES, ids=["evidence", "decay", "random"])
 def test_lock_step_equals_agents_on_their_own(models, memory):
     episodes, env = 6, make_env()
