@@ -127,6 +127,7 @@ def test_what_a_method_does_not_read_repeats_nothing(tmp_path):
     assert not results("at", **{"adapt.explore": "greedy"})
 
 
+@pytest.mark.slow
 def test_a_stage_lets_go_of_the_dataset(tmp_path, monkeypatch):
     """Or the next one would hold it twice."""
     real, read = EpisodeData.setup, []

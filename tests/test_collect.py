@@ -111,6 +111,7 @@ def test_what_the_expert_would_have_done_is_kept():
     assert (play(nobody, task, 1.0, [(0,)], "random").expert_actions == -1).all()
 
 
+@pytest.mark.slow
 def test_the_explorer_as_one_more_behaviour(tmp_path):
     config = CollectConfig(episodes=5, levels=[1.0], explorer=True, workers=1)
     collect(FAMILY, tmp_path / "x.h5", config, seed=0)
@@ -169,6 +170,7 @@ def test_behaviours_play_beside_the_expert_and_its_levels(tmp_path):
     assert set(np.unique(episodes.actions[episodes.behaviour == 0])) <= {0, 1}
 
 
+@pytest.mark.slow
 def test_an_only_behaviour_plays_at_every_level(tmp_path):
     file = collected(tmp_path, behaviours=anywhere)
     assert [b.target for b in file.behaviours] == SMALL.levels

@@ -100,6 +100,7 @@ def test_radt_acts_on_what_it_kept_as_on_what_it_reads_anew(retriever, monkeypat
     assert any(checked)
 
 
+@pytest.mark.slow
 def test_radt_starts_from_its_retriever_which_stays_as_it_was(retriever):
     before = load_module(retriever / "retriever.ckpt", MADTModule).net.state_dict()
     after = load_module(retriever / "decision.ckpt", RADTModule).net
