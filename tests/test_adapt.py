@@ -20,6 +20,7 @@ def models(tiny_run) -> TrainedMAICC:
     return TrainedMAICC(ModelFiles.in_folder(tiny_run), FAMILY.spec, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"schedule": "decay"}, {"max_episodes": 3}])
 def test_an_interrupted_adaptation_equals_an_unbroken_one(models, tmp_path, monkeypatch, options):
     config = MaiccAdapt(episodes=7, memory=MemoryConfig(**options))

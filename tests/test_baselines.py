@@ -375,6 +375,7 @@ def two_tasks(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_overfits_two_tasks(method, two_tasks, tmp_path, monkeypatch):
     config = tiny_config(method=method, family="two")

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from maicc.config import CollectConfig, DecisionConfig, EmbeddingConfig
 from maicc.envs import get_family
 from maicc.evaluation import speed as module
 from maicc.evaluation import speed_parts as bench_parts
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_part_is_timed(monkeypatch):
@@ -14,6 +18,7 @@ def test_every_part_is_timed(monkeypatch):
     monkeypatch.setattr(module, "SIZES", sizes)
     monkeypatch.setattr(module, "_SECONDS", 0.01)
     monkeypatch.setattr(module, "_RUNS", 3)
+    monkeypatch.setattr(module, "_PEAK_SIZES", {"cpu": 256})
     monkeypatch.setattr(module, "CollectConfig", lambda: CollectConfig(12, [1.0], workers=1))
     result = module.bench("lbf_7x7", "cpu", largest=27_000)
     parts = [row["part"] for row in result["rows"]]

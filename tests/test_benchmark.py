@@ -31,6 +31,7 @@ def finished(tmp_path_factory):
     return out, benchmark(tiny_config(), VARIANTS, seeds=2, tasks=2, out=out)
 
 
+@pytest.mark.slow
 def test_units_share_what_they_can(finished):
     out, _ = finished
     count = lambda pattern: len(list((out / "models").rglob(pattern)))  # noqa: E731
@@ -40,6 +41,7 @@ def test_units_share_what_they_can(finished):
     assert len(list((out / "results").rglob("seed*.json"))) == 6
 
 
+@pytest.mark.slow
 def test_a_second_call_repeats_nothing_and_gives_the_same_table(finished, monkeypatch):
     out, table = finished
     for name in ("collect", "fit_model"):
@@ -48,6 +50,7 @@ def test_a_second_call_repeats_nothing_and_gives_the_same_table(finished, monkey
     assert again == table
 
 
+@pytest.mark.slow
 def test_all_units_play_the_same_tasks(finished):
     out, table = finished
     for path in (out / "results").rglob("seed*.json"):
@@ -60,6 +63,7 @@ def test_all_units_play_the_same_tasks(finished):
     assert (out / "benchmark.md").read_text() == markdown(table)
 
 
+@pytest.mark.slow
 def test_behaviours_play_the_same_tasks(finished):
     out, table = finished
     again = benchmark(tiny_config(), VARIANTS, seeds=2, tasks=2, out=out, behaviours=True)
@@ -123,6 +127,7 @@ def test_what_a_method_does_not_read_repeats_nothing(tmp_path):
     assert not results("at", **{"adapt.explore": "greedy"})
 
 
+@pytest.mark.slow
 def test_a_stage_lets_go_of_the_dataset(tmp_path, monkeypatch):
     """Or the next one would hold it twice."""
     real, read = EpisodeData.setup, []

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import h5py
@@ -37,6 +38,34 @@ def maicc(*arguments: str, cwd: Path, check: bool = True) -> subprocess.Complete
     )
     assert not check or done.returncode == 0, done.stderr
     return done
+
+
+def forked(arguments: list[str], folder: Path) -> int:
+    """Starts a command in a process of its own, in a folder, and gives the process's number.
+
+    What it says is in said.txt. A forked process has imported everything already, which takes a new
+    one ten seconds.
+    """
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        os.chdir(folder)
+        said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        main(arguments)
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -87,6 +116,7 @@ def test_a_second_call_skips_what_is_finished(tiny_run, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_a_report_of_what_was_finished_before_is_written_again(tiny_run, tmp_path, capsys):
     from maicc.experiments.run import run
 
@@ -99,6 +129,7 @@ def test_a_report_of_what_was_finished_before_is_written_again(tiny_run, tmp_pat
     assert "held-out tasks" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_models_of_another_dataset_are_refused(tiny_run, tmp_path):
     from maicc.experiments.run import run
     from maicc.types import UserError
@@ -106,7 +137,8 @@ def test_models_of_another_dataset_are_refused(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run, folder)
     (folder / "episodes.h5").unlink()
-    main(["collect", "lbf_7x7", "--episodes=2", "--workers=1", f"--out={folder / 'episodes.h5'}"])
+    out = f"--out={folder / 'episodes.h5'}"
+    main(["collect", "lbf_7x7", "--episodes=2", "--levels=[1.0]", "--workers=1", out])
     with pytest.raises(UserError, match="another dataset than the one that the models"):
         run(tiny_config(), folder)
 
@@ -317,6 +349,7 @@ def test_each_stage_alone(tiny_run, tmp_path, capsys):
     assert EpisodeFile(episodes).fingerprint == EpisodeFile(tiny_run / "episodes.h5").fingerprint
 
 
+@pytest.mark.slow
 def test_a_family_of_ones_own_in_the_current_folder(tmp_path):
     """Next to a folder named `envs`, which must not be in the way; with two processes."""
     (tmp_path / "envs").mkdir()
@@ -360,17 +393,25 @@ def test_an_interrupted_adaptation_goes_on_with_its_own_settings_only(tiny_run, 
     assert len(json.loads(out.read_text())["runs"][0]["returns"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "method"),
-    [(signal.SIGINT, "maicc"), (signal.SIGKILL, "maicc"), (signal.SIGINT, "radt")],
+    ("kind", "method", "first_stage", "last_stage"),
+    [
+        (signal.SIGINT, "maicc", 0, 5),
+        (signal.SIGKILL, "maicc", 1, 4),
+        (signal.SIGINT, "radt", 1, 3),
+    ],
     ids=["SIGINT", "SIGKILL", "radt"],
 )
-def test_an_interrupted_run_equals_an_unbroken_one(kind, method, tmp_path):
-    """Interrupted once in each stage, at moments that are not chosen."""
+def test_an_interrupted_run_equals_an_unbroken_one(
+    kind, method, first_stage, last_stage, tmp_path, monkeypatch
+):
+    """Interrupted once in each of these stages, at moments that are not chosen."""
     first = "retriever" if method == "radt" else "embedding"
     arguments = ["run", "lbf_7x7", *(COMMON if method == "radt" else TINY), f"--{first}.steps=40",
-                 "--decision.steps=40", "--adapt.episodes=30", f"--method={method}"]  # fmt: skip
-    maicc(*arguments, "--out=whole", cwd=tmp_path)
+                 "--decision.steps=40", "--adapt.episodes=12", f"--method={method}"]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    main([*arguments, "--out=whole"])
     broken = tmp_path / "broken"
     stages = [  # what shows that a stage is under way: its sign is there, its result is not
         ("config.json", "episodes.h5"),
@@ -379,21 +420,20 @@ def test_an_interrupted_run_equals_an_unbroken_one(kind, method, tmp_path):
         ("decision.ckpt", "adapt/result.json"),
         ("adapt/result.json", "adapt/training.json"),
     ]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    for i, (sign, result) in enumerate(stages):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "maicc", *arguments, "--out=broken"], cwd=tmp_path,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment,
-        )  # fmt: skip
-        while not (broken / sign).exists() and process.poll() is None:
+    for i, (sign, result) in list(enumerate(stages))[first_stage:last_stage]:
+        process, ended = forked([*arguments, "--out=broken"], tmp_path), 0
+        while not (broken / sign).exists() and not ended:
             time.sleep(0.01)
-        time.sleep(0.15 * i)
-        process.send_signal(kind)
-        _, said = process.communicate(timeout=120)
+            ended, status = os.waitpid(process, os.WNOHANG)
+        if not ended:
+            time.sleep(0.15 * i)
+            os.kill(process, kind)
+            _, status = os.waitpid(process, 0)
+        said = (tmp_path / "said.txt").read_text()
         if kind == signal.SIGINT and not (broken / result).exists():
-            assert process.returncode == 130, said.decode()
-            assert b"Traceback" not in said
-    maicc(*arguments, "--out=broken", cwd=tmp_path)
+            assert os.waitstatus_to_exitcode(status) == 130, said
+            assert "Traceback" not in said
+    main([*arguments, "--out=broken"])
     for name in ("result", "training"):
         whole, again = (
             json.loads((tmp_path / d / "adapt" / f"{name}.json").read_text())
@@ -405,46 +445,45 @@ def test_an_interrupted_run_equals_an_unbroken_one(kind, method, tmp_path):
     assert not list(broken.rglob("*.part*"))
 
 
-def test_fit_is_a_lightning_cli(tiny_run, tmp_path):
+@pytest.mark.slow
+def test_fit_is_a_lightning_cli(tiny_run, tmp_path, monkeypatch, capsys):
     configs = Path(__file__).parent.parent / "configs"
+    monkeypatch.chdir(tmp_path)
 
-    def fit(model: str, steps: int, *more: str, check: bool = True):
-        return maicc(
+    def arguments(model: str, steps: int, *more: str) -> list[str]:
+        return [
             "fit", "--config", str(configs / f"{model}.yaml"), f"--trainer.max_steps={steps}",
             f"--trainer.default_root_dir={model}", "--trainer.accelerator=cpu",
             "--trainer.logger=false", f"--data.init_args.path={tiny_run / 'episodes.h5'}", *more,
-            cwd=tmp_path, check=check,
-        )  # fmt: skip
+        ]  # fmt: skip
 
-    fit("embedding", 3, "--trainer.devices=2", "--trainer.strategy=ddp_fork")
+    two = arguments("embedding", 3, "--trainer.devices=2", "--trainer.strategy=ddp_fork")
+    maicc(*two, cwd=tmp_path)
     checkpoint = next((tmp_path / "embedding").rglob("*.ckpt"))
     embedding = f"--data.init_args.embedding={checkpoint}"
     constant = "--model.init_args.optimiser.schedule=constant"
-    fit("decision", 3, embedding, constant)
+    main(arguments("decision", 3, embedding, constant))
     done = f"--ckpt_path={next((tmp_path / 'decision').rglob('*.ckpt'))}"
-    fit("decision", 5, embedding, constant, done)
+    main(arguments("decision", 5, embedding, constant, done))
     assert any("step=5" in p.name for p in (tmp_path / "decision").rglob("*.ckpt"))
-    refused = fit("embedding", 9, f"--ckpt_path={checkpoint}", check=False)
-    assert refused.returncode == 2
-    assert "was laid out for 3 steps, not for 9" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    said = refused(capsys, *arguments("embedding", 9, f"--ckpt_path={checkpoint}"))
+    assert "was laid out for 3 steps, not for 9" in said
 
 
-def test_fit_trains_a_rival(tiny_run, tmp_path):
-    def fit(*more: str, check: bool = True):
-        return maicc(
-            "fit", "--model", "maicc.baselines.at.ATModule", "--data",
-            "maicc.training.chain_data.ChainData", "--data.init_args.family=lbf_7x7",
-            f"--data.init_args.path={tiny_run / 'episodes.h5'}", "--trainer.max_steps=2",
-            "--trainer.accelerator=cpu", "--trainer.logger=false", *more, cwd=tmp_path, check=check,
-        )  # fmt: skip
-
-    fit("--model.init_args.model.episodes=3")
+@pytest.mark.slow
+def test_fit_trains_a_rival(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        "fit", "--model", "maicc.baselines.at.ATModule", "--data",
+        "maicc.training.chain_data.ChainData", "--data.init_args.family=lbf_7x7",
+        f"--data.init_args.path={tiny_run / 'episodes.h5'}", "--trainer.max_steps=2",
+        "--trainer.accelerator=cpu", "--trainer.logger=false",
+    ]  # fmt: skip
+    main([*arguments, "--model.init_args.model.episodes=3"])
     checkpoint = next(tmp_path.rglob("*.ckpt"))
     assert load_module(checkpoint, ATModule).config.episodes == 3
-    refused = fit("--data.init_args.episodes=3", check=False)
-    assert refused.returncode == 2
-    assert "set data.init_args.episodes=4" in refused.stderr
+    said = refused(capsys, *arguments, "--data.init_args.episodes=3")
+    assert "set data.init_args.episodes=4" in said
 
 
 BATTLES = [f"{g}_{kind}" for g in ("smax", "smac") for kind in ("protoss", "terran", "zerg", "all")]

@@ -13,11 +13,12 @@ from maicc.experiments.cluster import run_units
 from maicc.types import UserError
 from tests.conftest import tiny_config
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 
 VARIANTS = {
     "default": {},
-    "beta_1": {"adapt.memory.schedule": "fixed", "adapt.memory.beta": 1.0},
     "no_context": {"decision.model.k": 0},
 }
 

@@ -18,6 +18,7 @@ FAMILY = get_family("lbf_7x7")
 SMALL = CollectConfig(episodes=4, levels=[0.5, 1.0], workers=1)
 
 
+@pytest.mark.slow
 def test_the_same_data_for_any_number_of_workers(tmp_path):
     collect(FAMILY, tmp_path / "one.h5", SMALL, seed=0)
     two = CollectConfig(SMALL.episodes, SMALL.levels, workers=2)
@@ -29,6 +30,7 @@ def test_the_same_data_for_any_number_of_workers(tmp_path):
     assert EpisodeFile(tmp_path / "other.h5").fingerprint != one.fingerprint
 
 
+@pytest.mark.slow
 def test_an_interrupted_collection_goes_on(tmp_path, monkeypatch):
     collect(FAMILY, tmp_path / "whole.h5", SMALL, seed=0)
     played = []
@@ -57,6 +59,7 @@ def test_an_interrupted_collection_goes_on(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.h5", "whole.h5"]
 
 
+@pytest.mark.slow
 def test_calibration_reaches_the_level_aimed_at():
     def reached_at(rate):
         return module_behaviour._reached(FAMILY, rate, 0, lambda n: None)
@@ -108,6 +111,7 @@ def test_what_the_expert_would_have_done_is_kept():
     assert (play(nobody, task, 1.0, [(0,)], "random").expert_actions == -1).all()
 
 
+@pytest.mark.slow
 def test_the_explorer_as_one_more_behaviour(tmp_path):
     config = CollectConfig(episodes=5, levels=[1.0], explorer=True, workers=1)
     collect(FAMILY, tmp_path / "x.h5", config, seed=0)
@@ -155,6 +159,7 @@ def test_behaviours_from_worst_to_best_play_as_they_are(tmp_path):
     assert len(np.unique(episodes.actions[episodes.behaviour == 0])) == 6
 
 
+@pytest.mark.slow
 def test_behaviours_play_beside_the_expert_and_its_levels(tmp_path):
     family = dataclasses.replace(FAMILY, explorer=None, behaviours=north)
     collect(family, tmp_path / "x.h5", SMALL, seed=0)
@@ -165,6 +170,7 @@ def test_behaviours_play_beside_the_expert_and_its_levels(tmp_path):
     assert set(np.unique(episodes.actions[episodes.behaviour == 0])) <= {0, 1}
 
 
+@pytest.mark.slow
 def test_an_only_behaviour_plays_at_every_level(tmp_path):
     file = collected(tmp_path, behaviours=anywhere)
     assert [b.target for b in file.behaviours] == SMALL.levels

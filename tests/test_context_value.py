@@ -21,6 +21,7 @@ def test_contexts_that_are_all_alike_are_worth_nothing(tiny_run, monkeypatch):
     assert result["retrieved"] == pytest.approx(result["of other queries"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_without_context_is_refused(tmp_path):
     config = tiny_config()
     config.decision.model.k = 0

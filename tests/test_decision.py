@@ -167,6 +167,7 @@ def test_a_wrong_number_of_contexts(slices):
         make()(slices.take(slice(0, 1)), contexts_of(slices, [[1, 2]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tokens", "context"), FORMS)
 def test_it_learns_to_copy_its_context(slices, tokens, context):
     """Actions drawn at random are in the context and nowhere else."""

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import json
-import os
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from maicc.config import CollectConfig, DecisionFit, EmbeddingFit, MaiccAdapt, MaiccRun
+from maicc.config import (
+    CollectConfig,
+    DecisionConfig,
+    DecisionFit,
+    EmbeddingConfig,
+    EmbeddingFit,
+    MaiccAdapt,
+    MaiccRun,
+)
 from maicc.experiments.run import run
 
-
-@pytest.fixture
-def every_core():
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(before)
+TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
 
 
-@pytest.mark.usefixtures("every_core")
-def test_a_small_team_adapts_to_unseen_tasks(tmp_path):
-    """A third of the demo's training. Seen on two cores: 1.08 at first, 1.50 in the end."""
-    config = MaiccRun(
-        family="lbf_7x7",
-        device="cpu",
-        collect=CollectConfig(episodes=100),
-        embedding=EmbeddingFit(steps=300),
-        decision=DecisionFit(steps=900),
-        adapt=MaiccAdapt(episodes=40, runs=16, training_runs=0),
+@pytest.mark.slow
+def test_a_small_team_adapts_to_unseen_tasks(tmp_path, monkeypatch):
+    """On the tutorial's levers, of which 8 is the maximum.
+
+    Seen: 2.5 in the first three episodes, 3.8 in the last ten.
+    """
+    (tmp_path / "levers.py").write_text(
+        TUTORIAL.read_text().split("```python\n")[1].split("```")[0]
     )
-    run(config, tmp_path)
-    result = json.loads((tmp_path / "adapt" / "result.json").read_text())
+    monkeypatch.syspath_prepend(tmp_path)
+    small = {"width": 32, "layers": 2, "heads": 2}
+    config = MaiccRun(
+        family="levers:levers",
+        device="cpu",
+        collect=CollectConfig(episodes=60, levels=[0.0, 0.5, 1.0], workers=1),
+        embedding=EmbeddingFit(model=EmbeddingConfig(**small), steps=150),
+        decision=DecisionFit(
+            model=DecisionConfig(**small, labels="expert"), batch_size=48, steps=1500
+        ),
+        adapt=MaiccAdapt(episodes=40, runs=10, training_runs=0),
+    )
+    run(config, tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "adapt" / "result.json").read_text())
     returns = np.array([r["returns"] for r in result["runs"]])
     assert all(r["held_out"] for r in result["runs"])
-    assert returns[:, -10:].mean() > 1.25
-    assert returns[:, -10:].mean() - returns[:, :3].mean() > 0.2
+    assert returns[:, -10:].mean() > 3.0
+    assert returns[:, -10:].mean() - returns[:, :3].mean() > 0.6

@@ -23,6 +23,7 @@ EXAMPLES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "package"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
 def test_an_example_keeps_its_contract_and_runs(name, package, tmp_path, monkeypatch):
     pytest.importorskip(package, reason="the extra `examples` is not installed")

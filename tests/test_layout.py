@@ -117,6 +117,7 @@ def test_quick_parts_import_nothing_heavy_by_themselves():
             assert not {n.split(".")[0] for n in imports(path, lazy=False)} & HEAVY, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["tasks"], ["tasks", "lbf_7x7"], ["report", "nowhere"], ["run", "--help"]],

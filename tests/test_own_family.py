@@ -27,6 +27,8 @@ from maicc.files import ModelFiles
 from maicc.types import UserError
 from tests.conftest import tiny_config
 
+pytestmark = pytest.mark.slow
+
 STEPS, LEAVES = 6, 3
 
 

@@ -42,6 +42,7 @@ def retriever(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_radt_never_retrieves_its_own_episode_nor_a_near_copy(retriever, monkeypatch):
     data = RADTData("lbf_7x7", str(retriever / "episodes.h5"), str(retriever / "retriever.ckpt"), 4)
     data.setup("fit")
@@ -58,6 +59,7 @@ def test_radt_never_retrieves_its_own_episode_nor_a_near_copy(retriever, monkeyp
     assert (data.retrieve(item, step, kept) == -1).all()
 
 
+@pytest.mark.slow
 def test_radt_looks_up_the_best_of_its_own_past_and_nothing_at_first(retriever):
     module = load_module(retriever / "decision.ckpt", RADTModule)
     team = module.team([0, 1], 9)
@@ -73,6 +75,7 @@ def test_radt_looks_up_the_best_of_its_own_past_and_nothing_at_first(retriever):
     assert team.online.trajectories.step_mask[rows, episode][rows, end].all()
 
 
+@pytest.mark.slow
 def test_radt_acts_on_what_it_kept_as_on_what_it_reads_anew(retriever, monkeypatch):
     team = load_module(retriever / "decision.ckpt", RADTModule).team([0, 1], 9)
     rows, found, checked = [], [], []
@@ -97,6 +100,7 @@ def test_radt_acts_on_what_it_kept_as_on_what_it_reads_anew(retriever, monkeypat
     assert any(checked)
 
 
+@pytest.mark.slow
 def test_radt_starts_from_its_retriever_which_stays_as_it_was(retriever):
     before = load_module(retriever / "retriever.ckpt", MADTModule).net.state_dict()
     after = load_module(retriever / "decision.ckpt", RADTModule).net

@@ -28,6 +28,8 @@ from maicc.envs.games.smax import LAYOUT, MAX_STEPS, MOST, RACES, STOP, Smax, Sm
 from maicc.envs.games.smax_policies import MAP, WALL, attack_nearest
 from maicc.models.observations import is_visible, split_entities
 
+pytestmark = pytest.mark.slow
+
 PROTOSS, ALL = get_family("smax_protoss"), get_family("smax_all")
 FIXED = {"race": "terran", "allies": 3, "enemies": 3, "seed": 7, "vary": False}
 

@@ -39,6 +39,7 @@ MEMORIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES, ids=["evidence", "decay", "random"])
 def test_lock_step_equals_agents_on_their_own(models, memory):
     episodes, env = 6, make_env()
@@ -256,6 +257,7 @@ def test_the_best_of_the_dataset_stands_in_for_the_maximum(models, monkeypatch):
     assert np.allclose(team._mixture.offline, 0.5, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_teams_of_different_size_side_by_side(models):
     """Two agents in one run and three in another act as they would with nobody beside them."""
     env = make_env(2)

@@ -41,6 +41,7 @@ def test_its_options_are_found_where_they_are_now(folder):
         assert config.adapt.memory.schedule == "evidence"
 
 
+@pytest.mark.slow
 def test_it_goes_on_to_the_same_numbers(folder):
     result = folder / "adapt" / "result.json"
     before = json.loads(result.read_text())
@@ -54,6 +55,7 @@ def test_it_goes_on_to_the_same_numbers(folder):
     assert load_team(folder).episode == 0
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_trained(folder):
     (folder / "decision.ckpt").unlink()
     (folder / "adapt" / "result.json").unlink()
