@@ -207,6 +207,7 @@ def make_env(n: int = 3) -> BatchEnv:
     return BatchEnv([FAMILY.make_env(task) for task in FAMILY.draw_tasks(n, 0)], "sum", 15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [0, 3])
 @pytest.mark.parametrize("capacity", [0, 3])
 def test_lock_step_equals_agents_on_their_own(models, k, capacity):
@@ -271,6 +272,7 @@ def test_a_team_decides_as_the_model_does_without_anything_kept(models):
         team.observe(actions, now.rewards, now.done)
 
 
+@pytest.mark.slow
 def test_an_interrupted_adaptation_equals_an_unbroken_one(models, tmp_path, monkeypatch):
     trained, tasks = models(record=2, k=3), FAMILY.draw_tasks(2, 0)
     config = MaiccAdapt(episodes=6, memory=MemoryConfig(schedule="until_solved"))
@@ -289,6 +291,7 @@ def test_an_interrupted_adaptation_equals_an_unbroken_one(models, tmp_path, monk
     assert adapt(trained, FAMILY, tasks, config, 0, tmp_path / "kept.npz") == whole
 
 
+@pytest.mark.slow
 def test_a_run_with_a_record(tmp_path):
     config = tiny_config()
     config.decision.model = dataclasses.replace(config.decision.model, record=2, labels="expert")
