@@ -165,8 +165,8 @@ def test_cached_decisions_equal_uncached_ones(models, options):
     env, checked = make_env(), []
     real = team.cache.decide
 
-    def both(current, seen, rows, found):
-        cached = real(current, seen, rows, found)
+    def both(current, seen, rows, found, record):
+        cached = real(current, seen, rows, found, record)
         contexts = team.cache._tensors(team.memory.contexts(rows, found), current)
         assert torch.allclose(cached, team.decision(current, contexts)[:, -1], atol=1e-5)
         checked.append(len(rows))

@@ -308,6 +308,8 @@ def _first_batch(data: FamilyData, device: str) -> Any:
 
 def _to(batch: Any, device: str) -> Any:
     """Moves a tensor, or all tensors of named tuples, to a device."""
+    if batch is None:
+        return None
     if isinstance(batch, torch.Tensor):
         return batch.to(device)
     return type(batch)(*(_to(part, device) for part in batch))
