@@ -40,12 +40,12 @@ def kill_a_worker(killed: list[int], enough: threading.Event) -> None:
 
 def test_a_cluster_that_loses_a_worker_gives_the_table_of_one_process(tmp_path):
     config = tiny_config()
-    alone = benchmark(config, VARIANTS, seeds=2, tasks=2, out=tmp_path / "alone")
+    alone = benchmark(config, VARIANTS, seeds=1, tasks=2, out=tmp_path / "alone")
     killed, enough = [], threading.Event()
     killer = threading.Thread(target=kill_a_worker, args=(killed, enough))
     killer.start()
     together = benchmark(
-        config, VARIANTS, seeds=2, tasks=2, out=tmp_path / "together", cluster="local"
+        config, VARIANTS, seeds=1, tasks=2, out=tmp_path / "together", cluster="local"
     )
     enough.set()
     killer.join()
