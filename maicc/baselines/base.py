@@ -114,7 +114,7 @@ class BaselineModule(MaiccModule):
         Raises:
             UserError: the data module is of another kind, or its chains have another length.
         """
-        data = self.data_module()
+        data = self.data_module
         if not isinstance(data, self.data_type):
             raise UserError(f"{type(self).__name__} is trained on {self.data_type.__name__}")
         if isinstance(data, ChainData) and data.episodes != self.drawn(self.config):
@@ -122,10 +122,6 @@ class BaselineModule(MaiccModule):
                 f"the data module draws chains of {data.episodes} episodes, the model takes "
                 f"{self.drawn(self.config)}; set data.init_args.episodes={self.drawn(self.config)}"
             )
-
-    def data_module(self) -> Any:
-        """The data module of the running fit."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]  # set at run time by the trainer
 
     def team(
         self,

@@ -127,7 +127,7 @@ class DPTModule(BaselineModule):
     def setup(self, stage: str) -> None:
         """Refuses batches of another kind, and datasets without the expert's actions."""
         super().setup(stage)
-        require_expert(self.data_module().expert.numpy())
+        require_expert(self.data_module.expert.numpy())
 
     def training_step(self, batch: ChainBatch, batch_index: int) -> Tensor:
         """Computes the loss of the expert's actions, given sets of random sizes."""

@@ -253,7 +253,7 @@ class RADTModule(BaselineModule):
     def setup(self, stage: str) -> None:
         """Starts both transformers from the trained retriever."""
         super().setup(stage)
-        retriever = self.data_module().retriever
+        retriever = self.data_module.retriever
         trained = load_module(retriever, MADTModule, self.spec).net.state_dict()
         self.net.retriever.load_state_dict(trained)
         self.net.decision.load_state_dict(trained)
