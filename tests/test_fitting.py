@@ -10,7 +10,13 @@ from maicc.experiments.fits import fit_model
 from maicc.files import ModelFiles
 from maicc.training.episode_data import EpisodeData
 from maicc.training.fit import Resumable, fit, seeded
-from maicc.training.modules import DecisionModule, EmbeddingModule, load_module, weights_hash
+from maicc.training.modules import (
+    DecisionModule,
+    EmbeddingModule,
+    MaiccModule,
+    load_module,
+    weights_hash,
+)
 from maicc.training.retrieval_data import RetrievalData
 from maicc.types import UserError
 from tests.conftest import tiny_config
@@ -102,3 +108,21 @@ def test_no_pickle_is_ever_loaded(tmp_path):
         with pytest.raises(UserError, match="not a readable checkpoint"):
             load_module(tmp_path / "bomb.ckpt", DecisionModule)
     assert not (tmp_path / "went off").exists()
+
+
+@pytest.mark.parametrize("method", ["maicc", "dpt"])
+def test_chance_in_a_step_follows_from_the_datas_seed(tiny_run, tmp_path, monkeypatch, method):
+    """Of MAICC's modules and of a rival's, which draws in its training steps."""
+    config, seeds = tiny_config(method), []
+    config.decision.steps = 2
+    files = ModelFiles.in_folder(tiny_run)
+    files = ModelFiles(files.episodes, {**files.checkpoints, "decision": tmp_path / "x.ckpt"})
+    real = MaiccModule.on_train_batch_start
+
+    def note(self, batch, batch_index):
+        seeds.append((self.data_seed, self.step_seed()))
+        real(self, batch, batch_index)
+
+    monkeypatch.setattr(MaiccModule, "on_train_batch_start", note)
+    fit_model("decision", config, files)
+    assert seeds == [(3, 3_000_000_021 + step) for step in range(2)]
