@@ -18,8 +18,10 @@ class Limits(NamedTuple):
     high: float = float("inf")
     ends: str = "[]"  # "(" or ")" where an end itself is not allowed
 
-    def hold(self, value: float) -> bool:
-        """True if a number is within the limits; NaN never is."""
+    def hold(self, value: Any) -> bool:
+        """True if a value is a number within the limits; NaN never is."""
+        if not isinstance(value, int | float):
+            return False
         above = self.low < value if self.ends[0] == "(" else self.low <= value
         return above and (value < self.high if self.ends[1] == ")" else value <= self.high)
 
@@ -31,14 +33,21 @@ class Limits(NamedTuple):
         return f"in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
 
 
-def limited(default: float, low: float, high: float = float("inf"), ends: str = "[]") -> Any:
-    """Makes a field of a number with limits."""
-    return field(default=default, metadata={"limits": Limits(low, high, ends)})
+def limited(
+    default: float,
+    low: float,
+    high: float = float("inf"),
+    ends: str = "[]",
+    *,
+    changes_results: bool = True,
+) -> Any:
+    """Makes a field of a number with limits.
 
-
-def _no_part(default: Any, **limits: Any) -> Any:
-    """Makes a field that does not change results, such as the device."""
-    return field(default=default, metadata={"identity": False, **limits})
+    Args:
+        changes_results: False for options that say where and how wide the work runs.
+    """
+    limits = Limits(low, high, ends)
+    return field(default=default, metadata={"limits": limits, "changes_results": changes_results})
 
 
 @dataclass
@@ -56,7 +65,7 @@ class CollectConfig:
     episodes: int = limited(200, 1)
     levels: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
     explorer: bool = False
-    workers: int = _no_part(0, limits=Limits(0))
+    workers: int = limited(0, 0, changes_results=False)
 
 
 @dataclass
@@ -275,7 +284,7 @@ class MemoryConfig:
     score: Literal["paper", "code", "similarity", "random"] = "paper"
     margin: float = limited(0.3, 0)
     max_episodes: int = limited(0, 0)
-    cache_gib: float = _no_part(1.0, limits=Limits(0))
+    cache_gib: float = limited(1.0, 0, changes_results=False)
 
 
 @dataclass
@@ -326,7 +335,9 @@ class RunConfig:
     family: str
     method: str = "maicc"
     seed: int = limited(0, 0)
-    device: Literal["auto", "cpu", "cuda"] = _no_part("auto")
+    device: Literal["auto", "cpu", "cuda"] = field(
+        default="auto", metadata={"changes_results": False}
+    )
     collect: CollectConfig = field(default_factory=CollectConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
@@ -354,7 +365,7 @@ def identity(config: Any) -> dict[str, Any]:
     return {
         option.name: identity(value) if is_dataclass(value) else value
         for option in fields(config)
-        if option.metadata.get("identity", True)
+        if option.metadata.get("changes_results", True)
         for value in [getattr(config, option.name)]
     }
 

@@ -297,7 +297,10 @@ def test_adapt_plays_as_the_run_did_unless_told_otherwise(tiny_run, tmp_path, mo
     assert [c.runs for c in seen] == [16, 3]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"family": "lbf_7x7", "adapt": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"family": "lbf_7x7", "adapt": 3}', '{"family": "lbf_7x7", "baseline": {}}'],
+)
 def test_a_damaged_configuration_of_a_run(capsys, tiny_run, tmp_path, text):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run, folder)

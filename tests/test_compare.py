@@ -21,6 +21,8 @@ def test_what_each_method_is_given_is_said():
     assert "the best behaviour policy's actions" in told["dpt"]
     config.decision.model.k = 0
     assert METHODS["maicc"].told(config) == "returns"
+    config.decision.model.record, config.decision.model.labels = 2, "expert"
+    assert METHODS["maicc"].told(config) == "returns; tasks; the best behaviour policy's actions"
 
 
 @pytest.mark.slow

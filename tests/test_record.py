@@ -145,8 +145,8 @@ def test_sampling_lasts_until_the_goal_is_reached():
 @pytest.fixture
 def data(tiny_run) -> RecordData:
     data = RecordData(
-        "lbf_7x7", str(tiny_run / "episodes.h5"), str(tiny_run / "embedding.ckpt"), 3, 12,
-        record=3, share=2,
+        record=3, share=2, family="lbf_7x7", path=str(tiny_run / "episodes.h5"),
+        embedding=str(tiny_run / "embedding.ckpt"), k=3, batch_size=12,
     )  # fmt: skip
     data.setup("fit")
     return data

@@ -23,6 +23,6 @@ def method_of(name: str) -> Method:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"method={name!r} is not one of: {', '.join(METHODS)}")
     return METHODS[name]

@@ -40,13 +40,19 @@ class MAICC(Method):
             )
             return EmbeddingModule, e.model, data
         d = config.decision
-        options = (
-            config.family, path, str(files["embedding"]), d.model.k, d.batch_size, seed, d.retrieval
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "family": config.family,
+            "path": path,
+            "embedding": str(files["embedding"]),
+            "k": d.model.k,
+            "batch_size": d.batch_size,
+            "seed": seed,
+            "retrieval": d.retrieval,
+        }
         if d.model.record:
-            data = RecordData(*options, record=d.model.record, share=d.share)
+            data = RecordData(record=d.model.record, share=d.share, **options)
         else:
-            data = RetrievalData(*options)
+            data = RetrievalData(**options)
         return DecisionModule, d.model, data
 
     def load(self, config: MaiccRun, files: ModelFiles, spec: Spec | None, device: str) -> Trained:
@@ -55,14 +61,16 @@ class MAICC(Method):
         return TrainedMAICC(files, spec, device, config.decision.retrieval.index)
 
     def told(self, config: MaiccRun) -> str:
-        if config.decision.model.k == 0:  # the embedding has no part in it
-            return "returns"
-        signals = "returns; tasks; the dataset as a memory at test time"
-        if config.decision.model.labels == "expert":
-            signals += "; the best behaviour policy's actions"
-        if config.embedding.model.teacher:
-            signals += "; all agents' views, for the teacher"
-        return signals
+        model = config.decision.model
+        signals = {
+            "returns": True,
+            "tasks": model.k or model.record,
+            "the dataset as a memory at test time": model.k,
+            "the best behaviour policy's actions": model.labels == "expert",
+            # without context the embedding has no part in it
+            "all agents' views, for the teacher": model.k and config.embedding.model.teacher,
+        }
+        return "; ".join(signal for signal, given in signals.items() if given)
 
     def trained_on(self, config: MaiccRun) -> str:
         d, e = config.decision, config.embedding

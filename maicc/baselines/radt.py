@@ -39,7 +39,7 @@ from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.observations import EncodedObservations
 from maicc.models.tokens import OBSERVATION
 from maicc.models.transformer import attend, initialise
-from maicc.teams.lockstep import EpisodeRecord
+from maicc.teams.lockstep import EpisodeKeys
 from maicc.teams.lookups import LookupStats
 from maicc.teams.running import EpisodeEncoder
 from maicc.training.family_data import FamilyData
@@ -223,11 +223,11 @@ class RADTTeam(BaselineTeam):
         super().load_state(state)
         self._past_outputs.clear()
 
-    def record(self, now: Trajectories) -> EpisodeRecord:
+    def make_keys(self, now: Trajectories) -> EpisodeKeys:
         """Makes the record of the finished episode, with a key for each step."""
         read = self.net.read(self._tensors(now))
         step_keys = keys(states(read), self.module.config.window)
-        return super().record(now)._replace(keys=step_keys.cpu().numpy())
+        return super().make_keys(now)._replace(keys=step_keys.cpu().numpy())
 
 
 class RADTModule(BaselineModule):

@@ -39,12 +39,17 @@ def context_value(
     if k == 0:
         raise UserError(f"{files['decision']}: trained without context (decision.model.k=0)")
     family = module.spec.family
-    options = (
-        family, str(files.episodes), str(files["embedding"]), k, _QUERIES, _SEED,
-        retrieval or RetrievalConfig(),
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "family": family,
+        "path": str(files.episodes),
+        "embedding": str(files["embedding"]),
+        "k": k,
+        "batch_size": _QUERIES,
+        "seed": _SEED,
+        "retrieval": retrieval or RetrievalConfig(),
+    }
     record = module.config.record
-    data = RecordData(*options, record=record) if record else RetrievalData(*options)
+    data = RecordData(record=record, **options) if record else RetrievalData(**options)
     data.setup("fit")
     results: dict[str, list[tuple[float, float]]] = {"retrieved": [], "of other queries": []}
     stream = data.batches(0)

@@ -37,7 +37,11 @@ def parse_config(stored: Any, where: str) -> RunConfig:
         UserError: it is no configuration.
     """
     base: RunConfig = from_json(RunConfig, stored, where)
-    return from_json(method_of(base.method).config, upgraded(stored), where)
+    try:
+        options = upgraded(stored)
+    except (KeyError, TypeError):
+        options = None  # from_json says what is wrong
+    return from_json(method_of(base.method).config, options, where)
 
 
 def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:

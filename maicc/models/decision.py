@@ -22,7 +22,7 @@ from maicc.models.observations import EncodedObservations
 from maicc.models.record import Transitions, encode_transitions
 from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import KeyValues, Transformer, append, causal_mask, take_tokens
-from maicc.types import Spec, Trajectories
+from maicc.types import Spec, Trajectories, UserError
 
 
 class DecisionBatch(NamedTuple):
@@ -74,6 +74,10 @@ class DecisionTransformer(nn.Module):
 
     def __init__(self, spec: Spec, config: DecisionConfig) -> None:
         super().__init__()
+        if config.record and config.context == "concatenated":
+            raise UserError(
+                "decision.model.record needs decision.model.context=independent, or 0 episodes"
+            )
         self.config = config
         self.encoders = TokenEncoders(spec, config.width, config.encoder)
         # sources: 0 context, 1 current, 2 record

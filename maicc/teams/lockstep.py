@@ -22,7 +22,7 @@ from maicc.teams.lookups import LookupStats
 from maicc.types import Spec, Trajectories, UserError
 
 
-class EpisodeRecord(NamedTuple):
+class EpisodeKeys(NamedTuple):
     """Record of an episode for each row, which a method keeps besides the trajectories."""
 
     keys: np.ndarray  # (rows, T, D)
@@ -107,10 +107,10 @@ class LockStepTeam(ABC):
     def on_step(self, step: Trajectories) -> None:  # noqa: B027 - most methods need nothing
         """Takes in a step that is over: its action, rewards, done, completed, (rows,) each."""
 
-    def record(self, trajectories: Trajectories) -> EpisodeRecord:
-        """Makes the record of an episode that is over, of its trajectories (rows, T, ...)."""
+    def make_keys(self, trajectories: Trajectories) -> EpisodeKeys:
+        """Makes keys of an episode that is over, of its trajectories (rows, T, ...)."""
         rows = len(self._run)
-        return EpisodeRecord(np.zeros((rows, self.spec.max_steps, 0), np.float32), np.zeros(rows))
+        return EpisodeKeys(np.zeros((rows, self.spec.max_steps, 0), np.float32), np.zeros(rows))
 
     def on_stored(self, places: np.ndarray) -> None:  # noqa: B027
         """Takes in the places (rows,) at which the trajectories were stored."""
@@ -147,7 +147,7 @@ class LockStepTeam(ABC):
         Raises:
             UserError: the arrays are not of the trained sizes.
         """
-        self._check_arrays(observations, action_mask)
+        self._check_arrays(observations, action_mask, alive)
         if not self._running:
             self._begin_episode()
         t = self._step
@@ -175,7 +175,9 @@ class LockStepTeam(ABC):
         self._awaits_observe = True
         return actions.reshape((self.R, self.N) if np.ndim(observations) == 3 else (self.N,))
 
-    def _check_arrays(self, observations: np.ndarray, action_mask: np.ndarray) -> None:
+    def _check_arrays(
+        self, observations: np.ndarray, action_mask: np.ndarray, alive: np.ndarray | None
+    ) -> None:
         """Checks the arrays of `act`, and that it is time to act.
 
         Raises:
@@ -185,12 +187,13 @@ class LockStepTeam(ABC):
         lead = (self.R, self.N) if np.ndim(observations) == 3 else (self.N,)
         if np.ndim(observations) == 2 and self.R != 1:
             raise UserError(f"{self.R} runs act together: observations must be (R, N, O)")
-        for name, array, size in (
-            ("observations", observations, self.spec.observation_size),
-            ("action_mask", action_mask, self.spec.n_actions),
+        for name, array, shape in (
+            ("observations", observations, (*lead, self.spec.observation_size)),
+            ("action_mask", action_mask, (*lead, self.spec.n_actions)),
+            ("alive", alive, lead),
         ):
-            if np.shape(array) != (*lead, size):
-                raise UserError(f"{name} has shape {np.shape(array)}, expected {(*lead, size)}")
+            if array is not None and np.shape(array) != shape:
+                raise UserError(f"{name} has shape {np.shape(array)}, expected {shape}")
         if self._awaits_observe:
             raise UserError("act was called twice: report what followed with observe in between")
         if not np.isfinite(observations).all():
@@ -278,7 +281,7 @@ class LockStepTeam(ABC):
         trajectories = self._now._replace(return_to_go=return_to_go(self._now.rewards))
         alive = alive_up_to_last(self._alive & trajectories.step_mask)
         trajectories = cut_at_death(trajectories, alive)
-        record, (low, high) = self.record(trajectories), self.spec.bounds
+        record, (low, high) = self.make_keys(trajectories), self.spec.bounds
         team_return = (trajectories.return_to_go[:, 0] - low) / (high - low)
         places = self.online.store(
             record.keys,

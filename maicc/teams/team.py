@@ -14,7 +14,7 @@ from maicc.models.decision import DecisionTransformer, Past
 from maicc.models.embedding import Embedding
 from maicc.models.record import packed, transitions
 from maicc.teams.context_cache import ContextCache
-from maicc.teams.lockstep import EpisodeRecord, LockStepTeam
+from maicc.teams.lockstep import EpisodeKeys, LockStepTeam
 from maicc.teams.lookups import LookupStats
 from maicc.teams.running import EpisodeEncoder, RunningPrefix
 from maicc.types import Spec, Trajectories, UserError
@@ -156,13 +156,13 @@ class Team(LockStepTeam):
         parts = (step.actions, step.rewards, step.done, step.completed)
         self._prefix.advance(*(self._tensor(part) for part in parts))
 
-    def record(self, trajectories: Trajectories) -> EpisodeRecord:
+    def make_keys(self, trajectories: Trajectories) -> EpisodeKeys:
         """Embeds the finished trajectories; their keys are those that an offline memory has."""
         if self.memory.k == 0:
-            return super().record(trajectories)
+            return super().make_keys(trajectories)
         predicted = self.embedding.keys(self._tensors(trajectories))
         individual = predicted.individual_reward.sum(1).cpu().numpy()
-        return EpisodeRecord(
+        return EpisodeKeys(
             predicted.vectors.cpu().numpy(),  # with the true return-to-go, as offline
             normalised(individual * self._each_agent(self._team_size), *self.spec.bounds),
         )

@@ -227,6 +227,13 @@ class DecisionModule(MaiccModule):
                 f"the data module retrieves k={k} trajectories, the model takes {self.config.k}; "
                 "leave data.init_args.k out"
             )
+        record = getattr(data, "record", 0)
+        if record != self.config.record:
+            raise UserError(
+                f"the data module draws records of {record} episodes, the model reads "
+                f"{self.config.record}; set data.class_path to maicc.training.RecordData for a "
+                "model with a record, to maicc.training.RetrievalData for one without"
+            )
 
     def training_step(self, batch: DecisionBatch, batch_index: int) -> Tensor:
         """Cross-entropy of the actions."""

@@ -29,13 +29,11 @@ class RecordData(RetrievalData):
     Args:
         record: Most episodes of a record; as many as the decision model takes if None.
         share: Queries that share a record.
-        options: The other arguments of `RetrievalData`.
+        options: Arguments of `RetrievalData`.
     """
 
-    def __init__(
-        self, family: str, *options: Any, record: int | None = None, share: int = 4, **more: Any
-    ) -> None:
-        super().__init__(family, *options, **more)
+    def __init__(self, record: int | None = None, share: int = 4, **options: Any) -> None:
+        super().__init__(**options)
         self.record, self.share = record, share
 
     def setup(self, stage: str) -> None:
@@ -49,7 +47,6 @@ class RecordData(RetrievalData):
     def use(self, keys: OfflineKeys, stored: Slices) -> None:
         """Sets the trajectories and keys, and groups trajectories by task and agent."""
         super().use(keys, stored)
-        missed = ~solved(self.team_return, self.spec.bounds)
         self.groups: list[list[np.ndarray]] = [
             [
                 np.flatnonzero((stored.task == task) & (stored.agent == agent))
@@ -57,7 +54,7 @@ class RecordData(RetrievalData):
             ]
             for task in np.unique(stored.task)
         ]
-        self.missed = missed
+        self.missed = ~solved(self.team_return, self.spec.bounds)
 
     def batches(self, step: int, rank: int = 0) -> Iterator[DecisionBatch]:
         """Yields queries; those of one agent in one task that share a record stand in a row."""
