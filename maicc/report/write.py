@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 from jinja2 import Environment, PackageLoader, Template
 
-from maicc.config import RunConfig, from_json
 from maicc.data.dataset import EpisodeFile
 from maicc.data.episodes import EpisodeBatch, outcomes
+from maicc.evaluation.run_folder import parse_config
 from maicc.files import read_json, write_text
 from maicc.report.figures import (
     adaptation_curve,
@@ -42,7 +42,7 @@ def write_report(folder: Path) -> Path:
     if not (folder / "config.json").exists():
         raise UserError(f"{folder}: no config.json, so this is no folder of `maicc run`")
     values = read_json(folder / "config.json")
-    config = from_json(RunConfig, values, str(folder / "config.json"))
+    config = parse_config(values, str(folder / "config.json"))
     dataset = EpisodeFile(folder / "episodes.h5")
     results = {
         label: read_json(folder / "adapt" / name)
