@@ -50,3 +50,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny" / "run"
     run(tiny_config(), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(tiny_run: Path) -> Path:
+    """Dataset of the run."""
+    return tiny_run / "episodes.h5"

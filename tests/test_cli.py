@@ -3,79 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-import traceback
-from pathlib import Path
 
 import h5py
 import pytest
 import yaml
 
-from maicc.baselines.at import ATModule
 from maicc.cli import main
-from maicc.training.modules import load_module
+from tests.commands import TINY, maicc, refused
 from tests.conftest import tiny_config
-
-COMMON = [
-    "--collect.episodes=3", "--collect.levels=[0.0,1.0]", "--collect.workers=1", "--device=cpu",
-    "--decision.batch_size=8", "--adapt.runs=2", "--adapt.training_runs=2",
-    *(f"--decision.model.{k}={v}" for k, v in (("width", 16), ("layers", 2), ("heads", 2))),
-]  # fmt: skip
-TINY = [
-    *COMMON, "--embedding.batch_size=4",
-    *(f"--embedding.model.{k}={v}" for k, v in (("width", 16), ("layers", 2), ("heads", 2))),
-]  # fmt: skip
-
-
-def maicc(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, "-m", "maicc", *arguments], capture_output=True, text=True, cwd=cwd
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return done
-
-
-def forked(arguments: list[str], folder: Path) -> int:
-    """Starts a command in a process of its own, in a folder, and gives the process's number.
-
-    What it says is in said.txt. A forked process has imported everything already, which takes a new
-    one ten seconds.
-    """
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        os.chdir(folder)
-        said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        main(arguments)
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def refused(capsys, *arguments: str) -> str:
-    """What a refused command says; it must leave with exit code 2."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    return said
 
 
 def test_help_names_every_command(capsys):
@@ -368,125 +304,6 @@ def test_a_family_of_ones_own_in_the_current_folder(tmp_path):
     result = json.loads((tmp_path / "out" / "adapt" / "result.json").read_text())
     assert result["family"] == "mine:family"
     maicc("adapt", "out", "--out=again.json", "--episodes=2", "--runs=2", cwd=tmp_path)
-
-
-def test_an_interrupted_adaptation_goes_on_with_its_own_settings_only(tiny_run, tmp_path, capsys):
-    out = tmp_path / "x.json"
-    from maicc.evaluation import adapt as module
-
-    real = module.play_episode
-
-    def ctrl_c(team, env, seeds):
-        if team.episode == 2:
-            raise KeyboardInterrupt
-        return real(team, env, seeds)
-
-    module.play_episode = ctrl_c
-    try:
-        with pytest.raises(SystemExit) as stop:
-            main(["adapt", str(tiny_run), f"--out={out}", "--episodes=4", "--runs=2"])
-        assert stop.value.code == 130
-    finally:
-        module.play_episode = real
-    again = ["adapt", str(tiny_run), f"--out={out}", "--episodes=4", "--runs=2"]
-    capsys.readouterr()
-    assert "with other models or settings" in refused(capsys, *again, "--seed=1")
-    assert "with other models or settings" in refused(capsys, *again, "--memory.alpha=0.5")
-    main(again)
-    assert len(json.loads(out.read_text())["runs"][0]["returns"]) == 4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "method", "first_stage", "last_stage"),
-    [
-        (signal.SIGINT, "maicc", 0, 5),
-        (signal.SIGKILL, "maicc", 1, 4),
-        (signal.SIGINT, "radt", 1, 3),
-    ],
-    ids=["SIGINT", "SIGKILL", "radt"],
-)
-def test_an_interrupted_run_equals_an_unbroken_one(
-    kind, method, first_stage, last_stage, tmp_path, monkeypatch
-):
-    """Interrupted once in each of these stages, at moments that are not chosen."""
-    first = "retriever" if method == "radt" else "embedding"
-    arguments = ["run", "lbf_7x7", *(COMMON if method == "radt" else TINY), f"--{first}.steps=40",
-                 "--decision.steps=40", "--adapt.episodes=12", f"--method={method}"]  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    main([*arguments, "--out=whole"])
-    broken = tmp_path / "broken"
-    stages = [  # what shows that a stage is under way: its sign is there, its result is not
-        ("config.json", "episodes.h5"),
-        ("episodes.h5", f"{first}.ckpt"),
-        (f"{first}.ckpt", "decision.ckpt"),
-        ("decision.ckpt", "adapt/result.json"),
-        ("adapt/result.json", "adapt/training.json"),
-    ]
-    for i, (sign, result) in list(enumerate(stages))[first_stage:last_stage]:
-        process, ended = forked([*arguments, "--out=broken"], tmp_path), 0
-        while not (broken / sign).exists() and not ended:
-            time.sleep(0.01)
-            ended, status = os.waitpid(process, os.WNOHANG)
-        if not ended:
-            time.sleep(0.15 * i)
-            os.kill(process, kind)
-            _, status = os.waitpid(process, 0)
-        said = (tmp_path / "said.txt").read_text()
-        if kind == signal.SIGINT and not (broken / result).exists():
-            assert os.waitstatus_to_exitcode(status) == 130, said
-            assert "Traceback" not in said
-    main([*arguments, "--out=broken"])
-    for name in ("result", "training"):
-        whole, again = (
-            json.loads((tmp_path / d / "adapt" / f"{name}.json").read_text())
-            for d in ("whole", "broken")
-        )
-        assert {k: v for k, v in again.items() if k != "seconds"} == {
-            k: v for k, v in whole.items() if k != "seconds"
-        }
-    assert not list(broken.rglob("*.part*"))
-
-
-@pytest.mark.slow
-def test_fit_is_a_lightning_cli(tiny_run, tmp_path, monkeypatch, capsys):
-    configs = Path(__file__).parent.parent / "configs"
-    monkeypatch.chdir(tmp_path)
-
-    def arguments(model: str, steps: int, *more: str) -> list[str]:
-        return [
-            "fit", "--config", str(configs / f"{model}.yaml"), f"--trainer.max_steps={steps}",
-            f"--trainer.default_root_dir={model}", "--trainer.accelerator=cpu",
-            "--trainer.logger=false", f"--data.init_args.path={tiny_run / 'episodes.h5'}", *more,
-        ]  # fmt: skip
-
-    two = arguments("embedding", 3, "--trainer.devices=2", "--trainer.strategy=ddp_fork")
-    maicc(*two, cwd=tmp_path)
-    checkpoint = next((tmp_path / "embedding").rglob("*.ckpt"))
-    embedding = f"--data.init_args.embedding={checkpoint}"
-    constant = "--model.init_args.optimiser.schedule=constant"
-    main(arguments("decision", 3, embedding, constant))
-    done = f"--ckpt_path={next((tmp_path / 'decision').rglob('*.ckpt'))}"
-    main(arguments("decision", 5, embedding, constant, done))
-    assert any("step=5" in p.name for p in (tmp_path / "decision").rglob("*.ckpt"))
-    said = refused(capsys, *arguments("embedding", 9, f"--ckpt_path={checkpoint}"))
-    assert "was laid out for 3 steps, not for 9" in said
-
-
-@pytest.mark.slow
-def test_fit_trains_a_rival(tiny_run, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    arguments = [
-        "fit", "--model", "maicc.baselines.at.ATModule", "--data",
-        "maicc.training.chain_data.ChainData", "--data.init_args.family=lbf_7x7",
-        f"--data.init_args.path={tiny_run / 'episodes.h5'}", "--trainer.max_steps=2",
-        "--trainer.accelerator=cpu", "--trainer.logger=false",
-    ]  # fmt: skip
-    main([*arguments, "--model.init_args.model.episodes=3"])
-    checkpoint = next(tmp_path.rglob("*.ckpt"))
-    assert load_module(checkpoint, ATModule).config.episodes == 3
-    said = refused(capsys, *arguments, "--data.init_args.episodes=3")
-    assert "set data.init_args.episodes=4" in said
 
 
 BATTLES = [f"{g}_{kind}" for g in ("smax", "smac") for kind in ("protoss", "terran", "zerg", "all")]

@@ -13,7 +13,7 @@ from maicc.experiments.run import run
 from maicc.training.modules import load_module
 from maicc.types import Trajectories
 from tests.conftest import tiny_config
-from tests.test_baselines import play
+from tests.rivals import play
 
 
 def test_keys_of_radt_average_the_latest_states():

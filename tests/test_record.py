@@ -15,7 +15,6 @@ from maicc.data.behaviour import play
 from maicc.data.dataset import EpisodeFile
 from maicc.data.returns import solved
 from maicc.data.team_batch import team_batch
-from maicc.envs import BatchEnv, get_family
 from maicc.evaluation import adapt as adaptation
 from maicc.evaluation.adapt import adapt, play_episode
 from maicc.experiments.run import run
@@ -24,13 +23,10 @@ from maicc.files import ModelFiles
 from maicc.memory import OnlineMemory, schedule
 from maicc.models.decision import DecisionTransformer
 from maicc.models.record import Transitions, packed, transitions
-from maicc.teams.team import Team
 from maicc.training import RecordData
 from maicc.types import Spec, Trajectories, UserError
 from tests.conftest import tiny_config
-
-FAMILY = get_family("lbf_7x7")
-SEEDS = [11, 12, 13]
+from tests.teams import FAMILY, SEEDS, check_lock_step, make_env
 
 
 def make(spec: Spec, **changes) -> DecisionTransformer:
@@ -203,41 +199,13 @@ def models(tiny_run):
     return with_model
 
 
-def make_env(n: int = 3) -> BatchEnv:
-    return BatchEnv([FAMILY.make_env(task) for task in FAMILY.draw_tasks(n, 0)], "sum", 15)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("k", [0, 3])
 @pytest.mark.parametrize("capacity", [0, 3])
 def test_lock_step_equals_agents_on_their_own(models, k, capacity):
     """Of more episodes than a record holds, also where the memory is bounded."""
-    trained, env, log = models(record=2, k=k), make_env(), []
     memory = MemoryConfig(schedule="until_solved", max_episodes=capacity)
-    together = trained.team(SEEDS, MaiccAdapt(memory=memory))
-    for episode in range(5):
-        now = env.reset([episode] * 3)
-        while not now.done.all():
-            before = now
-            actions = together.act(now.observations, now.action_mask)
-            now = env.step(actions)
-            together.observe(actions, now.rewards, now.done)
-            log.append((before, actions, now))
-    for run_, seed in enumerate(SEEDS[:2]):
-        for agent in range(2):
-            alone = Team(
-                trained.spec, trained.embedding, trained.decision, trained.offline, memory, [seed],
-                agents=[agent],
-            )  # fmt: skip
-            for before, actions, after in log:
-                if before.done[run_]:
-                    continue
-                own = alone.act(
-                    before.observations[run_, [agent]], before.action_mask[run_, [agent]]
-                )
-                assert own[0] == actions[run_, agent]
-                alone.observe(own, after.rewards[run_], after.done[run_])
-            assert alone.episode == 5
+    check_lock_step(models(record=2, k=k), memory, episodes=5)
 
 
 def test_a_team_decides_as_the_model_does_without_anything_kept(models):

@@ -11,25 +11,19 @@ import torch
 from maicc import load_team
 from maicc.baselines.trained import TrainedMAICC
 from maicc.config import DecisionConfig, MaiccAdapt, MemoryConfig
-from maicc.envs import BatchEnv, get_family
+from maicc.envs import get_family
 from maicc.evaluation.adapt import play_episode
 from maicc.files import ModelFiles
 from maicc.teams.team import Team
 from maicc.training.fit import seeded
 from maicc.training.modules import DecisionModule
 from maicc.types import Trajectories, UserError
-
-FAMILY = get_family("lbf_7x7")
-SEEDS = [11, 12, 13]
+from tests.teams import FAMILY, SEEDS, check_lock_step, make_env
 
 
 @pytest.fixture(scope="module")
 def models(tiny_run) -> TrainedMAICC:
     return TrainedMAICC(ModelFiles.in_folder(tiny_run), FAMILY.spec, "cpu")
-
-
-def make_env(n=3) -> BatchEnv:
-    return BatchEnv([FAMILY.make_env(task) for task in FAMILY.draw_tasks(n, 0)], "sum", 15)
 
 
 MEMORIES = [
@@ -42,31 +36,7 @@ MEMORIES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES, ids=["evidence", "decay", "random"])
 def test_lock_step_equals_agents_on_their_own(models, memory):
-    episodes, env = 6, make_env()
-    together = models.team(SEEDS, MaiccAdapt(episodes, memory=memory))
-    log = []
-    for episode in range(episodes):
-        now = env.reset([episode] * 3)
-        while not now.done.all():
-            before = now
-            actions = together.act(now.observations, now.action_mask)
-            now = env.step(actions)
-            together.observe(actions, now.rewards, now.done)
-            log.append((before, actions, now))
-
-    for run, seed in enumerate(SEEDS):
-        for agent in range(3):
-            alone = Team(
-                models.spec, models.embedding, models.decision, models.offline, memory, [seed],
-                episodes=episodes, agents=[agent],
-            )  # fmt: skip
-            for before, actions, after in log:
-                if before.done[run]:
-                    continue
-                own = alone.act(before.observations[run, [agent]], before.action_mask[run, [agent]])
-                assert own[0] == actions[run, agent]
-                alone.observe(own, after.rewards[run], after.done[run])
-            assert alone.episode == episodes
+    check_lock_step(models, memory, episodes=6)
 
 
 def test_the_seed_gives_the_actions(models):

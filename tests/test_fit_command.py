@@ -1,0 +1,53 @@
+"""`maicc fit`, the Lightning CLI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from maicc.baselines.at import ATModule
+from maicc.cli import main
+from maicc.training.modules import load_module
+from tests.commands import maicc, refused
+
+
+@pytest.mark.slow
+def test_fit_is_a_lightning_cli(tiny_run, tmp_path, monkeypatch, capsys):
+    configs = Path(__file__).parent.parent / "configs"
+    monkeypatch.chdir(tmp_path)
+
+    def arguments(model: str, steps: int, *more: str) -> list[str]:
+        return [
+            "fit", "--config", str(configs / f"{model}.yaml"), f"--trainer.max_steps={steps}",
+            f"--trainer.default_root_dir={model}", "--trainer.accelerator=cpu",
+            "--trainer.logger=false", f"--data.init_args.path={tiny_run / 'episodes.h5'}", *more,
+        ]  # fmt: skip
+
+    two = arguments("embedding", 3, "--trainer.devices=2", "--trainer.strategy=ddp_fork")
+    maicc(*two, cwd=tmp_path)
+    checkpoint = next((tmp_path / "embedding").rglob("*.ckpt"))
+    embedding = f"--data.init_args.embedding={checkpoint}"
+    constant = "--model.init_args.optimiser.schedule=constant"
+    main(arguments("decision", 3, embedding, constant))
+    done = f"--ckpt_path={next((tmp_path / 'decision').rglob('*.ckpt'))}"
+    main(arguments("decision", 5, embedding, constant, done))
+    assert any("step=5" in p.name for p in (tmp_path / "decision").rglob("*.ckpt"))
+    said = refused(capsys, *arguments("embedding", 9, f"--ckpt_path={checkpoint}"))
+    assert "was laid out for 3 steps, not for 9" in said
+
+
+@pytest.mark.slow
+def test_fit_trains_a_rival(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        "fit", "--model", "maicc.baselines.at.ATModule", "--data",
+        "maicc.training.chain_data.ChainData", "--data.init_args.family=lbf_7x7",
+        f"--data.init_args.path={tiny_run / 'episodes.h5'}", "--trainer.max_steps=2",
+        "--trainer.accelerator=cpu", "--trainer.logger=false",
+    ]  # fmt: skip
+    main([*arguments, "--model.init_args.model.episodes=3"])
+    checkpoint = next(tmp_path.rglob("*.ckpt"))
+    assert load_module(checkpoint, ATModule).config.episodes == 3
+    said = refused(capsys, *arguments, "--data.init_args.episodes=3")
+    assert "set data.init_args.episodes=4" in said
