@@ -184,6 +184,14 @@ def test_the_querys_task_can_be_left_out(data):
     found = data.neighbours(item, np.zeros(30, int), rng)
     assert (found >= 0).all()
     assert (data.task[found] != data.task[item, None]).all()
+    # with one candidate for each it is the nearest of another task
+    data.k, data.retrieval = 1, RetrievalConfig(candidates=1, leave_out="task")
+    vectors = data.keys.vectors[:, 0]
+    nearest = data.neighbours(item, np.zeros(30, int), rng)[:, 0]
+    for q, i in enumerate(item):
+        similarity = np.where(data.task == data.task[i], -2.0, vectors @ vectors[i])
+        if nearest[q] >= 0:
+            assert vectors[nearest[q]] @ vectors[i] == pytest.approx(similarity.max(), abs=5e-3)
 
 
 @pytest.fixture(scope="module")

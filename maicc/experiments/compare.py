@@ -9,11 +9,12 @@ import numpy as np
 
 from maicc.baselines import method_of
 from maicc.config import RunConfig
+from maicc.evaluation.markdown import markdown_table
 from maicc.evaluation.stats import probability_of_improvement
 from maicc.experiments.benchmark import Plan, benchmark, gather, write_table
 from maicc.files import write_json, write_text
 from maicc.report import write_benchmark
-from maicc.report.table import markdown, markdown_table
+from maicc.report.table import markdown
 from maicc.teams.lookups import first_and_last
 
 METHODS_HEAD = (

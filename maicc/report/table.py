@@ -19,8 +19,6 @@ from maicc.evaluation.stats import (
 )
 from maicc.types import Task
 
-__all__ = ["make_table", "markdown", "markdown_table", "table_row"]
-
 SCHEMA = 1
 HEAD = (
     "variant", "runs", "episodes", "last", "first 10", "last 10", "last 10, IQM", "solved", "found",

@@ -25,6 +25,7 @@ from maicc.training.offline_keys import OfflineKeys, offline_keys
 from maicc.types import Trajectories, UserError
 
 _CHUNK = 64  # batches whose neighbours are found together
+_OF_OTHER_TASKS = 10  # times as many are searched where those of the query's task are left out
 
 
 class RetrievalData(FamilyData):
@@ -103,11 +104,11 @@ class RetrievalData(FamilyData):
         assert self.k is not None
         if self.k == 0:
             return np.empty((len(item), 0), np.int64)
-        # the query's own are left out: as many more are asked for, and of a task ten times as many
-        n = self.retrieval.candidates + self.spec.n_agents
         by_task = self.retrieval.leave_out == "task"
+        # more are asked for than are scored, since the query's own are left out
+        n = self.retrieval.candidates + self.spec.n_agents
         if by_task:
-            n = 10 * self.retrieval.candidates
+            n = _OF_OTHER_TASKS * self.retrieval.candidates
         chosen = np.full((len(item), self.k), -1)
         tie = rng.random(len(item))
         for t in np.unique(step):
@@ -116,6 +117,8 @@ class RetrievalData(FamilyData):
             candidate, similarity = self.keys.index.search(int(t), queries, n, tie[row])
             group = self.task if by_task else self.episode
             left_out = group[candidate] == group[item[row], None]
+            if by_task:  # the nearest of the rest
+                left_out |= (~left_out).cumsum(1) > self.retrieval.candidates
             candidate = np.where(left_out, -1, candidate)
             query_return = self.team_return[item[row]]
             score = training_utility(
