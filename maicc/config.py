@@ -161,6 +161,9 @@ class DecisionConfig(PolicyConfig):
             query's prefix (`last`, the authors' code).
         labels: Actions that are learned: those of the `behaviour` policies that played (the paper),
             or those that the best of them would have chosen (`expert`), which the dataset keeps.
+            `auto` is `expert` where the dataset has them.
+        return_to_go: Read the running trajectory's return-to-go with labels `expert` too (an
+            ablation). With labels `behaviour` it is always read.
     """
 
     k: int = limited(3, 0)
@@ -168,7 +171,8 @@ class DecisionConfig(PolicyConfig):
     tokens: Literal["fused", "four"] = "fused"
     context: Literal["independent", "concatenated"] = "independent"
     supervise: Literal["all", "last"] = "all"
-    labels: Literal["behaviour", "expert"] = "behaviour"
+    labels: Literal["auto", "expert", "behaviour"] = "behaviour"
+    return_to_go: bool = False
 
 
 @dataclass
@@ -239,6 +243,29 @@ class DecisionFit(FitConfig):
 
 
 @dataclass
+class PracticeFit(FitConfig):
+    """Practice of a trained team on training tasks (METHOD.md, section 13).
+
+    In each round the team adapts to training tasks, and at every step the best behaviour policy
+    tells what it would have done. Training then goes on, half of it on these runs: an agent's
+    record is what the agent had lived through at that time.
+
+    Args:
+        rounds: Rounds of play and training; 0 for no practice.
+        runs: Adaptation runs of a round, spread over the training tasks.
+        episodes: Episodes of a run.
+        optimiser: AdamW and its schedule in each round.
+        steps: Gradient steps of a round.
+    """
+
+    rounds: int = limited(0, 0)
+    runs: int = limited(72, 1)
+    episodes: int = limited(8, 1)
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(learning_rate=3e-4))
+    steps: int = limited(300, 1)
+
+
+@dataclass
 class MemoryConfig:
     """Memory of a team and its look-ups at test time (METHOD.md, sections 7 and 12).
 
@@ -250,14 +277,18 @@ class MemoryConfig:
             `fixed`: as often as `beta` says.
         window: Number of latest episodes that count in `evidence` and `until_solved`. A team that
             has lost its way explores again once its good episodes are older.
-        goal: Goal of these two: the family's `maximum` return, or the best return in the `dataset`
-            where the maximum is out of reach.
+        goal: Goal of these two: the family's `maximum` return, the best return in the `dataset`
+            where the maximum is out of reach, or, for `until_solved`, the run's `own` best return,
+            once `window` episodes in a row have not beaten it.
         floor: Least probability in `evidence` of asking the offline memory, also when the goal is
             reached. Half of it is the least probability of sampling.
         decay: Lambda of the schedule `decay`.
         beta: Share of offline look-ups under `fixed`: 0 is online only, 1 offline only.
         toss: The coin between the memories falls at each `step` (the authors' code) or once per
             `episode` (the paper).
+        draws: Random numbers of coins, ties and samples: each agent's `own`, or the same ones for
+            all agents, from a seed that the team has `shared` before the first episode.
+        redraw: Random numbers are drawn anew at each `step`, or once per `episode`.
         candidates: Number of nearest trajectories that are scored.
         alpha: Weight of the team return against the predicted individual return.
         score: Score of a trajectory. `paper`: cos + alpha R + (1 - alpha) R_ind. `code`, the
@@ -274,11 +305,13 @@ class MemoryConfig:
 
     schedule: Literal["evidence", "until_solved", "decay", "fixed"] = "evidence"
     window: int = limited(5, 1)
-    goal: Literal["maximum", "dataset"] = "maximum"
+    goal: Literal["maximum", "dataset", "own"] = "maximum"
     floor: float = limited(0.005, 0, 1)
     decay: float = limited(4.605170186, 0)
     beta: float = limited(0.5, 0, 1)
     toss: Literal["step", "episode"] = "step"
+    draws: Literal["own", "shared"] = "own"
+    redraw: Literal["step", "episode"] = "step"
     candidates: int = limited(50, 1)
     alpha: float = limited(1.0, 0, 1)
     score: Literal["paper", "code", "similarity", "random"] = "paper"
@@ -351,12 +384,14 @@ class MaiccRun(RunConfig):
     """A run of MAICC.
 
     Args:
-        embedding: Training of the embedding.
+        embedding: Training of the embedding, which retrieval needs; left out if k is 0.
         decision: Training of the decision model.
+        practice: Practice on training tasks.
     """
 
     embedding: EmbeddingFit = field(default_factory=EmbeddingFit)
     decision: DecisionFit = field(default_factory=DecisionFit)
+    practice: PracticeFit = field(default_factory=PracticeFit)
     adapt: MaiccAdapt = field(default_factory=MaiccAdapt)
 
 
@@ -413,6 +448,22 @@ def check_options(config: Any, name: str = "") -> None:
             raise UserError(f"{key}={value!r} is not one of: {', '.join(map(str, choices))}")
         elif limits is not None and not limits.hold(value):
             raise UserError(f"{key}={value} must be {limits}")
+
+
+def check_schedule(memory: MemoryConfig, name: str) -> None:
+    """Refuses a goal that the schedule does not know.
+
+    Args:
+        name: Name of the section of options.
+
+    Raises:
+        UserError: names both options.
+    """
+    if memory.goal == "own" and memory.schedule != "until_solved":
+        raise UserError(
+            f"{name}.goal=own needs {name}.schedule=until_solved, not {memory.schedule}: no other "
+            "schedule waits for a run to settle"
+        )
 
 
 def check_encoder(encoder: str, spec: Spec) -> None:

@@ -12,8 +12,9 @@ from enum import IntEnum
 class Stream(IntEnum):
     """Numbers of the streams.
 
-    Agents draw from `[seed, number of the agent, episode]`, without a stream. In a team of more
-    than 50 agents, agent 50 shares its numbers with `ADAPT_RESET`, which does no harm.
+    Agents draw from `[seed, number of the agent, episode]`, without a stream, unless they share
+    their draws. In a team of more than 50 agents, agent 50 shares its numbers with `ADAPT_RESET`,
+    which does no harm.
     """
 
     # of one episode that a behaviour policy plays, behind the episode's own seed
@@ -33,10 +34,17 @@ class Stream(IntEnum):
     RADT_BATCHES = 33
     HISSD_BATCHES = 34
     RECORD_BATCHES = 35
+    PRACTICE_BATCHES = 36
     # order of trajectories that share a key
     KEY_ORDER = 40
     # seed of an adaptation episode
     ADAPT_RESET = 50
+    # numbers that the agents of a team share
+    SHARED_DRAWS = 54
+    # practice: teams, episodes, and the labels of each
+    PRACTICE_TEAMS = 51
+    PRACTICE_RESET = 52
+    PRACTICE_LABELS = 53
     # resampling of runs
     BOOTSTRAP = 60
     # yardsticks of a benchmark

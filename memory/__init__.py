@@ -26,6 +26,6 @@ if __name__ == "memory":  # the folder's own name: a second copy of every module
 
 from maicc.memory.blended import BlendedMemory
 from maicc.memory.index import KeyIndex
-from maicc.memory.stores import OfflineMemory, OnlineMemory
+from maicc.memory.stores import OfflineMemory, OnlineMemory, best_and_latest
 
-__all__ = ["BlendedMemory", "KeyIndex", "OfflineMemory", "OnlineMemory"]
+__all__ = ["BlendedMemory", "KeyIndex", "OfflineMemory", "OnlineMemory", "best_and_latest"]

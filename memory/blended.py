@@ -8,7 +8,7 @@ import numpy as np
 
 from maicc.memory.stores import OfflineMemory, OnlineMemory
 from maicc.memory.utility import hybrid_utility, top_k
-from maicc.types import Retrieval, Trajectories
+from maicc.types import Retrieval, Trajectories, UserError
 
 
 class BlendedMemory:
@@ -19,6 +19,9 @@ class BlendedMemory:
         candidates: Nearest trajectories that are scored.
         alpha, score: See `hybrid_utility`; score `random` draws without looking at keys.
         margin: See `top_k`.
+
+    Raises:
+        UserError: trajectories are to be looked up, and the dataset has no keys.
     """
 
     def __init__(
@@ -31,6 +34,8 @@ class BlendedMemory:
         score: Literal["paper", "code", "similarity", "random"],
         margin: float = np.inf,
     ) -> None:
+        if k and offline.index is None:
+            raise UserError(f"k={k} trajectories are looked up by keys, and the dataset has none")
         self.offline, self.online = offline, online
         self.k, self.candidates, self.alpha = k, candidates, alpha
         self.score, self.margin = score, margin
@@ -80,6 +85,7 @@ class BlendedMemory:
     def _draw(self, offline: bool, rows: np.ndarray, step: int, draws: np.ndarray) -> np.ndarray:
         """Draws items (Q, K) from one of the memories."""
         if offline:
+            assert self.offline.index is not None
             return self.offline.index.draw(step, draws)
         return self.online.draw(rows, step, draws)
 
@@ -93,6 +99,7 @@ class BlendedMemory:
         """
         assert self.score != "random"
         if offline:
+            assert self.offline.index is not None
             item, similarity = self.offline.index.search(step, queries, self.candidates, tie)
             team = self.offline.team_return[item]
             individual = self.offline.individual_return[item]

@@ -45,7 +45,7 @@ def evidence(best_return: np.ndarray, goal: float, floor: float) -> Mixture:
 
 
 def until_solved(best_return: np.ndarray, goal: float, floor: float, margin: float) -> Mixture:
-    """A schedule that samples every action until the goal is reached, and none from then on.
+    """A schedule that samples every action while the goal is not reached, and none when it is.
 
     The offline memory is asked as in `evidence`.
 
@@ -58,3 +58,25 @@ def until_solved(best_return: np.ndarray, goal: float, floor: float, margin: flo
     """
     sample = best_return < goal * (1.0 - margin)
     return Mixture(evidence(best_return, goal, floor).offline, sample.astype(float))
+
+
+def until_settled(history: np.ndarray, window: int, floor: float, margin: float) -> Mixture:
+    """A schedule that samples every action until a run's own best return is beaten no more.
+
+    It needs no goal: a run has settled once `window` episodes in a row were no better than the best
+    one before them, and that one was above the lowest return. From then on the best actions are
+    taken. While a run has not settled, the offline memory is asked every time.
+
+    Args:
+        history: (R, episodes) team returns of each run, on the family's scale [0, 1].
+        window: Number of episodes that must be no better.
+        floor: Probability of looking up offline once a run has settled.
+        margin: Difference to the best return, and to the lowest, that counts as better.
+    """
+    best, since = np.zeros(len(history)), np.zeros(len(history), np.int64)
+    settled = np.zeros(len(history), bool)
+    for returns in history.T:
+        better = returns > best + margin
+        best, since = np.where(better, returns, best), np.where(better, 0, since + 1)
+        settled |= (since >= window) & (best > 0)
+    return Mixture(np.where(settled, floor, 1.0), np.where(settled, 0.0, 1.0))

@@ -10,11 +10,32 @@ from maicc.memory.index import KeyIndex
 from maicc.types import Candidates, Trajectories
 
 
+def best_and_latest(utility: np.ndarray, n: int) -> np.ndarray:
+    """Chooses trajectories that make up a record: what was best, and what happened last.
+
+    Up to n trajectories are all shown. Of more, half are the latest ones, for what failed, and half
+    are those of the rest with the highest utility, the latest first among equals.
+
+    Args:
+        utility: (rows, trajectories), the oldest trajectory first.
+
+    Returns:
+        Places (rows, C) in that order, ascending, with C at most n.
+    """
+    rows, count = utility.shape
+    if count <= n:
+        return np.tile(np.arange(count), (rows, 1))
+    older = count - n // 2
+    rank = np.lexsort((np.tile(-np.arange(older), (rows, 1)), -utility[:, :older]))
+    latest = np.tile(np.arange(older, count), (rows, 1))
+    return np.concatenate([np.sort(rank[:, : n - n // 2], axis=1), latest], 1)
+
+
 class OfflineMemory:
     """Trajectories of the dataset, shared by all agents and never changed.
 
     Args:
-        index: Keys of the trajectories, per step.
+        index: Keys of the trajectories, per step; None where nothing is looked up.
         trajectories: (M, T, ...).
         team_return: (M,) in [0, 1] on the family's scale.
         individual_return: (M,) predicted, times the number of agents, on the same scale.
@@ -23,7 +44,7 @@ class OfflineMemory:
 
     def __init__(
         self,
-        index: KeyIndex,
+        index: KeyIndex | None,
         trajectories: Trajectories,
         team_return: np.ndarray,
         individual_return: np.ndarray,
@@ -136,30 +157,19 @@ class OnlineMemory:
         return self.trajectories.step_mask[rows, : int(self.count.max(initial=0)), step]
 
     def choose(self, n: int, alpha: float) -> np.ndarray:
-        """Chooses which of its trajectories each row shows as its record: slots (rows, C).
-
-        Up to n trajectories are all shown. Of more, half are the latest ones, for what failed, and
-        half are those of the rest with the highest utility, the latest first among equals.
+        """Chooses which of its trajectories each row shows as its record, as `best_and_latest`.
 
         Args:
             alpha: Weight of the team return against the predicted individual return.
 
         Returns:
-            C is n, or fewer while there are fewer. The oldest come first.
+            Slots (rows, C), where C is n, or fewer while there are fewer. The oldest come first.
         """
         count = int(self.count.max(initial=0))
-        born = self.born[:, :count]
-        by_age = np.argsort(born, axis=1, kind="stable")
-        if count > n:
-            latest, rest = by_age[:, count - n // 2 :], by_age[:, : count - n // 2]
-            utility = alpha * self.team_return + (1 - alpha) * self.individual_return
-            utility = np.take_along_axis(utility[:, :count], rest, 1)
-            age = np.take_along_axis(born, rest, 1)
-            best = np.take_along_axis(rest, np.lexsort((-age, -utility))[:, : n - n // 2], 1)
-            by_age = np.concatenate([best, latest], 1)
-            order = np.argsort(np.take_along_axis(born, by_age, 1), axis=1, kind="stable")
-            by_age = np.take_along_axis(by_age, order, 1)
-        return by_age
+        by_age = np.argsort(self.born[:, :count], axis=1, kind="stable")
+        utility = alpha * self.team_return + (1 - alpha) * self.individual_return
+        chosen = best_and_latest(np.take_along_axis(utility[:, :count], by_age, 1), n)
+        return np.take_along_axis(by_age, chosen, 1)
 
     def search(
         self, rows: np.ndarray, step: int, queries: np.ndarray, n: int, tie: np.ndarray

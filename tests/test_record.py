@@ -21,7 +21,7 @@ from maicc.experiments.run import run
 from maicc.experiments.validate import check
 from maicc.files import ModelFiles
 from maicc.memory import OnlineMemory, schedule
-from maicc.models.decision import DecisionTransformer
+from maicc.models.decision import DecisionTransformer, Past
 from maicc.models.record import Transitions, packed, transitions
 from maicc.training import RecordData
 from maicc.types import Spec, Trajectories, UserError
@@ -62,6 +62,31 @@ def test_steps_of_a_record_by_hand(slices):
     assert packed(steps).mask.all()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"record": 2, "k": 3}, {"record": 2, "k": 0}, {"k": 0}, {"k": 3, "tokens": "four"},
+     {"k": 2, "record": 2, "tokens": "four"}],
+)  # fmt: skip
+def test_steps_read_one_by_one_decide_as_the_whole_trajectory_does(slices, changes):
+    model, k = make(FAMILY.spec, **changes), changes["k"]
+    current = slices.take(slice(0, 2))
+    contexts = slices.take(torch.tensor([[7, 8, 9][:k], [6, 8, 5][:k]]).long())
+    record = record_of(slices, [[10, 11], [12, 13]]) if model.config.record else None
+    whole = model(current, contexts, record=record)
+    seen = model.encode_record(record) if record is not None else None
+    past = None
+    if k:
+        flat = Trajectories(*(part.flatten(0, 1) for part in contexts))
+        kv = model.encode_contexts(flat)
+        kv = [tuple(model._side_by_side(part, k) for part in layer) for layer in kv]
+        past = Past(kv, model.visible(contexts.step_mask))
+    for t in range(current.actions.shape[1]):
+        two = Trajectories(*(part[:, max(t - 1, 0) : t + 1] for part in current))
+        encoded = model.encoders.observation(two.observations)
+        logits, seen = model.extend(two, encoded, t, seen, past)
+        assert torch.allclose(logits, whole[:, t], atol=1e-5)
+
+
 @pytest.mark.parametrize("k", [0, 3])
 def test_the_order_of_a_record_means_nothing_and_its_steps_mean_something(slices, k):
     model = make(FAMILY.spec, record=2, k=k)
@@ -77,8 +102,11 @@ def test_queries_share_a_record_as_if_each_had_its_own(slices):
     model = make(FAMILY.spec, record=2, k=3)
     current = slices.take(slice(0, 4))
     contexts = slices.take(torch.tensor([[7, 8, 9], [6, 8, 9], [5, 8, 9], [7, 5, 6]]))
-    shared = model(current, contexts, record=record_of(slices, [[10, 11], [12, 13]]))
-    own = model(current, contexts, record=record_of(slices, [[10, 11]] * 2 + [[12, 13]] * 2))
+    sets, set_of = record_of(slices, [[10, 11], [12, 13]]), torch.tensor([1, 0, 0, 1])
+    shared = model(current, contexts, record=sets, set_of=set_of)
+    own = model(
+        current, contexts, record=record_of(slices, [[12, 13], [10, 11], [10, 11], [12, 13]])
+    )
     assert torch.allclose(shared, own, atol=1e-5)
 
 
@@ -138,6 +166,26 @@ def test_sampling_lasts_until_the_goal_is_reached():
     assert mixture.offline.round(2).tolist() == [1.0, 0.06, 0.05, 0.02]
 
 
+def test_sampling_lasts_until_a_run_beats_itself_no_more():
+    history = np.array(
+        [
+            [0.2, 0.5, 0.52, 0.5, 0.9, 0.1],  # the fifth is better once more
+            [0.2, 0.5, 0.4, 0.5, 0.3, 0.9],  # three were no better: what follows changes nothing
+            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],  # nothing was reached yet
+        ]
+    )
+    sample = [
+        schedule.until_settled(history[:, :n], 3, 0.02, 0.05).sample.tolist() for n in range(7)
+    ]
+    assert sample[:5] == [[1.0, 1.0, 1.0]] * 5
+    assert sample[5:] == [[1.0, 0.0, 1.0]] * 2
+    assert schedule.until_settled(history, 3, 0.02, 0.05).offline.tolist() == [1.0, 0.02, 1.0]
+    config = tiny_config()
+    config.adapt.memory.goal = "own"
+    with pytest.raises(UserError, match=r"goal=own needs adapt\.memory\.schedule=until_solved"):
+        check(config, FAMILY)
+
+
 @pytest.fixture
 def data(tiny_run) -> RecordData:
     data = RecordData(
@@ -153,7 +201,7 @@ def test_records_are_of_the_querys_agent_in_its_task(data, tiny_run):
     rng, sizes, failures = np.random.default_rng(0), [], 0
     group = {item: (data.task[item], item % 3) for item in range(len(data.task))}
     for _ in range(200):
-        queries, shown = data._draw(rng)
+        queries, shown = data._draw_set(rng)
         shown = shown[shown >= 0]
         assert len({group[i] for i in (*queries, *shown)}) == 1
         assert not set(queries) & set(shown)
@@ -186,7 +234,7 @@ def test_the_querys_task_can_be_left_out(data):
     assert (data.task[found] != data.task[item, None]).all()
     # with one candidate for each it is the nearest of another task
     data.k, data.retrieval = 1, RetrievalConfig(candidates=1, leave_out="task")
-    vectors = data.keys.vectors[:, 0]
+    vectors = data.vectors[:, 0]
     nearest = data.neighbours(item, np.zeros(30, int), rng)[:, 0]
     for q, i in enumerate(item):
         similarity = np.where(data.task == data.task[i], -2.0, vectors @ vectors[i])
@@ -214,6 +262,21 @@ def test_lock_step_equals_agents_on_their_own(models, k, capacity):
     """Of more episodes than a record holds, also where the memory is bounded."""
     memory = MemoryConfig(schedule="until_solved", max_episodes=capacity)
     check_lock_step(models(record=2, k=k), memory, episodes=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redraw", ["step", "episode"])
+def test_agents_who_share_their_draws_need_no_message(models, redraw):
+    memory = MemoryConfig(schedule="until_solved", draws="shared", redraw=redraw)
+    trained = models(record=2, k=3)
+    check_lock_step(trained, memory, episodes=3)
+    team, env = trained.team(SEEDS, MaiccAdapt(memory=memory)), make_env()
+    play_episode(team, env, [0] * 3)
+    drawn = np.stack([team._draws.action, team._draws.explore, team._draws.memory])
+    by_run = drawn.reshape(3, 3, 3, -1)
+    assert (by_run == by_run[:, :, :1]).all()  # of all agents alike
+    assert (by_run[:, 0] != by_run[:, 1]).all()  # of no two runs
+    assert (np.ptp(drawn, axis=-1) == 0).all() == (redraw == "episode")
 
 
 def test_a_team_decides_as_the_model_does_without_anything_kept(models):

@@ -14,10 +14,11 @@ from maicc.config import DecisionConfig, MaiccAdapt, MemoryConfig
 from maicc.envs import get_family
 from maicc.evaluation.adapt import play_episode
 from maicc.files import ModelFiles
+from maicc.models.decision import Past
 from maicc.teams.team import Team
 from maicc.training.fit import seeded
 from maicc.training.modules import DecisionModule
-from maicc.types import Trajectories, UserError
+from maicc.types import Retrieval, Trajectories, UserError
 from tests.teams import FAMILY, SEEDS, check_lock_step, make_env
 
 
@@ -131,21 +132,40 @@ def test_what_an_agent_stores_is_what_it_lived(models):
     "options", [{}, {"cache_gib": 0.0}, {"max_episodes": 3}], ids=["roomy", "full", "bounded"]
 )
 def test_cached_decisions_equal_uncached_ones(models, options):
+    """Each step anew, from the first token on, with every context encoded again."""
     team = models.team(SEEDS, MaiccAdapt(memory=MemoryConfig(**options)))
-    env, checked = make_env(), []
-    real = team.cache.decide
+    env, checked, found = make_env(), [], {}
+    retrieve, logits = team.memory.retrieve, team.logits
 
-    def both(current, seen, rows, found, record):
-        cached = real(current, seen, rows, found, record)
-        contexts = team.cache._tensors(team.memory.contexts(rows, found), current)
-        assert torch.allclose(cached, team.decision(current, contexts)[:, -1], atol=1e-5)
-        checked.append(len(rows))
-        return cached
+    def remembered(rows, step, *others):
+        found[step] = rows, retrieve(rows, step, *others)
+        return found[step][1]
 
-    team.cache.decide = both
-    returns = [play_episode(team, env, [episode] * 3) for episode in range(6)]
-    assert len(checked) > 50
-    assert team.episode == 6
+    def both(active):
+        kept = logits(active)
+        rows, seen = team._reading, None
+        for step in range(team._step + 1):
+            asked, retrieval = found[step]
+            asking = np.isin(asked, rows)
+            contexts = team.memory.contexts(rows, Retrieval(*(part[asking] for part in retrieval)))
+            flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in contexts))
+            kv = team.decision.encode_contexts(team.cache.tensors(flat))
+            kv = [tuple(team.decision._side_by_side(part, 3) for part in layer) for layer in kv]
+            visible = team.decision.visible(torch.from_numpy(contexts.step_mask))
+            first = max(step - 1, 0)
+            two = Trajectories(*(x[:, : step - first + 1] for x in team._current(rows, first)))
+            anew, seen = team.decision.extend(
+                two, team.decision.encoders.observation(two.observations), step, seen,
+                Past(kv, visible),
+            )  # fmt: skip
+        assert np.allclose(kept, anew.numpy()[np.isin(rows, active)], atol=1e-5)
+        checked.append(len(active))
+        return kept
+
+    team.memory.retrieve, team.logits = remembered, both
+    returns = [play_episode(team, env, [episode] * 3) for episode in range(4)]
+    assert len(checked) > 30
+    assert team.episode == 4
     assert np.allclose(team.returns, np.stack(returns, 1), atol=1e-5)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maicc.baselines.method import Method, Trained
-from maicc.config import MaiccRun
+from maicc.config import MaiccRun, check_schedule
 from maicc.files import ModelFiles
 from maicc.types import Spec, UserError
 
 if TYPE_CHECKING:
     from maicc.training.family_data import FamilyData
     from maicc.training.modules import MaiccModule
+
+
+_PRACTICE = "practice"  # fits practice1, practice2, ..., one for each round
 
 
 class MAICC(Method):
@@ -21,6 +25,25 @@ class MAICC(Method):
     config = MaiccRun
     fits = ("embedding", "decision")
 
+    def fits_of(self, config: MaiccRun) -> tuple[str, ...]:
+        """Leaves the embedding out where nothing is retrieved; practice adds a fit per round."""
+        embedding = ("embedding",) if config.decision.model.k else ()
+        rounds = range(1, config.practice.rounds + 1)
+        return (*embedding, "decision", *(f"{_PRACTICE}{i}" for i in rounds))
+
+    def reads(self, fit: str) -> tuple[str, ...]:
+        # a team practises with the memory that it will have
+        return ("practice", "adapt.memory") if fit.startswith(_PRACTICE) else (fit,)
+
+    def starts_from(self, fit: str, files: ModelFiles) -> Path | None:
+        if not fit.startswith(_PRACTICE):
+            return None
+        before = int(fit.removeprefix(_PRACTICE)) - 1
+        return files[f"{_PRACTICE}{before}" if before else "decision"]
+
+    def played_runs(self, fit: str, files: ModelFiles) -> Path | None:
+        return files[fit].with_suffix(".runs.npz") if fit.startswith(_PRACTICE) else None
+
     def prepare(
         self, fit: str, config: MaiccRun, files: ModelFiles
     ) -> tuple[type[MaiccModule], Any, FamilyData]:
@@ -28,6 +51,7 @@ class MAICC(Method):
             DecisionModule,
             EmbeddingModule,
             EpisodeData,
+            PracticeData,
             RecordData,
             RetrievalData,
         )
@@ -39,18 +63,24 @@ class MAICC(Method):
                 config.family, path, e.batch_size, seed, e.window, e.tokens
             )
             return EmbeddingModule, e.model, data
-        d = config.decision
+        d, practice = config.decision, self.played_runs(fit, files)
         options: dict[str, Any] = {
             "family": config.family,
             "path": path,
-            "embedding": str(files["embedding"]),
             "k": d.model.k,
             "batch_size": d.batch_size,
             "seed": seed,
             "retrieval": d.retrieval,
         }
+        if d.model.k:
+            options["embedding"] = str(files["embedding"])
         if d.model.record:
-            data = RecordData(record=d.model.record, share=d.share, **options)
+            options |= {"record": d.model.record, "share": d.share}
+        if practice is not None:
+            options["batch_size"] = config.practice.batch_size
+            data = PracticeData(runs=str(practice), **options)
+        elif d.model.record:
+            data = RecordData(**options)
         else:
             data = RetrievalData(**options)
         return DecisionModule, d.model, data
@@ -58,7 +88,8 @@ class MAICC(Method):
     def load(self, config: MaiccRun, files: ModelFiles, spec: Spec | None, device: str) -> Trained:
         from maicc.baselines.trained import TrainedMAICC
 
-        return TrainedMAICC(files, spec, device, config.decision.retrieval.index)
+        acting = self.fits_of(config)[-1]
+        return TrainedMAICC(files, spec, device, config.decision.retrieval.index, acting)
 
     def told(self, config: MaiccRun) -> str:
         model = config.decision.model
@@ -66,18 +97,25 @@ class MAICC(Method):
             "returns": True,
             "tasks": model.k or model.record,
             "the dataset as a memory at test time": model.k,
-            "the best behaviour policy's actions": model.labels == "expert",
+            "the best behaviour policy's actions": model.labels != "behaviour",
+            "practice on training tasks": config.practice.rounds,
             # without context the embedding has no part in it
             "all agents' views, for the teacher": model.k and config.embedding.model.teacher,
         }
         return "; ".join(signal for signal, given in signals.items() if given)
 
     def trained_on(self, config: MaiccRun) -> str:
-        d, e = config.decision, config.embedding
-        decision = super().trained_on(config)
-        return decision if d.model.k == 0 else f"{e.steps} x {e.batch_size} episodes, {decision}"
+        e, p, parts = config.embedding, config.practice, [super().trained_on(config)]
+        if config.decision.model.k:
+            parts.insert(0, f"{e.steps} x {e.batch_size} episodes")
+        if p.rounds:
+            played = f"{p.runs} runs of {p.episodes} episodes"
+            parts.append(f"{p.rounds} x ({played}, {p.steps} x {p.batch_size} trajectories)")
+        return ", ".join(parts)
 
     def needs_expert(self, config: MaiccRun) -> str | None:
+        if config.practice.rounds:
+            return "practice.rounds"
         return "decision.model.labels=expert" if config.decision.model.labels == "expert" else None
 
     def key_width(self, config: MaiccRun) -> int:
@@ -95,9 +133,15 @@ class MAICC(Method):
             )
         check_candidates("decision.retrieval", d.retrieval.candidates, d.model.k)
         check_candidates("adapt.memory", config.adapt.memory.candidates, d.model.k)
+        check_schedule(config.adapt.memory, "adapt.memory")
         if d.model.record and d.model.context == "concatenated":
             raise UserError(
                 "decision.model.record needs decision.model.context=independent, or 0 episodes"
+            )
+        if config.practice.rounds and (d.model.record == 0 or d.model.labels == "behaviour"):
+            raise UserError(
+                "practice.rounds needs decision.model.record above 0 and decision.model.labels="
+                "expert: a team practises with a record, and the best behaviour policy corrects it"
             )
         if e.credit == "teacher" and not e.teacher:
             raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from maicc.config import AdaptConfig, RunConfig
@@ -24,7 +25,7 @@ class Method(ABC):
     Attributes:
         name: Name that users type.
         config: Class of a run's options; `config.FIT` are those of each fit.
-        fits: Names of the networks that are trained, in order. Each fit leaves FIT.ckpt.
+        fits: Names of all networks that it may train, in order. Each fit leaves FIT.ckpt.
         adapts: Whether its teams remember anything; otherwise they play alike in every episode.
         renamed: Names of files of version 0.1, with the names of today.
     """
@@ -71,9 +72,21 @@ class Method(ABC):
         """
         return {**options, "method": self.name}
 
+    def fits_of(self, config: Any) -> tuple[str, ...]:
+        """Names the networks that a run trains, in order; the last one acts."""
+        return self.fits
+
     def reads(self, fit: str) -> tuple[str, ...]:
-        """Names the sections of options that a fit follows from."""
+        """Names the sections of options that a fit follows from; the first one is its own."""
         return (fit,)
+
+    def starts_from(self, fit: str, files: ModelFiles) -> Path | None:
+        """Names the checkpoint that a fit starts from; None if it starts from nothing."""
+        return None
+
+    def played_runs(self, fit: str, files: ModelFiles) -> Path | None:
+        """Names the file of the adaptation runs that a fit learns from; None if there are none."""
+        return None
 
     def needs_expert(self, config: Any) -> str | None:
         """Names the option that asks for the best behaviour policy's actions; None if none does."""

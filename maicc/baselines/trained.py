@@ -12,6 +12,7 @@ from maicc.baselines.method import Trained, own_options
 from maicc.config import AdaptConfig, MaiccAdapt
 from maicc.data.dataset import EpisodeFile, slices
 from maicc.files import ModelFiles
+from maicc.models.embedding import Embedding
 from maicc.teams.lockstep import LockStepTeam
 from maicc.teams.team import Team
 from maicc.training.fit import resolve_device
@@ -28,7 +29,10 @@ class TrainedMAICC(Trained):
         spec: Sizes that are expected; those of the dataset if None.
         device: Where the networks run.
         index: A FAISS index_factory string, as in training.
+        acting: The fit whose checkpoint holds the decision model that acts.
     """
+
+    embedding: Embedding | None = None
 
     def __init__(
         self,
@@ -36,24 +40,24 @@ class TrainedMAICC(Trained):
         spec: Spec | None = None,
         device: str = "auto",
         index: str = "Flat",
+        acting: str = "decision",
     ) -> None:
         self.device = resolve_device(device)
         dataset = EpisodeFile(files.episodes)
         self.spec, self.tasks = dataset.require(spec or dataset.spec), dataset.tasks
-        self.embedding = load_module(files["embedding"], EmbeddingModule, self.spec).net
-        self.decision = load_module(files["decision"], DecisionModule, self.spec).net
-        stored = slices(dataset.read(), self.spec.bounds)
-        keys = offline_keys(self.embedding, dataset, files["embedding"].parent, index, self.device)
-        if self.device == "cuda":
-            keys = keys._replace(index=keys.index.to_gpu())
-        self.offline = offline_memory(keys, stored, self.spec)
-        self.content = " ".join(
-            [weights_hash(self.embedding), weights_hash(self.decision), dataset.fingerprint]
-        )
-        # with context the embedding acts as well
-        self.parameters = count_parameters(self.decision)
+        self.decision = load_module(files[acting], DecisionModule, self.spec).net
+        acts: list[torch.nn.Module] = [self.decision]
+        stored, keys = slices(dataset.read(), self.spec.bounds), None
         if self.decision.config.k:
-            self.parameters += count_parameters(self.embedding)
+            path = files["embedding"]
+            self.embedding = load_module(path, EmbeddingModule, self.spec).net
+            keys = offline_keys(self.embedding, dataset, path.parent, index, self.device)
+            if self.device == "cuda":
+                keys = keys._replace(index=keys.index.to_gpu())
+            acts.insert(0, self.embedding)
+        self.offline = offline_memory(keys, stored, self.spec)
+        self.content = " ".join([*map(weights_hash, acts), dataset.fingerprint])
+        self.parameters = sum(map(count_parameters, acts))
 
     def team(
         self,

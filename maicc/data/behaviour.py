@@ -68,18 +68,18 @@ def labelling_policy(family: TaskFamily) -> str | None:
     return f"policy{len(family.behaviour_policies) - 1}" if family.behaviour_policies else None
 
 
-def _chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
-    """Makes the function that chooses actions as `policy` does, in the episodes of one task."""
-    roster, expert = env.rosters[0], family.expert  # one task, one team
+def chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
+    """Makes the function that chooses actions as `policy` does, in one episode of each row."""
+    rosters, expert = env.rosters, family.expert
     if policy == "random":
         return lambda b, shown, rng: {}
     if policy == "explorer":
         assert family.explorer is not None
-        teams = [[family.explorer() for _ in roster] for _ in env.envs]
+        teams = [[family.explorer() for _ in roster] for roster in rosters]
 
         def explore(b: int, shown: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
             agents = zip(
-                roster, teams[b], shown.observations[b], shown.action_mask[b], strict=False
+                rosters[b], teams[b], shown.observations[b], shown.action_mask[b], strict=False
             )
             return {agent: mind.act(o, mask, rng) for agent, mind, o, mask in agents}
 
@@ -89,10 +89,27 @@ def _chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
     act = family.behaviour_policies[0 if policy == "expert" else int(policy.removeprefix("policy"))]
 
     def behave(b: int, shown: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
-        agents = zip(roster, shown.observations[b], shown.action_mask[b], strict=False)
+        agents = zip(rosters[b], shown.observations[b], shown.action_mask[b], strict=False)
         return {agent: int(act(o, mask, agent, rng)) for agent, o, mask in agents}
 
     return behave
+
+
+def legal_labels(
+    chosen: Mapping[str, int], roster: Sequence[str], action_mask: np.ndarray
+) -> np.ndarray:
+    """Turns chosen actions into labels (N,): -1 where none was chosen, or it is not legal.
+
+    Args:
+        roster: Agents of the team, at most N.
+        action_mask: (N, A).
+    """
+    labels = np.full(len(action_mask), -1, np.int64)
+    for i, agent in enumerate(roster):
+        action = chosen.get(agent, -1)
+        if 0 <= action < action_mask.shape[1] and action_mask[i, action]:
+            labels[i] = action
+    return labels
 
 
 def _play(
@@ -103,10 +120,10 @@ def _play(
     policy: str,
 ) -> EpisodeBatch:
     """Plays one episode in each environment, all of one task."""
-    choose, labeller = _chooser(family, policy, env), labelling_policy(family)
+    choose, labeller = chooser(family, policy, env), labelling_policy(family)
     label_apart = None  # needed where the policy that plays is not the one that labels
     if labeller is not None and labeller != policy:
-        label_apart = _chooser(family, labeller, env)
+        label_apart = chooser(family, labeller, env)
     B, T, N = len(seeds), family.max_steps, family.spec.n_agents
     draws = np.stack(
         [np.random.default_rng([*s, Stream.RANDOM_ACTIONS]).random((T, N, 2)) for s in seeds]
@@ -114,7 +131,7 @@ def _play(
     rngs = [np.random.default_rng([*s, Stream.BEHAVIOUR]) for s in seeds]
     expert_rngs = [np.random.default_rng([*s, Stream.EXPERT_LABELS]) for s in seeds]
     resets = [int(rng.integers(2**31)) for rng in rngs]
-    roster = env.rosters[0]
+    roster = env.rosters[0]  # one task, one team
     shown = env.reset(resets)
     episodes = empty_episodes(family.spec, B)
     episodes.seed[:] = resets
@@ -132,10 +149,9 @@ def _play(
             labels: Mapping[str, int] = planned if labeller else {}
             if label_apart is not None:
                 labels = label_apart(b, shown, expert_rngs[b])
+            episodes.expert_actions[b, t] = legal_labels(labels, roster, shown.action_mask[b])
             for i, agent in enumerate(roster):
                 legal = np.flatnonzero(shown.action_mask[b, i])
-                label = labels.get(agent, -1)
-                episodes.expert_actions[b, t, i] = label if label in legal else -1
                 act_at_random = draws[b, t, i, 0] < rate
                 random_action = legal[int(draws[b, t, i, 1] * len(legal))]
                 # an agent that has left has one legal action; one that the policy does not name

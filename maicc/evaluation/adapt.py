@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from maicc.baselines.method import Trained
 from maicc.config import AdaptConfig
 from maicc.data.dataset import EpisodeFile
-from maicc.envs import BatchEnv, TaskFamily, batch_env, get_family
+from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env, get_family
 from maicc.evaluation.stats import summary
 from maicc.evaluation.trained import load_folder
 from maicc.files import ModelFiles, whole_file, write_json
@@ -28,22 +28,32 @@ SCHEMA = 1
 _SAVE_EVERY_SECONDS = 20.0
 
 
-def play_episode(team: LockStepTeam, env: BatchEnv, seeds: Sequence[int]) -> np.ndarray:
+def play_episode(
+    team: LockStepTeam,
+    env: BatchEnv,
+    seeds: Sequence[int],
+    watch: Callable[[int, BatchStep], object] = lambda t, step: None,
+) -> np.ndarray:
     """Plays one adaptation episode of every run and gives the team returns (R,).
 
     The episode is played again if an environment breaks off. If it breaks off twice in a row, the
     environment raises an error.
+
+    Args:
+        watch: Function that is shown what the agents see, before each step.
     """
-    step = env.reset(seeds)
+    step, t = env.reset(seeds), 0
     returns = np.zeros(len(env.envs))
     while not step.done.all():
+        watch(t, step)
         actions = team.act(step.observations, step.action_mask, step.alive)
         step = env.step(actions)
         if env.crashed.any():
             team.abandon()
-            return play_episode(team, env, seeds)
+            return play_episode(team, env, seeds, watch)
         team.observe(actions, step.rewards, step.done)
         returns += step.rewards
+        t += 1
     return returns
 
 

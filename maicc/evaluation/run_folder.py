@@ -63,4 +63,4 @@ def rename_old_files(folder: Path, config: RunConfig) -> None:
 
 def files_of(folder: str | Path, config: RunConfig) -> ModelFiles:
     """Names the dataset and the checkpoints of a run."""
-    return ModelFiles.in_folder(folder, method_of(config.method).fits)
+    return ModelFiles.in_folder(folder, method_of(config.method).fits_of(config))

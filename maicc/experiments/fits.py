@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from maicc.baselines import method_of
@@ -22,9 +23,17 @@ def model_stages(config: RunConfig, files: ModelFiles, workers: int | None = Non
         files: Paths of the dataset and the checkpoints.
         workers: Number of processes that collect; that of the configuration if None.
     """
-    fits = method_of(config.method).fits
-    stages = [collect_stage(config, files, workers)]
-    return stages + [fit_stage(fit, config, files) for fit in fits]
+    return [collect_stage(config, files, workers), *fit_stages(config, files)]
+
+
+def fit_stages(config: RunConfig, files: ModelFiles) -> list[Stage]:
+    """Lists the stages from a dataset to trained models."""
+    method, stages = method_of(config.method), []
+    for fit in method.fits_of(config):
+        if (runs := method.played_runs(fit, files)) is not None:
+            stages.append(_play_stage(fit, runs, config, files))
+        stages.append(_fit_stage(fit, config, files))
+    return stages
 
 
 def collect_stage(config: RunConfig, files: ModelFiles, workers: int | None) -> Stage:
@@ -41,7 +50,18 @@ def collect_stage(config: RunConfig, files: ModelFiles, workers: int | None) -> 
     return Stage("collect", files.episodes, make, finish)
 
 
-def fit_stage(fit: str, config: RunConfig, files: ModelFiles) -> Stage:
+def _play_stage(fit: str, runs: Path, config: RunConfig, files: ModelFiles) -> Stage:
+    """Describes the stage that plays the runs which a fit learns from."""
+
+    def make(before: float) -> None:
+        from maicc.experiments.practice import play_practice
+
+        play_practice(config, fit, runs, files)
+
+    return Stage(f"{fit}: runs", runs, make)
+
+
+def _fit_stage(fit: str, config: RunConfig, files: ModelFiles) -> Stage:
     """Describes the stage that trains one network of a method."""
     return Stage(fit, files[fit], lambda before: fit_model(fit, config, files))
 
@@ -56,14 +76,17 @@ def fit_model(name: str, config: RunConfig, files: ModelFiles) -> None:
         UserError: the method learns the expert's actions, and the dataset does not hold them.
     """
     from maicc.training.fit import fit, seeded
+    from maicc.training.modules import load_module
 
     method = method_of(config.method)
     if method.needs_expert(config):
         require_expert(EpisodeFile(files.episodes).expert_actions())
     module, model, data = method.prepare(name, config, files)
     sections: Any = config  # the method's own class, which adds a section for each fit
-    options = getattr(sections, name)
+    options = getattr(sections, method.reads(name)[0])
     optimiser = getattr(options, "optimiser", None) or sections.decision.optimiser
     with seeded(config.seed):
-        untrained = module(data.spec, model, optimiser)
-    fit(untrained, data, files[name], options.steps, config.device, name)
+        started = module(data.spec, model, optimiser)
+    if (start := method.starts_from(name, files)) is not None:
+        started.load_state_dict(load_module(start, module, data.spec).state_dict())
+    fit(started, data, files[name], options.steps, config.device, name)

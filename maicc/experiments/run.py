@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from maicc import __version__
-from maicc.baselines import method_of
 from maicc.config import RunConfig
 from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile
 from maicc.envs import TaskFamily, get_family
 from maicc.evaluation.run_folder import files_of, parse_config, rename_old_files
-from maicc.experiments.fits import collect_stage, fit_stage
+from maicc.experiments.fits import collect_stage, fit_stages
 from maicc.experiments.stages import Clock, Stage, run_stage
 from maicc.experiments.validate import check, memory_needed
 from maicc.files import ModelFiles, locked, read_json, write_json
@@ -38,12 +37,12 @@ def _run(config: RunConfig, family: TaskFamily, out: Path) -> None:
     """Runs the stages of a configuration that was checked, in a folder that is locked."""
     _same_configuration(config, family, out / "config.json")
     rename_old_files(out, config)
-    method, files = method_of(config.method), files_of(out, config)
+    files = files_of(out, config)
     clock = Clock(out / "stages.json")
     run_stage(collect_stage(config, files, None), clock)
     _same_dataset(files.episodes, out / "dataset.json")
-    for fit in method.fits:
-        run_stage(fit_stage(fit, config, files), clock)
+    for stage in fit_stages(config, files):
+        run_stage(stage, clock)
     run_stage(_adapt_stage(config, out, clock, held_out=True), clock)
     if config.adapt.training_runs:
         run_stage(_adapt_stage(config, out, clock, held_out=False), clock)

@@ -53,8 +53,8 @@ class Unit:
         models, checkpoints = self.root / "models", {}
         episodes = models / f"{follows}.h5"
         method = method_of(self.config.method)
-        for fit in method.fits:
-            read = [options[section] for section in method.reads(fit)]
+        for fit in method.fits_of(self.config):
+            read = [_section(options, name) for name in method.reads(fit)]
             follows = _hash(follows, method.name, fit, read)
             checkpoints[fit] = models / follows / f"{fit}.ckpt"
         return ModelFiles(episodes, checkpoints)
@@ -63,8 +63,8 @@ class Unit:
     def result(self) -> Path:
         """Path of the result."""
         tasks = [task.to_json() for task in self.tasks]
-        decision = self.files["decision"].parent.name
-        name = _hash(decision, self.config.adapt.identity(), tasks)
+        acting = method_of(self.config.method).fits_of(self.config)[-1]
+        name = _hash(self.files[acting].parent.name, self.config.adapt.identity(), tasks)
         return self.root / "results" / self.variant / f"seed{self.config.seed}-{name}.json"
 
     def stages(self, threads: int = 1) -> list[Stage]:
@@ -112,6 +112,13 @@ class Unit:
     def _clock(target: Path) -> Path:
         """Names the file of a stage's clock."""
         return target.with_name(f".{target.name}.seconds.json")
+
+
+def _section(options: Any, name: str) -> Any:
+    """Picks the options with a dotted name."""
+    for part in name.split("."):
+        options = options[part]
+    return options
 
 
 def _hash(*parts: Any) -> str:

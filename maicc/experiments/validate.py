@@ -25,10 +25,11 @@ def check(config: RunConfig, family: TaskFamily) -> None:
 
         resolve_device(config.device)
     check_settings(family, config.collect)
-    for fit in method.fits:
-        model = getattr(getattr(config, fit), "model", None)
+    for fit in method.fits_of(config):
+        section = method.reads(fit)[0]
+        model = getattr(getattr(config, section), "model", None)
         if model is not None:
-            check_model(model, f"{fit}.model", family)
+            check_model(model, f"{section}.model", family)
     episodes = len(family.training) * config.collect.episodes
     stored = (episodes * behaviour_count(family, config.collect) - 1) * family.spec.n_agents
     method.check(config, stored)

@@ -32,7 +32,8 @@ class DecisionBatch(NamedTuple):
     contexts: Trajectories  # (Q, K, T, ...)
     step: Tensor  # (Q,) int64, the step whose prefix was the query
     expert: Tensor  # (Q, T) int64, what the best behaviour policy would have done; -1 unknown
-    record: Transitions | None = None  # (S, C, ...); Q / S queries in a row share a set
+    record: Transitions | None = None  # (S, C, ...) sets, each for one or more of the queries
+    set_of: Tensor | None = None  # (Q,) int64, which of the sets is a query's
 
     def take(self, rows: Tensor) -> DecisionBatch:
         """Picks the queries `rows`, padded to the longest of them; for batches without records."""
@@ -50,13 +51,6 @@ class Past(NamedTuple):
     def take(self, rows: Tensor) -> Past:
         """Picks these rows."""
         return Past([(k[rows], v[rows]) for k, v in self.kv], self.visible[rows])
-
-    def repeat(self, times: int) -> Past:
-        """Gives each row so many queries in a row."""
-        if times == 1:
-            return self
-        kv = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.kv]
-        return Past(kv, self.visible.repeat_interleave(times, 0))
 
     def behind(self, first: Past | None) -> Past:
         """Joins these tokens to others that come first."""
@@ -92,6 +86,7 @@ class DecisionTransformer(nn.Module):
         contexts: Trajectories,
         encoded: EncodedObservations | None = None,
         record: Transitions | None = None,
+        set_of: Tensor | None = None,
     ) -> Tensor:
         """Logits (Q, T, A) of the action at each step of the current trajectories.
 
@@ -99,7 +94,8 @@ class DecisionTransformer(nn.Module):
             current: (Q, T, ...).
             contexts: (Q, K, T', ...).
             encoded: (Q, T, ...) the current observations, where they have been read already.
-            record: (S, C, ...) the agents' past steps; Q/S queries in a row share a set.
+            record: (S, C, ...) sets of the agents' past steps.
+            set_of: (Q,) int64, the set of each query; None if each has its own, in order.
 
         Raises:
             ValueError: K is not the number of contexts the model was made for, or a record is
@@ -121,8 +117,8 @@ class DecisionTransformer(nn.Module):
             return self._concatenated(current, encoded, contexts)
         past = None
         if record is not None:
-            share = len(current.actions) // len(record.mask)
-            past = self.encode_record(record).repeat(share)
+            past = self.encode_record(record)
+            past = past if set_of is None else past.take(set_of)
         if K:
             flat = Trajectories(*(part.flatten(0, 1) for part in contexts))
             kv = [
@@ -154,12 +150,7 @@ class DecisionTransformer(nn.Module):
         return repeat(step_mask, "q k t -> q (k t m)", m=per_step)
 
     def decide(
-        self,
-        current: Trajectories,
-        encoded: EncodedObservations,
-        past: Past | None,
-        *,
-        last: bool = False,
+        self, current: Trajectories, encoded: EncodedObservations, past: Past | None
     ) -> Tensor:
         """Logits (Q, T, A) of the current trajectories, given what is encoded already.
 
@@ -167,22 +158,63 @@ class DecisionTransformer(nn.Module):
             current: (Q, T, ...).
             encoded: (Q, T, ...) the current observations.
             past: Record and contexts; None without either.
-            last: Gives the logits of the last step only, (Q, 1, A).
         """
-        x, mask = self._current_tokens(current, encoded), None
+        x = self._current_tokens(current, encoded)
         Q, L = x.shape[:2]
-        if past is not None:
-            current_mask = causal_mask(L, device=x.device).expand(Q, L, L)
-            past_mask = past.visible.unsqueeze(1).expand(Q, L, -1)
-            mask = torch.cat([past_mask, current_mask], 2).unsqueeze(1)  # (Q, 1, L, P + L)
         positions = self._action_positions(Q, L, x.device)
-        targets = encoded.attack_targets
-        if last:
-            positions, targets = positions[:, -1:], targets[:, -1:]
         every_token = positions.shape[1] == L
-        kv = past.kv if past else None
-        y, _ = self.transformer(x, mask, kv, None if every_token else positions)
-        return self.head(y, targets)
+        y, _ = self._read(x, past, None if every_token else positions)
+        return self.head(y, encoded.attack_targets)
+
+    def extend(
+        self,
+        steps: Trajectories,
+        encoded: EncodedObservations,
+        number: int,
+        seen: Past | None,
+        contexts: Past | None,
+    ) -> tuple[Tensor, Past]:
+        """Logits (Q, A) of the running step, of which only the new tokens are read.
+
+        Each token is read once. So it knows the contexts of its own step; with the same contexts at
+        every step the logits equal those of `decide`.
+
+        Args:
+            steps: (Q, 1 or 2, ...) the running step, behind the one before it if there is any.
+            encoded: (Q, 1 or 2, ...) their observations.
+            number: The running step's number.
+            seen: The record and the running trajectory so far; None if there is neither.
+            contexts: The contexts of this step.
+
+        Returns:
+            The logits, and what the next step has seen.
+        """
+        x = self._current_tokens(steps, encoded, first=max(number - 1, 0))
+        # of four tokens: the action and outcome of the step before, return-to-go and observation
+        new = slice(-1, None) if self.config.tokens == "fused" else slice(-6 if number else 0, -2)
+        x = x[:, new]
+        Q, L = x.shape[:2]
+        last = torch.full((Q, 1), L - 1, device=x.device)
+        past = seen if contexts is None else contexts.behind(seen)
+        y, kv = self._read(x, past, None if L == 1 else last)
+        visible = torch.ones(Q, L, dtype=torch.bool, device=x.device)
+        logits = self.head(y, encoded.attack_targets[:, -1:])[:, 0]
+        return logits, Past(kv, visible).behind(seen)
+
+    def _read(
+        self, x: Tensor, past: Past | None, positions: Tensor | None
+    ) -> tuple[Tensor, KeyValues]:
+        """Reads tokens (Q, L, D), each of which sees the past and, causally, the tokens before it.
+
+        Returns:
+            Outputs at `positions`, and the keys and values of the tokens.
+        """
+        if past is None:
+            return self.transformer(x, None, None, positions)
+        Q, L = x.shape[:2]
+        among = causal_mask(L, device=x.device).expand(Q, L, L)
+        mask = torch.cat([past.visible.unsqueeze(1).expand(Q, L, -1), among], 2)
+        return self.transformer(x, mask.unsqueeze(1), past.kv, positions)
 
     def _concatenated(
         self, current: Trajectories, encoded: EncodedObservations, contexts: Trajectories
@@ -227,13 +259,19 @@ class DecisionTransformer(nn.Module):
             return g + o + a + p + step
         return rearrange(torch.stack([g, o, a, p], -2) + step[:, None], "... t m d -> ... (t m) d")
 
-    def _current_tokens(self, t: Trajectories, encoded: EncodedObservations) -> Tensor:
-        """Tokens (Q, tokens, D) of current trajectories (Q, T, ...).
+    def _current_tokens(
+        self, t: Trajectories, encoded: EncodedObservations, first: int = 0
+    ) -> Tensor:
+        """Tokens (Q, tokens, D) of current trajectories (Q, T, ...), from step `first` on.
 
         A fused token holds the PREVIOUS action and outcome.
         """
-        step = self.encoders.step.weight[: t.actions.shape[-1]] + self.role.weight[1]
+        steps = slice(first, first + t.actions.shape[-1])
+        step = self.encoders.step.weight[steps] + self.role.weight[1]
         g, o, a, p = self._kinds(t, encoded)
+        if self.config.labels == "expert" and not self.config.return_to_go:
+            # what is still to come would tell a running trajectory in training how it ends
+            g = torch.zeros_like(g)
         if self.config.tokens == "fused":
             return g + o + F.pad((a + p)[:, :-1], (0, 0, 1, 0)) + step
         return rearrange(torch.stack([g, o, a, p], 2) + step[:, None], "q t m d -> q (t m) d")
@@ -250,14 +288,14 @@ class DecisionTransformer(nn.Module):
             logits, labels = concat_by_length(
                 length, lambda rows: self._supervised(batch.take(rows))
             )
-        else:  # queries that share a set stay together
+        else:  # sets are encoded once, whoever shares them
             logits, labels = self._supervised(batch)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         return loss, (logits.argmax(-1) == labels).float().mean()
 
     def _supervised(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Logits (S, A) and labels (S,) of the steps whose actions are learned."""
-        logits = self(batch.current, batch.contexts, record=batch.record)
+        logits = self(batch.current, batch.contexts, record=batch.record, set_of=batch.set_of)
         mask = batch.current.step_mask
         if self.config.supervise == "last":
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) == batch.step[:, None])

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from maicc.memory import BlendedMemory
 from maicc.models.decision import DecisionTransformer, Past
-from maicc.models.observations import EncodedObservations
 from maicc.types import Retrieval, Trajectories
 
 _BATCH = 16
@@ -17,7 +16,7 @@ _ROW = 1_000_000  # more trajectories than an agent ever stores: ids of one row 
 
 
 class ContextCache:
-    """Decisions on retrieved contexts. Independent contexts are encoded only once.
+    """Keys and values of independent contexts, each of which is encoded only once.
 
     A slot holds one trajectory's keys and values in every layer. Slots are found by the
     trajectory's id. An offline trajectory, which all rows share, has its number as id; an online
@@ -32,6 +31,7 @@ class ContextCache:
         self, decision: DecisionTransformer, memory: BlendedMemory, gibibytes: float
     ) -> None:
         self.decision, self.memory = decision, memory
+        self.device = next(decision.parameters()).device
         self.max_bytes = int(gibibytes * 2**30)
         self.clear()
 
@@ -48,31 +48,13 @@ class ContextCache:
         tensors = [part for part in (self.keys, self.values) if part is not None]
         return sum(part.numel() * part.element_size() for part in tensors)
 
-    def decide(
-        self,
-        current: Trajectories,
-        encoded: EncodedObservations,
-        rows: np.ndarray,
-        retrieval: Retrieval,
-        record: Past | None = None,
-    ) -> Tensor:
-        """Logits (Q, A) of the last step, equal to those of `decision(current, contexts, encoded)`.
-
-        Args:
-            current: (Q, T, ...).
-            encoded: (Q, T, ...) the current observations.
-            rows: (Q,) the agents that decide.
-            retrieval: The contexts that were retrieved for them, (Q, K).
-            record: Their records, where the model reads any.
-        """
-        if self.decision.config.context == "concatenated":
-            contexts = self._tensors(self.memory.contexts(rows, retrieval), current)
-            return self.decision(current, contexts, encoded)[:, -1]
+    def encoded(self, rows: np.ndarray, retrieval: Retrieval) -> Past:
+        """Gives the contexts that the agents `rows` (Q,) have retrieved, (Q, K), as encoded."""
         item = retrieval.item
         ids = np.where(retrieval.offline[:, None], item, self._online_ids(rows[:, None], item))
         ids = np.where(item >= 0, ids, -1)  # (Q, K)
         missing = self._missing(ids)
-        max_slots = self._max_slots(current)
+        max_slots = self._max_slots(len(rows))
         if self.n_used + len(missing) > max_slots:
             self.clear()
             missing = self._missing(ids)
@@ -80,20 +62,19 @@ class ContextCache:
             contexts = self.memory.contexts(rows, retrieval)
             flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in contexts))
             index = np.array(list(missing.values()))
-            self._encode(self._tensors(flat.take(index), current), list(missing), max_slots)
+            self._encode(self.tensors(flat.take(index)), list(missing), max_slots)
         assert self.keys is not None
         assert self.values is not None
         assert self.visible is not None
         slots = torch.tensor([self.slot_of[i] for i in ids.reshape(-1).tolist()])
-        slots = slots.to(current.actions.device)  # (Q K,)
+        slots = slots.to(self.device)  # (Q K,)
         K = ids.shape[1]
         keys, values = (
             rearrange(part[slots], "(q k) n h t d -> n q h (k t) d", k=K)
             for part in (self.keys, self.values)
         )
         visible = rearrange(self.visible[slots], "(q k) t -> q (k t)", k=K)
-        contexts_past = Past(list(zip(keys, values, strict=True)), visible)
-        return self.decision.decide(current, encoded, contexts_past.behind(record), last=True)[:, 0]
+        return Past(list(zip(keys, values, strict=True)), visible)
 
     def forget(self, places: np.ndarray) -> None:
         """Forgets the online trajectory at its place (rows,) in each row: it was replaced."""
@@ -108,13 +89,13 @@ class ContextCache:
         """Ids without a slot, and where in the flattened retrieval each stands."""
         return {id_: i for i, id_ in enumerate(ids.reshape(-1).tolist()) if id_ not in self.slot_of}
 
-    def _max_slots(self, current: Trajectories) -> int:
+    def _max_slots(self, rows: int) -> int:
         """Number of slots that fit into `max_bytes`, but at least those of two such decisions."""
         config = self.decision.config
         T = self.memory.offline.trajectories.actions.shape[1]
         tokens = T * (1 if config.tokens == "fused" else 4)
         bytes_per_slot = 2 * config.layers * config.width * tokens * 4
-        return max(self.max_bytes // bytes_per_slot, 2 * current.actions.shape[0] * config.k)
+        return max(self.max_bytes // bytes_per_slot, 2 * rows * config.k)
 
     def _encode(self, contexts: Trajectories, ids: list[int], max_slots: int) -> None:
         """Encodes trajectories (n, T, ...) with these ids (n,) into slots of their own."""
@@ -137,12 +118,10 @@ class ContextCache:
         self.slot_of.update({id_: start + i for i, id_ in enumerate(ids)})
         self.n_used = end
 
-    @staticmethod
-    def _tensors(arrays: Trajectories, like: Trajectories) -> Trajectories:
-        """Tensors of NumPy trajectories, on the device of `like`."""
-        device = like.actions.device
+    def tensors(self, arrays: Trajectories) -> Trajectories:
+        """Tensors of NumPy trajectories, where the decision model is."""
         return Trajectories(
-            *(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in arrays)
+            *(torch.from_numpy(np.ascontiguousarray(part)).to(self.device) for part in arrays)
         )
 
 

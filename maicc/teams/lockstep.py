@@ -18,6 +18,7 @@ from torch import Tensor
 from maicc.data.alive import alive_up_to_last, cut_at_death
 from maicc.data.returns import completed, return_to_go
 from maicc.memory import OnlineMemory
+from maicc.streams import Stream
 from maicc.teams.lookups import LookupStats
 from maicc.types import Spec, Trajectories, UserError
 
@@ -59,6 +60,9 @@ class LockStepTeam(ABC):
         key_width: Numbers of a key that a method keeps for each step.
         max_episodes: Episodes an agent keeps; 0 is all.
         draws: Random numbers a method needs in each step, besides those that `Draws` names.
+        shared_draws: Whether all agents of a run draw the same numbers, from the run's seed, which
+            they know before they play; else each has numbers of its own.
+        redraw: Numbers are drawn anew at each `step`, or once per `episode`.
     """
 
     def __init__(
@@ -72,6 +76,8 @@ class LockStepTeam(ABC):
         key_width: int = 0,
         max_episodes: int = 0,
         draws: int = 0,
+        shared_draws: bool = False,
+        redraw: str = "step",
     ) -> None:
         self.spec, self.device = spec, torch.device(device)
         self.seeds = list(seeds)
@@ -88,7 +94,7 @@ class LockStepTeam(ABC):
             len(self._run), spec.max_steps, key_width, spec.observation_size, max_episodes
         )
         self.lookups: LookupStats | None = None  # in the last episode, where a method retrieves
-        self._n_draws = draws
+        self._n_draws, self._shared_draws, self._redraw = draws, shared_draws, redraw
         self._running = False  # an episode
         self._awaits_observe = False
 
@@ -256,13 +262,22 @@ class LockStepTeam(ABC):
             step_mask=np.zeros((rows, T), bool),
         )
         self._alive = np.ones((rows, T), bool)
-        rngs = [  # of each agent its own
-            np.random.default_rng([self.seeds[run], self.agents[column], self.episode])
+        self._draws = self._draw()
+        self.on_episode_start()
+
+    def _draw(self) -> Draws:
+        """Draws the episode's random numbers of each row."""
+        rngs = [
+            np.random.default_rng(
+                [self.seeds[run], Stream.SHARED_DRAWS, self.episode]
+                if self._shared_draws
+                else [self.seeds[run], self.agents[column], self.episode]
+            )
             for run, column in zip(self._run, self._column, strict=True)
         ]
-        numbers = np.stack([rng.random((T, 5 + self._n_draws)) for rng in rngs])
-        self._draws = Draws.from_columns(numbers)
-        self.on_episode_start()
+        steps = self.spec.max_steps if self._redraw == "step" else 1
+        numbers = np.stack([rng.random((steps, 5 + self._n_draws)) for rng in rngs])
+        return Draws.from_columns(np.repeat(numbers, self.spec.max_steps // steps, axis=1))
 
     def _choose(self, logits: np.ndarray, legal: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Samples or takes the best legal action."""
@@ -304,10 +319,10 @@ class LockStepTeam(ABC):
     def _tensors(self, arrays: Trajectories) -> Trajectories:
         return Trajectories(*(self._tensor(part) for part in arrays))
 
-    def _current(self, active: np.ndarray) -> Trajectories:
-        """The running trajectories of these rows, up to the running step, as tensors."""
-        trajectories = self._now.take(active)
-        return self._tensors(Trajectories(*(part[:, : self._step + 1] for part in trajectories)))
+    def _current(self, rows: np.ndarray, first: int = 0) -> Trajectories:
+        """The running trajectories of these rows, from `first` to the running step, as tensors."""
+        steps = slice(first, self._step + 1)
+        return self._tensors(Trajectories(*(part[rows, steps] for part in self._now)))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         if array.dtype == np.float64:

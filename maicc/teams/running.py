@@ -91,8 +91,8 @@ class EpisodeEncoder:
             all_steps[:, self.step] = one_step
         self.step += 1
 
-    def take(self, rows: np.ndarray) -> EncodedObservations:
-        """Picks these rows (Q,), with all steps so far: (Q, T, ...)."""
+    def take(self, rows: np.ndarray, first: int = 0) -> EncodedObservations:
+        """Picks these rows (Q,), with the steps from `first` up to the latest: (Q, T, ...)."""
         assert self._encoded is not None
         index = torch.from_numpy(rows).to(self._encoded.embedding.device)
-        return EncodedObservations(*(part[index, : self.step] for part in self._encoded))
+        return EncodedObservations(*(part[index, first : self.step] for part in self._encoded))

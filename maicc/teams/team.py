@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from maicc.config import MemoryConfig, check_options
+from maicc.config import MemoryConfig, check_options, check_schedule
 from maicc.data.returns import COMPLETION_MARGIN, normalised
 from maicc.memory import BlendedMemory, OfflineMemory, schedule
 from maicc.models.decision import DecisionTransformer, Past
@@ -17,7 +18,9 @@ from maicc.teams.context_cache import ContextCache
 from maicc.teams.lockstep import EpisodeKeys, LockStepTeam
 from maicc.teams.lookups import LookupStats
 from maicc.teams.running import EpisodeEncoder, RunningPrefix
-from maicc.types import Spec, Trajectories, UserError
+from maicc.types import Retrieval, Spec, Trajectories, UserError
+
+_FEW = 0.8  # share of rows still going below which the others are given up
 
 
 class Team(LockStepTeam):
@@ -25,7 +28,7 @@ class Team(LockStepTeam):
 
     Args:
         spec: Sizes of the task family.
-        embedding: Trained; only its student is used.
+        embedding: Trained; only its student is used. None for a model that retrieves nothing.
         decision: Trained.
         offline: The dataset with its keys.
         memory: How the team remembers and looks up.
@@ -40,7 +43,7 @@ class Team(LockStepTeam):
     def __init__(
         self,
         spec: Spec,
-        embedding: Embedding,
+        embedding: Embedding | None,
         decision: DecisionTransformer,
         offline: OfflineMemory,
         memory: MemoryConfig,
@@ -63,12 +66,25 @@ class Team(LockStepTeam):
                 f"{len(offline)} stored; raise memory.candidates or use a larger dataset"
             )
         check_options(memory, "memory")
+        check_schedule(memory, "memory")
+        if k == 0:
+            embedding = None  # nothing is looked up
+        elif embedding is None:
+            raise UserError(f"k={k} trajectories are looked up by keys, which an embedding makes")
         super().__init__(
-            spec, seeds, agents=agents, agent_mask=agent_mask, device=device,
-            key_width=embedding.config.width if k else 0, max_episodes=memory.max_episodes, draws=k,
-        )  # fmt: skip
+            spec,
+            seeds,
+            agents=agents,
+            agent_mask=agent_mask,
+            device=device,
+            key_width=embedding.config.width if embedding else 0,
+            max_episodes=memory.max_episodes,
+            draws=k,
+            shared_draws=memory.draws == "shared",
+            redraw=memory.redraw,
+        )
         self.config, self.episodes = memory, episodes
-        self.embedding = embedding.to(device).eval()
+        self.embedding = embedding.to(device).eval() if embedding else None
         self.decision = decision.to(device).eval()
         self.memory = BlendedMemory(
             offline, self.online, k, memory.candidates, memory.alpha, memory.score, memory.margin
@@ -77,14 +93,16 @@ class Team(LockStepTeam):
 
     def on_episode_start(self) -> None:
         """Starts new prefixes, and sets the probability of asking the offline memory."""
-        self._prefix = RunningPrefix(self.embedding)
+        if self.embedding is not None:
+            self._prefix = RunningPrefix(self.embedding)
         reader = self.decision.encoders.observation
         self._encoder = EpisodeEncoder(reader, len(self._run), self.spec.max_steps)
         mixture = self._mixture_of_runs()
         self._mixture = schedule.Mixture(
             self._each_agent(mixture.offline), self._each_agent(mixture.sample)
         )
-        self._record = self._encode_record()
+        self._reading = np.arange(len(self._run))  # rows that are read in each step
+        self._seen = self._encode_record()  # by each of them
         self.lookups = LookupStats(self.R, int(self.memory.offline.task.max()) + 1)
 
     @torch.no_grad()
@@ -101,6 +119,9 @@ class Team(LockStepTeam):
     def _mixture_of_runs(self) -> schedule.Mixture:
         """Probabilities of each run in this episode, as the schedule gives them."""
         c = self.config
+        if c.schedule == "until_solved" and c.goal == "own":
+            history = self.online.history[self._first]
+            return schedule.until_settled(history, c.window, c.floor, COMPLETION_MARGIN)
         if c.schedule in ("evidence", "until_solved"):
             latest = slice(max(self.episode - c.window, 0), self.episode)
             latest_returns = self.online.history[self._first, latest]
@@ -116,34 +137,56 @@ class Team(LockStepTeam):
         return schedule.fixed(c.beta, self.episode, self.episodes, self.R)
 
     def logits(self, active: np.ndarray) -> np.ndarray:
-        """Looks up each prefix, and lets the decision model read the trajectories it gets."""
-        t, draws = self._step, self._draws
+        """Looks up each prefix, and lets the decision model read the trajectories it gets.
+
+        Every row of a running episode is read, also one that has no choice in this step: its later
+        steps look back at this one.
+        """
+        t = self._step
         observations = self._tensor(self._now.observations[:, t])
         self._encoder.add(observations)
-        current, encoded = self._current(active), self._encoder.take(active)
-        record = self._record
-        if record is not None and len(active) < len(self._run):
-            record = record.take(torch.from_numpy(active).to(self.device))
-        if self.memory.k == 0:
-            logits = self.decision.decide(current, encoded, record, last=True)[:, 0]
-            return logits.double().cpu().numpy()
+        self._drop_ended()
+        rows = self._reading
+        is_active = np.isin(rows, active)
+        retrieval = None
+        if self.memory.k:
+            retrieval = self._look_up(rows, observations)
+            asked = Retrieval(*(part[is_active] for part in retrieval))
+            assert self.lookups is not None
+            self.lookups.add(self._run[active], asked.offline, *self.memory.origin(active, asked))
+        if retrieval is not None and self.decision.config.context == "concatenated":
+            contexts = self.cache.tensors(self.memory.contexts(rows, retrieval))
+            current, encoded = self._current(rows), self._encoder.take(rows)
+            logits = self.decision(current, contexts, encoded)[:, -1]
+        else:
+            past = None if retrieval is None else self.cache.encoded(rows, retrieval)
+            first = max(t - 1, 0)
+            logits, self._seen = self.decision.extend(
+                self._current(rows, first), self._encoder.take(rows, first), t, self._seen, past
+            )
+        return logits.double().cpu().numpy()[is_active]
+
+    def _drop_ended(self) -> None:
+        """Gives up rows whose episode has ended, many at a time."""
+        going = np.flatnonzero(~self._ended[self._run[self._reading]])
+        if len(going) < _FEW * len(self._reading):
+            self._reading = self._reading[going]
+            if self._seen is not None:
+                self._seen = self._seen.take(torch.from_numpy(going).to(self.device))
+
+    def _look_up(self, rows: np.ndarray, observations: Tensor) -> Retrieval:
+        """Retrieves trajectories for the prefixes of these rows."""
+        t, draws = self._step, self._draws
         query = self._prefix.query(observations, self._tensor(self._now.return_to_go[:, t]))
-        coin = draws.memory[active, 0 if self.config.toss == "episode" else t]
-        ask_offline = coin < self._mixture.offline[active]
-        retrieval = self.memory.retrieve(
-            active,
+        coin = draws.memory[rows, 0 if self.config.toss == "episode" else t]
+        return self.memory.retrieve(
+            rows,
             t,
-            query.cpu().numpy()[active],
-            ask_offline,
-            draws.tie[active, t],
-            draws.extra[active, t],  # a control draws its trajectories with them
+            query.cpu().numpy()[rows],
+            coin < self._mixture.offline[rows],
+            draws.tie[rows, t],
+            draws.extra[rows, t],  # a control draws its trajectories with them
         )
-        assert self.lookups is not None
-        self.lookups.add(
-            self._run[active], retrieval.offline, *self.memory.origin(active, retrieval)
-        )
-        logits = self.cache.decide(current, encoded, active, retrieval, record)
-        return logits.double().cpu().numpy()
 
     def sampling(self) -> np.ndarray:
         """Probability of sampling the action, as the schedule gives it."""
@@ -151,14 +194,14 @@ class Team(LockStepTeam):
 
     def on_step(self, step: Trajectories) -> None:
         """Appends the step to the prefixes."""
-        if self.memory.k == 0:
+        if self.embedding is None:
             return
         parts = (step.actions, step.rewards, step.done, step.completed)
         self._prefix.advance(*(self._tensor(part) for part in parts))
 
     def make_keys(self, trajectories: Trajectories) -> EpisodeKeys:
         """Embeds the finished trajectories; their keys are those that an offline memory has."""
-        if self.memory.k == 0:
+        if self.embedding is None:
             return super().make_keys(trajectories)
         predicted = self.embedding.keys(self._tensors(trajectories))
         individual = predicted.individual_reward.sum(1).cpu().numpy()

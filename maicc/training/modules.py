@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -211,14 +211,24 @@ class DecisionModule(MaiccModule):
         super().__init__(spec, model, optimiser)
         self.net = DecisionTransformer(self.spec, model)
 
+    @classmethod
+    def from_header(cls: type[Module], spec: Spec, header: Mapping[str, Any]) -> Module:
+        """Makes the module of a header; models of version 0.1 read return-to-go with all labels."""
+        network = {"return_to_go": True, **header["network"]}
+        return super().from_header(spec, {**header, "network": network})
+
     def on_fit_start(self) -> None:
-        """Checks that the data hold what the model is to learn.
+        """Chooses labels where that is left to the data, and checks that the data hold them.
 
         Raises:
             UserError: the expert's actions are unknown, or contexts have another number of
                 trajectories.
         """
         data = self.data_module
+        if self.config.labels == "auto":
+            known = bool((data.expert >= 0).any())
+            self.config = replace(self.config, labels="expert" if known else "behaviour")
+            self.net.config = self.config
         if self.config.labels == "expert":
             require_expert(data.expert.numpy())
         k = getattr(data, "k", self.config.k)

@@ -64,21 +64,33 @@ def offline_keys(
 
 
 def _make(embedding: Embedding, dataset: EpisodeFile, factory: str, device: str) -> OfflineKeys:
-    """Embeds every trajectory, sorted by length, and builds the index."""
+    """Embeds every trajectory and builds the index."""
     stored = slices(dataset.read(), dataset.spec.bounds).trajectories
-    vectors = np.zeros((*stored.actions.shape, embedding.config.width), np.float32)
-    individual_return = np.zeros(len(stored.actions), np.float32)
-    order = stored.step_mask.sum(1).argsort(kind="stable")
+    vectors, individual_return = embed(embedding, stored, device)
+    index = KeyIndex.build(vectors, stored.step_mask, factory)
+    return OfflineKeys(vectors, individual_return, index)
+
+
+def embed(
+    embedding: Embedding, trajectories: Trajectories, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeds trajectories (M, T, ...), arrays, sorted by length.
+
+    Returns:
+        Keys (M, T, D) and predicted individual returns (M,).
+    """
+    vectors = np.zeros((*trajectories.actions.shape, embedding.config.width), np.float32)
+    individual_return = np.zeros(len(trajectories.actions), np.float32)
+    order = trajectories.step_mask.sum(1).argsort(kind="stable")
     with tqdm(desc="keys", unit="trajectory", total=len(order)) as bar:
         for start in range(0, len(order), _BATCH):
             items = order[start : start + _BATCH]
-            batch = trimmed(Trajectories(*(torch.from_numpy(x) for x in stored.take(items))))
+            batch = trimmed(Trajectories(*(torch.from_numpy(x) for x in trajectories.take(items))))
             keys = embedding.keys(Trajectories(*(part.to(device) for part in batch)))
             vectors[items, : batch.actions.shape[1]] = keys.vectors.cpu().numpy()
             individual_return[items] = keys.individual_reward.sum(1).cpu().numpy()
             bar.update(len(items))
-    index = KeyIndex.build(vectors, stored.step_mask, factory)
-    return OfflineKeys(vectors, individual_return, index)
+    return vectors, individual_return
 
 
 def _read(path: Path, content: str) -> OfflineKeys:
@@ -92,12 +104,18 @@ def _read(path: Path, content: str) -> OfflineKeys:
         raise UserError(f"{path}: damaged ({error}); remove it and it is made again") from None
 
 
-def offline_memory(keys: OfflineKeys, stored: Slices, spec: Spec) -> OfflineMemory:
-    """Makes the team's offline memory of a dataset and its keys."""
+def offline_memory(keys: OfflineKeys | None, stored: Slices, spec: Spec) -> OfflineMemory:
+    """Makes the team's offline memory of a dataset and its keys; without keys it is not searched.
+
+    Individual returns are told by the embedding that made the keys. Without it they are 0.
+    """
+    individual_return = np.zeros(len(stored.task), np.float32)
+    if keys is not None:
+        individual_return = normalised(keys.individual_return * stored.team_size, *spec.bounds)
     return OfflineMemory(
-        keys.index,
+        None if keys is None else keys.index,
         stored.trajectories,
         normalised(stored.trajectories.return_to_go[:, 0], *spec.bounds),
-        normalised(keys.individual_return * stored.team_size, *spec.bounds),
+        individual_return,
         stored.task,
     )

@@ -7,7 +7,7 @@ empty at first, then up to as many episodes as the model reads, and often failur
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,13 @@ from maicc.training.offline_keys import OfflineKeys
 from maicc.training.retrieval_data import RetrievalData
 
 _FAILURES = 0.5  # of the records: only episodes that missed the maximum, as a searching team has
+
+
+class Drawn(NamedTuple):
+    """Queries that share a record; numbers of trajectories."""
+
+    queries: np.ndarray  # (n,)
+    shown: np.ndarray  # (record,) the episodes of the record, -1 at places that stay empty
 
 
 class RecordData(RetrievalData):
@@ -44,7 +51,7 @@ class RecordData(RetrievalData):
             self.record = module.config.record
         super().setup(stage)
 
-    def use(self, keys: OfflineKeys, stored: Slices) -> None:
+    def use(self, keys: OfflineKeys | None, stored: Slices) -> None:
         """Sets the trajectories and keys, and groups trajectories by task and agent."""
         super().use(keys, stored)
         self.groups: list[list[np.ndarray]] = [
@@ -57,22 +64,26 @@ class RecordData(RetrievalData):
         self.missed = ~solved(self.team_return, self.spec.bounds)
 
     def batches(self, step: int, rank: int = 0) -> Iterator[DecisionBatch]:
-        """Yields queries; those of one agent in one task that share a record stand in a row."""
-        sets = max(self.batch_size // self.share, 1)
+        """Yields queries with their records."""
         while True:
             rng = np.random.default_rng([self.seed, Stream.RECORD_BATCHES, rank, step])
-            pairs = [self._draw(rng) for _ in range(sets)]
-            item = np.concatenate([queries for queries, _ in pairs])
+            drawn = self._draw(rng, self.batch_size)
+            item = np.concatenate([part.queries for part in drawn])
             last = (rng.random(len(item)) * self.length[item]).astype(np.int64)
             batch = self._batch(item, self.neighbours(item, last, rng), last)
-            yield batch._replace(record=self._record(np.stack([shown for _, shown in pairs])))
+            set_of = np.repeat(np.arange(len(drawn)), [len(part.queries) for part in drawn])
+            yield batch._replace(
+                record=self._record(np.stack([part.shown for part in drawn])),
+                set_of=torch.from_numpy(set_of),
+            )
             step += 1
 
-    def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Draws queries (share,) of an agent in a task, and the episodes (record,) shown to them.
+    def _draw(self, rng: np.random.Generator, n: int) -> list[Drawn]:
+        """Draws n queries, `share` of them with each record."""
+        return [self._draw_set(rng) for _ in range(max(n // self.share, 1))]
 
-        Places that stay empty are -1.
-        """
+    def _draw_set(self, rng: np.random.Generator) -> Drawn:
+        """Draws queries of one agent in one task, and the other episodes that they are shown."""
         agents = self.groups[rng.integers(len(self.groups))]
         group = agents[rng.integers(len(agents))]
         queries = rng.choice(group, self.share, replace=len(group) < self.share)
@@ -84,7 +95,7 @@ class RecordData(RetrievalData):
         shown = np.full(self.record, -1)
         n = min(int(rng.integers(self.record + 1)), len(others))
         shown[:n] = rng.choice(others, n, replace=False)
-        return queries, shown
+        return Drawn(queries, shown)
 
     def _record(self, shown: np.ndarray) -> Any:
         """Takes the steps of episodes (S, record)."""

@@ -34,7 +34,8 @@ class RetrievalData(FamilyData):
     Args:
         family: Task family; `maicc tasks` lists them.
         path: The dataset.
-        embedding: Checkpoint of a trained embedding; the keys are kept beside it.
+        embedding: Checkpoint of a trained embedding; the keys are kept beside it. Without contexts
+            it is not read.
         k: Trajectories per context; as many as the decision model takes if None.
         batch_size: Queries per batch.
         seed: Seed of the batches.
@@ -55,34 +56,44 @@ class RetrievalData(FamilyData):
         self.embedding, self.retrieval = Path(embedding), retrieval
         self.k, self.batch_size = k, batch_size
 
+    def _set_k(self) -> None:
+        """Takes over the model's k, unless one was given."""
+        if self.k is None:
+            assert self.trainer is not None
+            module: Any = self.trainer.lightning_module
+            self.k = module.config.k
+
     def prepare_data(self) -> None:
         """Makes the dataset and its keys, if they do not exist."""
         super().prepare_data()
+        self._set_k()
         self._keys()
 
-    def _keys(self) -> OfflineKeys:
+    def _keys(self) -> OfflineKeys | None:
+        """Reads or makes the keys; None where nothing is retrieved."""
         dataset = EpisodeFile(self.path)
         dataset.require(self.spec)
+        if self.k == 0:
+            return None
         module = load_module(self.embedding, EmbeddingModule, self.spec)
         return offline_keys(module.net, dataset, self.embedding.parent, self.retrieval.index)
 
     def setup(self, stage: str) -> None:
         """Reads the dataset and its keys."""
-        if self.k is None:
-            assert self.trainer is not None
-            module: Any = self.trainer.lightning_module
-            self.k = module.config.k
+        self._set_k()
         stored = slices(EpisodeFile(self.path).read(), self.spec.bounds)
         self.use(self._keys(), stored)
 
-    def use(self, keys: OfflineKeys, stored: Slices) -> None:
+    def use(self, keys: OfflineKeys | None, stored: Slices) -> None:
         """Sets the trajectories and keys that batches are drawn from.
 
         Raises:
             UserError: there are too few candidates or trajectories for k.
         """
         assert self.k is not None
-        self.keys, self.episode, self.task = keys, stored.episode, stored.task
+        self.vectors = None if keys is None else keys.vectors  # (M, T, D), of queries
+        self.index = None if keys is None else keys.index
+        self.episode, self.task = stored.episode, stored.task
         trajectories = stored.trajectories
         if self.k > self.retrieval.candidates or self.k >= len(trajectories.actions):
             raise UserError(
@@ -104,6 +115,8 @@ class RetrievalData(FamilyData):
         assert self.k is not None
         if self.k == 0:
             return np.empty((len(item), 0), np.int64)
+        assert self.vectors is not None
+        assert self.index is not None
         by_task = self.retrieval.leave_out == "task"
         # more are asked for than are scored, since the query's own are left out
         n = self.retrieval.candidates + self.spec.n_agents
@@ -113,8 +126,8 @@ class RetrievalData(FamilyData):
         tie = rng.random(len(item))
         for t in np.unique(step):
             row = np.flatnonzero(step == t)  # the queries at this step
-            queries = self.keys.vectors[item[row], t]
-            candidate, similarity = self.keys.index.search(int(t), queries, n, tie[row])
+            queries = self.vectors[item[row], t]
+            candidate, similarity = self.index.search(int(t), queries, n, tie[row])
             group = self.task if by_task else self.episode
             left_out = group[candidate] == group[item[row], None]
             if by_task:  # the nearest of the rest

@@ -1,0 +1,100 @@
+"""Batches for practice: half of the dataset, half of what a trained team lived through."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from maicc.data.dataset import Slices
+from maicc.files import whole_file
+from maicc.memory import best_and_latest
+from maicc.training.modules import EmbeddingModule, load_module
+from maicc.training.offline_keys import OfflineKeys, embed
+from maicc.training.record_data import Drawn, RecordData
+from maicc.types import Trajectories, UserError
+
+
+class PracticeRuns(NamedTuple):
+    """Adaptation runs, as each agent lived through them: rows are agents of runs."""
+
+    trajectories: Trajectories  # (rows, E, T, ...) arrays, episodes in the order they were played
+    expert: np.ndarray  # (rows, E, T) int64, what the best behaviour policy would have done; or -1
+    task: np.ndarray  # (rows,) number of the dataset's task
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        with whole_file(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(
+                file, expert=self.expert, task=self.task, **self.trajectories._asdict()
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> PracticeRuns:
+        """Reads a file.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                trajectories = Trajectories(*(file[name] for name in Trajectories._fields))
+                return cls(trajectories, file["expert"], file["task"])
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: not the runs of a practice ({error}); remove it") from None
+
+
+class PracticeData(RecordData):
+    """Batches with a record, half of them from adaptation runs.
+
+    A query of a run has the record that its agent had at that time: of the episodes before, those
+    that a team chooses.
+
+    Args:
+        runs: File of the runs.
+        options: Arguments of `RecordData`.
+    """
+
+    def __init__(self, runs: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.runs_path = Path(runs)
+
+    def use(self, keys: OfflineKeys | None, stored: Slices) -> None:
+        """Sets the dataset's trajectories and keys, and puts those of the runs behind them."""
+        super().use(keys, stored)
+        runs = PracticeRuns.read(self.runs_path)
+        rows, self.episodes = runs.expert.shape[:2]
+        self.first_of_runs = len(self.length)
+        flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in runs.trajectories))
+        tensors = Trajectories(*(torch.from_numpy(part) for part in flat))
+        self.slices = Trajectories(
+            *(torch.cat(parts) for parts in zip(self.slices, tensors, strict=True))
+        )
+        expert = torch.from_numpy(runs.expert.reshape(-1, runs.expert.shape[2]))
+        self.expert = torch.cat([self.expert, expert])
+        returns = flat.return_to_go[:, 0]
+        self.team_return = np.concatenate([self.team_return, returns])
+        self.length = np.concatenate([self.length, flat.step_mask.sum(1)])
+        self.task = np.concatenate([self.task, np.repeat(runs.task, self.episodes)])
+        self.episode = np.concatenate([self.episode, np.full(len(returns), -1)])
+        self.returns_of_runs = returns.reshape(rows, self.episodes)
+        if self.vectors is not None:
+            module = load_module(self.embedding, EmbeddingModule, self.spec)
+            self.vectors = np.concatenate([self.vectors, embed(module.net, flat)[0]])
+
+    def _draw(self, rng: np.random.Generator, n: int) -> list[Drawn]:
+        half = n // 2
+        return super()._draw(rng, n - half) + [self._draw_run(rng) for _ in range(half)]
+
+    def _draw_run(self, rng: np.random.Generator) -> Drawn:
+        """Draws an episode of a run, and those that its agent was shown in it."""
+        assert self.record is not None
+        row, episode = rng.integers(len(self.returns_of_runs)), rng.integers(self.episodes)
+        first = self.first_of_runs + row * self.episodes
+        before = best_and_latest(self.returns_of_runs[row, None, :episode], self.record)[0]
+        shown = np.full(self.record, -1)
+        shown[: len(before)] = first + before
+        return Drawn(np.array([first + episode]), shown)
