@@ -57,6 +57,10 @@ class CollectConfig:
     Args:
         episodes: Episodes per training task and level.
         levels: Mean returns to aim at, as shares of the maximum; one behaviour policy each.
+        anneal: Levels of a learning history, in place of `levels`: the expert's rates of random
+            actions, which fall evenly from 1 to 0. The episodes that `levels` would make are spread
+            over them: each level gets `episodes` times the number of `levels`, divided by `anneal`
+            and rounded, but at least one episode per training task. 0 uses `levels`.
         explorer: Add one more behaviour: the family's scripted explorer, which knows nothing of
             the task. A team that was trained on exploration can imitate it.
         workers: Processes; 0 takes every core. The data are the same for any number.
@@ -64,6 +68,7 @@ class CollectConfig:
 
     episodes: int = limited(200, 1)
     levels: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
+    anneal: int = limited(0, 0)
     explorer: bool = False
     workers: int = limited(0, 0, changes_results=False)
 

@@ -201,6 +201,8 @@ def test_each_method_overfits_two_tasks(method, two_tasks, tmp_path, monkeypatch
     monkeypatch.setattr(BaselineModule, "learn", record)
     fits = ALL[method].fits
     files = ModelFiles(two_tasks, {fit: tmp_path / f"{fit}.ckpt" for fit in fits})
+    if method == "ad":
+        config.decision.model.context_steps = 60
     if "retriever" in fits:
         config.retriever.steps = 3
     for name in fits:

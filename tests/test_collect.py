@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ import pytest
 from maicc.config import CollectConfig
 from maicc.data import behaviour as module_behaviour
 from maicc.data import collect as module
-from maicc.data.behaviour import calibrate, play
-from maicc.data.collect import collect
+from maicc.data.behaviour import calibrate, episode_count, play
+from maicc.data.collect import check_settings, collect
 from maicc.data.dataset import EpisodeFile
+from maicc.data.episodes import FIELDS
 from maicc.envs import get_family
 from maicc.types import UserError
 
@@ -124,6 +127,60 @@ def test_the_explorer_as_one_more_behaviour(tmp_path):
     without = dataclasses.replace(FAMILY, explorer=None)
     with pytest.raises(UserError, match="has no scripted explorer"):
         collect(without, tmp_path / "y.h5", config, seed=0)
+
+
+def test_an_annealed_expert_acts_at_random_ever_less_often(tmp_path, monkeypatch):
+    monkeypatch.setattr(module_behaviour, "_trial", None)  # nothing is played to find the rates
+    config = CollectConfig(episodes=4, levels=[0.5, 1.0], anneal=5, explorer=True, workers=1)
+    family = dataclasses.replace(FAMILY, training=dict(list(FAMILY.training.items())[:2]))
+    collect(family, tmp_path / "x.h5", config, seed=0)
+    file = EpisodeFile(tmp_path / "x.h5")
+    assert [b.name for b in file.behaviours] == ["annealed"] * 5 + ["explorer"]
+    assert [b.random_rate for b in file.behaviours] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    assert file.behaviours[4].reached == 1.0
+    assert all(b.target == b.reached for b in file.behaviours)
+    played = np.bincount(file.read().behaviour)
+    assert played.tolist() == [2 * 2] * 5 + [2 * 4]  # 2 * 4 / 5 rounded, in each of two tasks
+    assert episode_count(family, config) == len(file) == 28
+
+
+def test_an_annealed_dataset_is_about_as_large():
+    for anneal, episodes in ((0, 1000), (25, 1000), (3, 999), (7, 1001), (3000, 3000)):
+        config = CollectConfig(anneal=anneal)
+        assert episode_count(FAMILY, config) == 9 * episodes
+
+
+@pytest.mark.parametrize(("anneal", "message"), [(-1, "at least 2"), (1, "at least 2")])
+def test_too_few_annealed_levels_are_refused(anneal, message):
+    with pytest.raises(UserError, match=message):
+        check_settings(FAMILY, CollectConfig(anneal=anneal))
+
+
+def test_only_an_expert_can_be_annealed():
+    def family(*behaviours):
+        return dataclasses.replace(FAMILY, expert=None, behaviours=list(behaviours))
+
+    config = CollectConfig(anneal=5)
+    for without in (family(), family(anywhere, north)):
+        with pytest.raises(UserError, match="has no expert: give the family one, or set"):
+            check_settings(without, config)
+    check_settings(family(north), config)  # a single policy is used as an expert
+    check_settings(FAMILY, config)
+
+
+def test_annealed_levels_alone_change_the_folder_of_a_collection(tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_planned", stop)
+    for anneal in (0, 5, 6):
+        config = CollectConfig(episodes=4, levels=[0.5, 1.0], anneal=anneal)
+        with pytest.raises(KeyboardInterrupt):
+            collect(FAMILY, tmp_path / "x.h5", config, seed=0)
+    before = [FAMILY.name, FAMILY.fingerprint, 4, [0.5, 1.0], ["expert"], 0, list(FIELDS)]
+    digest = hashlib.sha256(json.dumps(before).encode()).hexdigest()[:8]
+    assert (tmp_path / f"x.h5.{digest}.parts").exists()
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize(

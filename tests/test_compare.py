@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from maicc.baselines import METHODS
+from maicc.envs import get_family
+from maicc.envs.tasks import register
 from maicc.experiments.compare import compare
 from maicc.experiments.units import with_overrides
 from tests.conftest import tiny_config
@@ -23,6 +26,21 @@ def test_what_each_method_is_given_is_said():
     assert METHODS["maicc"].told(config) == "returns"
     config.decision.model.record, config.decision.model.labels = 2, "expert"
     assert METHODS["maicc"].told(config) == "returns; tasks; the best behaviour policy's actions"
+
+
+def test_ad_has_a_history_of_annealed_noise_where_there_is_an_expert():
+    config, ad = tiny_config(), METHODS["ad"]
+    mine = with_overrides(config, {"method": "ad"})
+    assert (config.collect.anneal, mine.collect.anneal) == (0, 25)
+    assert ad.told(mine) == "tasks; a history of finely annealed noise"
+    assert ad.trained_on(mine) == "6 x 67 trajectories"  # 8 are asked for, a row has 67
+    config.collect.anneal = 7
+    assert with_overrides(config, {"method": "ad"}).collect.anneal == 7
+    at_levels = with_overrides(config, {"method": "ad", "collect.anneal": 0})
+    assert ad.told(at_levels) == "tasks; the level of each behaviour policy"
+    register(dataclasses.replace(get_family("lbf_7x7"), name="no_expert", expert=None))
+    config = tiny_config(family="no_expert")
+    assert with_overrides(config, {"method": "ad"}).collect.anneal == 0
 
 
 @pytest.mark.slow

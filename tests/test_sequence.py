@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from maicc.baselines.ad import ADModule, HistoryData, worst_to_best
 from maicc.baselines.at import relabelled
+from maicc.baselines.sequence import of_the_step_before
 from maicc.data.dataset import EpisodeFile
 from maicc.training.chain_data import ChainData, reordered
-from maicc.types import Trajectories
-from tests.rivals import chains, make, play
+from maicc.training.modules import load_module
+from maicc.types import Behaviour, Trajectories, UserError
+from tests.rivals import FAMILY, chains, make, play
+
+FOUR = {"context_steps": 60}  # steps of four episodes
 
 
 def test_a_chain_is_of_one_agent_in_one_task(dataset):
@@ -28,8 +33,9 @@ def test_a_chain_is_of_one_agent_in_one_task(dataset):
     assert (batch.chain.observations[:, 0, 0] == batch.chain.observations[:, 3, 0]).all()
 
 
-def test_a_row_of_episodes_is_decided_step_by_step_as_at_once(dataset):
-    net = make("at", dataset).net
+@pytest.mark.parametrize(("method", "options"), [("at", {}), ("ad", FOUR)])
+def test_a_row_of_episodes_is_decided_step_by_step_as_at_once(dataset, method, options):
+    net = make(method, dataset, **options).net
     chain = chains(dataset).chain
     lengths = chain.step_mask.sum(-1)
     with torch.no_grad():
@@ -74,8 +80,8 @@ def test_what_was_seen_is_kept_whoever_is_asked(dataset, method):
 
 @pytest.mark.parametrize("method", ["madt", "at", "ad"])
 def test_the_future_changes_nothing_before_it(dataset, method):
-    module = make(method, dataset)
-    batch = chains(dataset, episodes=module.drawn(module.config))
+    module = make(method, dataset, **(FOUR if method == "ad" else {}))
+    batch = chains(dataset, episodes=module.drawn(module.config, module.spec))
     chain, _ = module.prepare(batch)
     E = chain.actions.shape[1]
     changed = chain._replace(actions=chain.actions.clone(), rewards=chain.rewards + 1.0)
@@ -88,6 +94,25 @@ def test_the_future_changes_nothing_before_it(dataset, method):
     assert torch.allclose(before[:, : E - 1], after[:, : E - 1], atol=1e-6)
     assert torch.allclose(before[:, -1, 0], after[:, -1, 0], atol=1e-6)
     assert not torch.allclose(before[:, -1, 1:], after[:, -1, 1:], atol=1e-3)
+
+
+def test_a_fused_token_holds_the_step_before_across_episodes(dataset):
+    x = torch.arange(1.0, 7.0).reshape(1, 6, 1)
+    played = torch.tensor([[True, True, False, True, False, False]])
+    assert of_the_step_before(x, played, None).flatten().tolist() == [0, 1, 2, 2, 4, 4, 4]
+    first = torch.tensor([[9.0]])
+    assert of_the_step_before(x, played, first).flatten().tolist() == [9, 1, 2, 2, 4, 4, 4]
+
+    net, chain = make("ad", dataset, **FOUR).net, chains(dataset).chain
+    short = int(chain.step_mask[0, 1].sum())  # steps of an episode
+    for step, following in ((0, (1, 1)), (short - 1, (2, 0))):
+        actions = chain.actions.clone()
+        actions[0, 1, step] = 5 - actions[0, 1, step]
+        with torch.no_grad():
+            one, _, _ = net.tokens(chain)
+            other, _, _ = net.tokens(chain._replace(actions=actions))
+        differ = (one != other).any(-1).squeeze(-1) & chain.step_mask
+        assert differ.nonzero().tolist() == [[0, *following]]
 
 
 def test_at_sorts_ascending_and_relabels(dataset):
@@ -118,28 +143,79 @@ def test_at_learns_from_the_last_episode_only_where_asked(dataset):
     assert torch.equal(learned[:, -1], chain.step_mask[:, -1])
 
 
+def test_a_row_of_ad_has_the_fewest_episodes_that_hold_its_context():
+    spec = FAMILY.spec  # of 15 steps
+    for context, episodes in ((1000, 67), (60, 4), (61, 5), (1, 2)):
+        assert ADModule.drawn(ADModule.config_type(context_steps=context), spec) == episodes
+
+
+def test_annealed_levels_are_ordered_by_their_noise():
+    def behaviour(name, rate, reached):
+        return Behaviour(name, rate, reached, reached)
+
+    behaviours = [
+        behaviour("policy0", 0.0, 0.3),
+        behaviour("annealed", 1.0, 0.1),
+        behaviour("annealed", 0.5, 0.5),  # a little lucky
+        behaviour("annealed", 0.25, 0.4),
+        behaviour("annealed", 0.0, 0.5),  # as good as the last but one
+        behaviour("expert", 0.4, 0.45),
+    ]
+    assert worst_to_best(behaviours).tolist() == [1, 0, 2, 4, 5, 3]
+
+
+def history(dataset, episodes: int) -> HistoryData:
+    data = HistoryData("lbf_7x7", str(dataset), episodes, batch_size=40)
+    data.setup("fit")
+    return data
+
+
 def test_ad_shows_a_row_from_anywhere_in_the_order_of_levels(dataset):
-    module = make("ad", dataset)
-    batch = chains(dataset, batch_size=40, episodes=module.drawn(module.config))
-    chain, _ = module.prepare(batch)
-    starts = set()
-    for i in range(40):
-        order = batch.level[i].argsort(stable=True)
-        row = [batch.chain.actions[i, j].tolist() for j in order]
-        shown = chain.actions[i].tolist()
-        found = [s for s in range(len(row) - 3) if row[s : s + 4] == shown]
-        assert found
-        starts.add(found[0])
-    assert len(starts) > 4
+    data, rng = history(dataset, 2), np.random.default_rng(0)
+    items = data.groups[0][0]
+    assert len(items) == 6  # three episodes of either level: a history of three rows
+    rows = [data.draw(items, rng) for _ in range(200)]
+    levels = [data.behaviour[row].tolist() for row in rows]
+    assert {tuple(level) for level in levels} == {(0, 0), (0, 1), (1, 1)}
+    assert all(len(set(row)) == 2 for row in rows)
+    assert {item for row in rows for item in row} == set(items)
+
+
+def test_ad_draws_an_episode_twice_only_where_there_are_too_few(dataset):
+    rng = np.random.default_rng(0)
+    for episodes, different in ((4, 4), (6, 6)):  # a history of the six that there are
+        data = history(dataset, episodes)
+        row = data.draw(data.groups[0][0], rng)
+        assert (len(row), len(set(row))) == (episodes, different)
+        assert (np.diff(data.behaviour[row]) >= 0).all()
+    data = history(dataset, 8)
+    assert len(data.draw(data.groups[0][0], rng)) == 8
+    assert next(data.batches(0)).chain.actions.shape[:2] == (40, 8)
 
 
 def test_ad_rolls_on_and_never_starts_afresh(dataset):
-    module = make("ad", dataset, episodes=3)
+    module = make("ad", dataset, context_steps=45)
     team = play(module.team([0, 1], 9), 4)
     shown, lived = module.contexts(team.online), team.online.trajectories
     assert shown.actions.shape[1] == 2
     assert np.array_equal(shown.observations, lived.observations[:, 2:4])
     assert np.array_equal(shown.actions, lived.actions[:, 2:4])
+
+
+@pytest.mark.parametrize("older", ["0.1", "unfused"])
+def test_models_of_ad_that_read_other_tokens_are_refused(dataset, tmp_path, older):
+    module, checkpoint = make("ad", dataset, **FOUR), {}
+    module.on_save_checkpoint(checkpoint)
+    network = checkpoint["maicc"]["network"]
+    del network["context_steps"]
+    if older == "0.1":
+        checkpoint["maicc"]["baseline"] = {"episodes": 4}
+    else:
+        network["episodes"] = 4
+    checkpoint["state_dict"] = module.state_dict()
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="made by another version of maicc; train it again"):
+        load_module(tmp_path / "x.ckpt", ADModule)
 
 
 def test_at_sees_its_latest_episodes_ascending(dataset):

@@ -41,6 +41,13 @@ def test_its_options_are_found_where_they_are_now(folder):
         assert config.adapt.memory.schedule == "evidence"
 
 
+def test_the_dataset_of_ad_is_still_one_of_levels(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "method": "ad"}))
+    collect = read_config(folder).collect
+    assert (collect.anneal, collect.levels) == (0, [0.0, 1.0])
+
+
 @pytest.mark.slow
 def test_it_goes_on_to_the_same_numbers(folder):
     result = folder / "adapt" / "result.json"

@@ -1,5 +1,6 @@
-"""All methods in one harness: the same dataset, encoders, transformer, adaptation and results.
+"""All methods in one harness: the same encoders, transformer, adaptation and results.
 
+The dataset is the same too, but for AD, which has one of its own if the family has an expert.
 `METHODS` describes each method; nothing here imports torch. A rival is trained for as many steps as
 MAICC's decision model, on as many supervised trajectories in each. How it follows its paper is told
 in its own file.

@@ -1,28 +1,68 @@
 """AD, algorithm distillation (Laskin et al. 2023): imitation of a learner's whole history.
 
 The model predicts each action from a stream of observations, actions and outcomes over episodes in
-the order in which a behaviour policy got better, with no return-to-go. The dataset has no learner's
-history. Episodes are ordered by the level of the policy that played them instead, and the model is
-trained on a row of them from anywhere in that order. At test time the stream is the agent's own. It
-holds the running episode and as many before it as in training, and rolls on with every episode.
+the order in which a behaviour policy got better, with no return-to-go. A step is one fused token,
+so that the stream can be long. The dataset has no learner's history. Its place is taken by episodes
+in the order of the policies that played them, from worst to best: an expert's, with less and less
+noise (Zisman et al. 2023), or those of a few levels. The model is trained on a row of them from
+anywhere in that order. At test time the stream is the agent's own. It holds the running episode and
+as many before it as in training, and rolls on with every episode.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from maicc.baselines.options import ADConfig
 from maicc.baselines.sequence import SequenceModule, latest
 from maicc.config import OptimiserConfig
+from maicc.data.behaviour import ANNEALED
+from maicc.data.dataset import EpisodeFile
 from maicc.memory import OnlineMemory
 from maicc.models.tokens import ACTION, OBSERVATION, OUTCOME
-from maicc.training.chain_data import ChainBatch, reordered
-from maicc.types import Spec, Trajectories
+from maicc.training.chain_data import ChainData
+from maicc.types import Behaviour, Spec, Trajectories
 
-HISTORY = 3  # length of a history in training, in rows of `config.episodes` episodes
+HISTORY = 3  # length of a history in training, in rows
+
+
+def worst_to_best(behaviours: Sequence[Behaviour]) -> np.ndarray:
+    """Gives each behaviour its place (K,) in the order from worst to best.
+
+    The order is that of the share of the maximum that they reach. Few episodes tell what an
+    annealed level reaches, so that neighbours may reach shares in the wrong order. These shares are
+    sorted by the levels' rates: an expert that acts at random less often never comes earlier.
+    """
+    reached = np.array([b.reached for b in behaviours])
+    less_noise = -np.array([b.random_rate for b in behaviours])
+    annealed = np.flatnonzero([b.name == ANNEALED for b in behaviours])
+    reached[annealed[less_noise[annealed].argsort()]] = np.sort(reached[annealed])
+    return np.lexsort((less_noise, reached)).argsort()
+
+
+class HistoryData(ChainData):
+    """Rows of episodes from histories of one agent in one task; arguments of `ChainData`."""
+
+    def setup(self, stage: str) -> None:
+        """Reads the dataset, and the order of its behaviours."""
+        super().setup(stage)
+        self.place = worst_to_best(EpisodeFile(self.path).behaviours)[self.behaviour]
+
+    def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draws a history among the slices `items`, and a row (E,) from anywhere in it.
+
+        A history is shorter than `HISTORY` rows if the agent has fewer episodes. Episodes are drawn
+        twice only if the agent has not enough of them for a row.
+        """
+        assert self.episodes is not None
+        length = min(HISTORY * self.episodes, max(len(items), self.episodes))
+        history = rng.choice(items, length, replace=len(items) < length)
+        history = history[self.place[history].argsort(kind="stable")]
+        first = rng.integers(length - self.episodes + 1)
+        return history[first : first + self.episodes]
 
 
 class ADModule(SequenceModule):
@@ -30,7 +70,9 @@ class ADModule(SequenceModule):
 
     kind = "ad"
     config_type = ADConfig
+    data_type = HistoryData
     kinds = (OBSERVATION, ACTION, OUTCOME)
+    fused = True
 
     def __init__(
         self,
@@ -41,21 +83,21 @@ class ADModule(SequenceModule):
         super().__init__(spec, model, optimiser)
 
     @classmethod
-    def drawn(cls, model: Any) -> int:
-        """Counts the episodes of a history, of which a row is shown."""
-        return HISTORY * model.episodes
+    def from_header(cls, spec: Spec, header: Mapping[str, Any]) -> ADModule:
+        """Makes the untrained module that a checkpoint's header describes.
 
-    def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
-        """Draws a row of each history, which is ordered by level; all its steps are learned."""
-        history, length = reordered(batch.chain, batch.level), self.config.episodes
-        B, E = batch.level.shape
-        chance = torch.Generator().manual_seed(self.step_seed())
-        first = torch.randint(E - length + 1, (B, 1), generator=chance)
-        episodes = (first + torch.arange(length)).to(batch.level.device)  # (B, length)
-        row = torch.arange(B, device=episodes.device)[:, None]
-        chain = Trajectories(*(part[row, episodes] for part in history))
-        return chain, chain.step_mask
+        Raises:
+            KeyError: the checkpoint is of a version whose tokens were not fused.
+        """
+        if "context_steps" not in header["network"]:
+            raise KeyError("context_steps")
+        return super().from_header(spec, header)
+
+    @classmethod
+    def drawn(cls, model: Any, spec: Spec) -> int:
+        """Counts the episodes of a row."""
+        return model.row(spec.max_steps)
 
     def contexts(self, online: OnlineMemory) -> Trajectories | None:
         """The latest episodes, oldest first: (rows, C, T, ...) arrays; None if there are none."""
-        return latest(online, self.config.episodes - 1)
+        return latest(online, self.drawn(self.config, self.spec) - 1)

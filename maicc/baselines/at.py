@@ -54,7 +54,7 @@ class ATModule(SequenceModule):
         super().__init__(spec, model, optimiser)
 
     @classmethod
-    def supervised(cls, model: Any) -> int:
+    def supervised(cls, model: Any, spec: Spec) -> int:
         """Counts the episodes of a chain whose actions are learned: all of them, or the last."""
         return 1 if model.supervise == "last" else model.episodes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import OptimiserConfig, PolicyConfig
+from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.teams.lockstep import LockStepTeam
 from maicc.training.chain_data import ChainData
@@ -85,28 +87,30 @@ class BaselineModule(MaiccModule):
         """Makes the untrained network."""
 
     @classmethod
-    def drawn(cls, model: Any) -> int:
+    def drawn(cls, model: Any, spec: Spec) -> int:
         """Counts the episodes of a chain in a batch."""
         return model.episodes
 
     @classmethod
-    def supervised(cls, model: Any) -> int:
-        """Counts the episodes of a chain whose actions are learned."""
-        return model.episodes
+    def supervised(cls, model: Any, spec: Spec) -> int:
+        """Counts the episodes of a chain whose actions are learned: all of them."""
+        return cls.drawn(model, spec)
 
     @classmethod
     def data(cls, config: Any, files: ModelFiles) -> FamilyData:
         """Makes the data module; its batches supervise as many trajectories as MAICC's do.
 
+        The number is rounded up to whole chains.
+
         Args:
             config: Options of a run of this rival.
             files: Where the dataset and the checkpoints are.
         """
-        fit = config.decision
-        chains = max(fit.batch_size // cls.supervised(fit.model), 1)
-        return ChainData(
-            config.family, str(files.episodes), cls.drawn(fit.model), chains, config.seed
-        )
+        fit, spec, kind = config.decision, get_family(config.family).spec, cls.data_type
+        assert issubclass(kind, ChainData)
+        chains = ceil(fit.batch_size / cls.supervised(fit.model, spec))
+        drawn = cls.drawn(fit.model, spec)
+        return kind(config.family, str(files.episodes), drawn, chains, config.seed)
 
     def setup(self, stage: str) -> None:
         """Refuses batches of another kind.
@@ -117,11 +121,13 @@ class BaselineModule(MaiccModule):
         data = self.data_module
         if not isinstance(data, self.data_type):
             raise UserError(f"{type(self).__name__} is trained on {self.data_type.__name__}")
-        if isinstance(data, ChainData) and data.episodes != self.drawn(self.config):
-            raise UserError(
-                f"the data module draws chains of {data.episodes} episodes, the model takes "
-                f"{self.drawn(self.config)}; set data.init_args.episodes={self.drawn(self.config)}"
-            )
+        if isinstance(data, ChainData):
+            drawn = self.drawn(self.config, self.spec)
+            if data.episodes != drawn:
+                raise UserError(
+                    f"the data module draws chains of {data.episodes} episodes, the model takes "
+                    f"{drawn}; set data.init_args.episodes={drawn}"
+                )
 
     def team(
         self,

@@ -115,12 +115,12 @@ class DPTModule(BaselineModule):
         return DPTransformer(self.spec, self.config)
 
     @classmethod
-    def drawn(cls, model: Any) -> int:
+    def drawn(cls, model: Any, spec: Spec) -> int:
         """Counts the episodes of a chain: those of a set, and that of the queries."""
         return model.set_episodes + 1
 
     @classmethod
-    def supervised(cls, model: Any) -> int:
+    def supervised(cls, model: Any, spec: Spec) -> int:
         """Counts the episodes of a chain whose actions are learned: that of the queries."""
         return 1
 

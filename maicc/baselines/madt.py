@@ -10,6 +10,7 @@ from typing import Any
 
 from maicc.baselines.sequence import SequenceModule
 from maicc.models.tokens import ACTION, OBSERVATION, RETURN_TO_GO
+from maicc.types import Spec
 
 
 class MADTModule(SequenceModule):
@@ -20,13 +21,5 @@ class MADTModule(SequenceModule):
     explores = False
 
     @classmethod
-    def drawn(cls, model: Any) -> int:
-        return 1
-
-    @classmethod
-    def supervised(cls, model: Any) -> int:
-        return 1
-
-    @classmethod
-    def places(cls, model: Any) -> int:
+    def drawn(cls, model: Any, spec: Spec) -> int:
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Literal
 
 from maicc.config import AdaptConfig, FitConfig, PolicyConfig, RunConfig, limited
@@ -75,10 +76,15 @@ class ADConfig(PolicyConfig):
     """AD's transformer.
 
     Args:
-        episodes: Episodes in a row, the running one included.
+        context_steps: Steps that a row holds at least if its episodes are of full length. A row is
+            of whole episodes, two or more, and the running one is one of them.
     """
 
-    episodes: int = limited(4, 2)
+    context_steps: int = limited(1000, 1)
+
+    def row(self, max_steps: int) -> int:
+        """Counts the episodes of a row, where full length is `max_steps`."""
+        return max(ceil(self.context_steps / max_steps), 2)
 
 
 @dataclass

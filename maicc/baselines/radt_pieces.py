@@ -55,7 +55,7 @@ def tokens(
     if encoded is None:
         encoded = net.encoders.observation(slices.observations)
     chain = one_episode(slices)
-    x, _ = net.tokens(chain, encoded=EncodedObservations(*(p.unsqueeze(1) for p in encoded)))
+    x, _, _ = net.tokens(chain, encoded=EncodedObservations(*(p.unsqueeze(1) for p in encoded)))
     return x.flatten(1, 3), encoded
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
+from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from maicc.baselines.method import Method, Trained
 from maicc.baselines.options import ADRun, ATRun, DPTRun, HiSSDRun, RADTRun, RivalRun
 from maicc.config import PolicyConfig, RunConfig
+from maicc.data.behaviour import plays_at_levels
+from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.types import Spec
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from maicc.baselines.base import BaselineModule
     from maicc.training.family_data import FamilyData
     from maicc.training.modules import MaiccModule
+
+ANNEAL = 25  # levels of a learner's history
 
 
 @dataclass(frozen=True)
@@ -110,11 +115,32 @@ class Windowed(Rival):
         return adopted
 
 
+@dataclass(frozen=True)
+class Distilling(Rival):
+    """A rival that reads a learner's history, which a finely annealed expert stands in for."""
+
+    def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Turns options into this method's; the expert is annealed, if the family has one."""
+        adopted, collect = super().adopt(options), options["collect"]
+        if not collect.get("anneal") and plays_at_levels(get_family(options["family"])):
+            adopted["collect"] = {**collect, "anneal": ANNEAL}
+        return adopted
+
+    def told(self, config: RunConfig) -> str:
+        annealed = "tasks; a history of finely annealed noise"
+        return annealed if config.collect.anneal else self.signals
+
+    def trained_on(self, config: ADRun) -> str:
+        fit = config.decision
+        row = fit.model.row(get_family(config.family).max_steps)
+        return f"{fit.steps} x {ceil(fit.batch_size / row) * row} trajectories"
+
+
 RIVALS: tuple[Method, ...] = (
     Rival("madt", RivalRun, "maicc.baselines.madt:MADTModule", "returns", adapts=False),
     Rival("at", ATRun, "maicc.baselines.at:ATModule", "returns; tasks"),
     Retrieving("radt", RADTRun, "maicc.baselines.radt:RADTModule", "returns; tasks"),
-    Rival(
+    Distilling(
         "ad",
         ADRun,
         "maicc.baselines.ad:ADModule",

@@ -1,18 +1,21 @@
 """A causal transformer over the tokens of several episodes in a row: MADT, AT and AD.
 
 Each of these methods has a file of its own, which says which tokens it reads, and how its episodes
-are ordered and relabelled.
+are ordered and relabelled. A step has a token of each kind, or a single fused one. The fused token
+is the sum of the observation and of the action and outcome of the step before it, which for the
+first step of an episode is the last step of the episode before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import PolicyConfig
@@ -39,13 +42,24 @@ class SequenceTransformer(nn.Module):
     Args:
         kinds: Kinds of token that make up a step, in their order.
         episodes: Largest number of episodes in a row.
+        fused: Whether a step is one token: of its observation, and of the action and outcome before
+            it.
     """
 
     def __init__(
-        self, spec: Spec, config: PolicyConfig, kinds: Sequence[int], episodes: int
+        self,
+        spec: Spec,
+        config: PolicyConfig,
+        kinds: Sequence[int],
+        episodes: int,
+        *,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.kinds, self.episodes = config, tuple(kinds), episodes
+        self.fused = fused
+        self.per_step = 1 if fused else len(kinds)  # tokens
+        self.acting = 0 if fused else kinds.index(OBSERVATION)  # the one that gives the action
         self.encoders = TokenEncoders(
             spec, config.width, config.encoder, return_to_go=RETURN_TO_GO in kinds
         )
@@ -59,7 +73,8 @@ class SequenceTransformer(nn.Module):
         first: int = 0,
         step: int = 0,
         encoded: EncodedObservations | None = None,
-    ) -> tuple[Tensor, EncodedObservations]:
+        before: Tensor | None = None,
+    ) -> tuple[Tensor, EncodedObservations, Tensor | None]:
         """Makes the tokens of chains of episodes.
 
         Args:
@@ -67,9 +82,12 @@ class SequenceTransformer(nn.Module):
             first: Place of the first of these episodes in the whole chain.
             step: Number of the first of these steps in its episode.
             encoded: The observations (B, E, T, ...), if they are encoded already.
+            before: (B, D) the action and outcome before the first of these steps, for fused tokens;
+                None if there are none.
 
         Returns:
-            (B, E, T, m, D) tokens, and the encoded observations (B, E, T, ...).
+            (B, E, T, m, D) tokens, the encoded observations (B, E, T, ...), and the `before` of the
+            steps that follow.
         """
         e = self.encoders
         observed = e.observation(chain.observations) if encoded is None else encoded
@@ -81,35 +99,46 @@ class SequenceTransformer(nn.Module):
         }
         _, E, T = chain.actions.shape
         position = e.step.weight[step : step + T] + self.place.weight[first : first + E, None]
-        x = torch.stack([encode[kind]() for kind in self.kinds], 3) + position.unsqueeze(2)
-        return x, observed
+        if self.fused:
+            did = encode[ACTION]() + encode[OUTCOME]()
+            previous = of_the_step_before(did.flatten(1, 2), chain.step_mask.flatten(1), before)
+            before = previous[:, -1]
+            x = (observed.embedding + previous[:, :-1].unflatten(1, (E, T))).unsqueeze(3)
+        else:
+            x = torch.stack([encode[kind]() for kind in self.kinds], 3)
+        return x + position.unsqueeze(2), observed, before
+
+    def row(self, chain: Trajectories) -> tuple[Tensor, Tensor, EncodedObservations, Tensor | None]:
+        """Makes the tokens (B, L, D) of chains, those of steps that were played first.
+
+        Causal attention then never looks at the others, which stand at the end.
+
+        Returns:
+            The tokens, whether (B, E * T * m) each of them, in the order of the steps, was played,
+            the encoded observations, and the `before` of the steps that follow.
+        """
+        x, encoded, before = self.tokens(chain)
+        x = rearrange(x, "b e t m d -> b (e t m) d")
+        played = chain.step_mask.flatten(1).repeat_interleave(self.per_step, 1)
+        order = (~played).long().argsort(dim=1, stable=True)[:, : int(played.sum(1).max())]
+        return take_tokens(x, order), played, encoded, before
 
     def forward(self, chain: Trajectories) -> Tensor:
         """Computes logits (B, E, T, A) of chains (B, E, T, ...).
 
         Logits of steps that were not played mean nothing.
         """
-        shape, m = chain.actions.shape, len(self.kinds)
-        x, encoded = self.tokens(chain)
-        x = rearrange(x, "b e t m d -> b (e t m) d")
-        # tokens of steps that were not played move to the end, where causal attention never looks
-        played = rearrange(chain.step_mask, "b e t -> b (e t)").repeat_interleave(m, 1)
-        order = (~played).long().argsort(dim=1, stable=True)[:, : int(played.sum(1).max())]
-        y, _ = self.transformer(take_tokens(x, order))
-        position = (played.cumsum(1) - 1).clamp(min=0)[:, self.kinds.index(OBSERVATION) :: m]
-        z = take_tokens(y, position).unflatten(1, shape[1:])
+        x, played, encoded, _ = self.row(chain)
+        y, _ = self.transformer(x)
+        position = (played.cumsum(1) - 1).clamp(min=0)[:, self.acting :: self.per_step]
+        z = take_tokens(y, position).unflatten(1, chain.actions.shape[1:])
         return self.head(z, encoded.attack_targets)
 
     def encode(self, contexts: Trajectories) -> Past:
         """Encodes past episodes (B, C, T, ...), for the running one to look back at."""
-        x = rearrange(self.tokens(contexts)[0], "b e t m d -> b (e t m) d")
-        played = rearrange(contexts.step_mask, "b e t -> b (e t)")
-        played = played.repeat_interleave(len(self.kinds), 1)
-        L = x.shape[1]
-        # a token of a step that was not played looks at itself, so that its softmax is defined
-        mask = causal_mask(L, device=x.device) & played.unsqueeze(1)
-        mask = mask | torch.eye(L, dtype=torch.bool, device=x.device)
-        return Past(self.transformer(x, mask.unsqueeze(1))[1], played)
+        x, played, _, before = self.row(contexts)
+        played = torch.arange(x.shape[1], device=x.device) < played.sum(1, keepdim=True)
+        return Past(self.transformer(x)[1], played, before)
 
     def decide(
         self, current: Trajectories, past: Past | None, place: int, steps_read: int = 0
@@ -129,12 +158,10 @@ class SequenceTransformer(nn.Module):
         """
         step = max(steps_read - 1, 0)
         chain = one_episode(Trajectories(*(part[:, step:] for part in current)))
-        x, encoded = self.tokens(chain, place, step)
+        x, encoded, before = self.tokens(chain, place, step, before=past.before if past else None)
         x = rearrange(x, "b 1 t m d -> b (t m) d")
-        to_observation = self.kinds.index(OBSERVATION) + 1  # tokens of a step up to its observation
-        x = x[
-            :, to_observation if steps_read else 0 : x.shape[1] - len(self.kinds) + to_observation
-        ]
+        to_acting = self.acting + 1  # tokens of a step up to the one that gives the action
+        x = x[:, to_acting if steps_read else 0 : x.shape[1] - self.per_step + to_acting]
         B, L = x.shape[:2]
         mask, played = None, torch.ones(B, L, dtype=torch.bool, device=x.device)
         if past is not None:
@@ -145,7 +172,7 @@ class SequenceTransformer(nn.Module):
         last = torch.full((B, 1), L - 1, device=x.device)
         z, new_kv = self.transformer(x, mask, past.kv if past else None, last)
         logits = self.head(z[:, 0], encoded.attack_targets[:, 0, -1])
-        return logits, Past(append(past.kv if past else None, new_kv), played)
+        return logits, Past(append(past.kv if past else None, new_kv), played, before)
 
 
 class Past(NamedTuple):
@@ -153,10 +180,30 @@ class Past(NamedTuple):
 
     kv: KeyValues
     played: Tensor  # (B, tokens) bool, False where a token stands for a step that was not played
+    before: Tensor | None = None  # (B, D) the last action and outcome, where tokens are fused
 
     def take(self, rows: Tensor) -> Past:
         """Picks these rows."""
-        return Past([(keys[rows], values[rows]) for keys, values in self.kv], self.played[rows])
+        kv = [(keys[rows], values[rows]) for keys, values in self.kv]
+        return Past(kv, self.played[rows], None if self.before is None else self.before[rows])
+
+
+def of_the_step_before(x: Tensor, played: Tensor, before: Tensor | None) -> Tensor:
+    """Finds what the last step that was played before each step has.
+
+    Args:
+        x: (B, L, D) of each step.
+        played: (B, L) bool.
+        before: (B, D) of the step before all of these; zeros if None.
+
+    Returns:
+        (B, L + 1, D); the last is for the step that follows these.
+    """
+    B, L, D = x.shape
+    before = x.new_zeros(B, D) if before is None else before
+    number = torch.arange(1, L + 1, device=x.device) * played  # 0 stands for `before`
+    latest_number = F.pad(number, (1, 0)).cummax(1).values
+    return take_tokens(torch.cat([before.unsqueeze(1), x], 1), latest_number)
 
 
 def one_episode(slices: Trajectories) -> Trajectories:
@@ -207,15 +254,11 @@ class SequenceModule(BaselineModule):
     net: SequenceTransformer
     team_type = SequenceTeam
     kinds: ClassVar[tuple[int, ...]]  # of the tokens of a step
+    fused: ClassVar[bool] = False  # whether a step is one token
 
     def make_net(self) -> nn.Module:
-        places = self.places(self.config)
-        return SequenceTransformer(self.spec, self.config, self.kinds, places)
-
-    @classmethod
-    def places(cls, model: Any) -> int:
-        """Counts the episodes of the longest chain."""
-        return model.episodes
+        episodes = self.drawn(self.config, self.spec)
+        return SequenceTransformer(self.spec, self.config, self.kinds, episodes, fused=self.fused)
 
     def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
         """Gives the chains as the model reads them, and (B, E, T) the steps that it learns from."""

@@ -137,7 +137,7 @@ def _collect(argv: list[str]) -> None:
         convert_arrays(Path(options.from_arrays), family, out)
         return
     check_family(family)
-    config = CollectConfig(options.episodes, options.levels, options.explorer, options.workers)
+    config = CollectConfig(**{f.name: getattr(options, f.name) for f in fields(CollectConfig)})
     collect(family, out, config, options.seed)
 
 

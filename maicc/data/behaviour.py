@@ -1,7 +1,8 @@
 """Behaviour policies: the players of a dataset's episodes.
 
 An expert plays several times, at several levels: the more often it acts at random, the lower its
-return. The rate that gives a level is found by trials.
+return. The rate that gives a level is found by trials. An annealed expert is given rates instead,
+which fall evenly, as those of a learner do.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from maicc.types import Behaviour, Task
 _TRIAL_EPISODES = 144  # per trial, about; at least 2 and at most 16 of a task
 _AT_ONCE = 50  # environments side by side, unless the family says how many
 _CALIBRATION_TRIALS = 8
+ANNEALED = "annealed"  # name of an expert whose rates of random actions fall evenly
 
 # environment's row, what all environments showed, random numbers -> actions of the row's agents
 Chooser = Callable[[int, BatchStep, np.random.Generator], Mapping[str, int]]
@@ -41,9 +43,11 @@ def play(
 
     Args:
         rate: Probability that an agent acts at random in a step, instead of as `policy`.
-        policy: `expert`, the family's expert or its only behaviour; `policy0`, `policy1`, ..., its
-            behaviours; `explorer`, which starts every episode knowing nothing; `random`.
+        policy: `expert` or `annealed`, the family's expert or its only behaviour; `policy0`,
+            `policy1`, ..., its behaviours; `explorer`, which starts every episode knowing nothing;
+            `random`.
     """
+    policy = "expert" if policy == ANNEALED else policy
     limit = len(seeds) if family.make_batch else _AT_ONCE
     size = min(len(seeds), family.at_once or limit)
     env = batch_env(family, [task] * size)
@@ -177,18 +181,35 @@ def with_bounds(family: TaskFamily, returns: np.ndarray) -> TaskFamily:
     return replace(family, return_bounds=(low, high if high > low else low + 1.0))
 
 
-def behaviour_count(family: TaskFamily, config: CollectConfig) -> int:
-    """Counts the behaviours of a dataset."""
-    levels = {"expert": len(config.levels)}
-    return sum(levels.get(name, 1) for name in behaviour_names(family, explorer=config.explorer))
+def plays_at_levels(family: TaskFamily) -> bool:
+    """True if the family has an expert, or a single behaviour policy that is used as one."""
+    return labelling_policy(family) == "expert"
 
 
-def behaviour_names(family: TaskFamily, *, explorer: bool) -> list[str]:
+def behaviour_names(family: TaskFamily, config: CollectConfig) -> list[str]:
     """Names the policies that make a dataset, as `play` does; only the expert plays at levels."""
     names = [f"policy{i}" for i in range(len(family.behaviour_policies))]
-    if labelling_policy(family) == "expert":
-        names = ["expert"] if family.expert is None else [*names, "expert"]
-    return (names or ["random"]) + ["explorer"] * explorer
+    if plays_at_levels(family):
+        expert = ANNEALED if config.anneal else "expert"
+        names = [expert] if family.expert is None else [*names, expert]
+    return (names or ["random"]) + ["explorer"] * config.explorer
+
+
+def episodes_each(name: str, config: CollectConfig) -> int:
+    """Counts the episodes of each task that a behaviour of that name plays."""
+    if name != ANNEALED:
+        return config.episodes
+    return max(round(len(config.levels) * config.episodes / config.anneal), 1)
+
+
+def episode_count(family: TaskFamily, config: CollectConfig) -> int:
+    """Counts the episodes of a dataset."""
+    levels = {"expert": len(config.levels), ANNEALED: config.anneal}
+    of_each_task = sum(
+        levels.get(name, 1) * episodes_each(name, config)
+        for name in behaviour_names(family, config)
+    )
+    return of_each_task * len(family.training)
 
 
 def plan_behaviours(
@@ -196,14 +217,15 @@ def plan_behaviours(
 ) -> tuple[TaskFamily, list[Behaviour]]:
     """Plans the behaviours of a dataset, and gives the family return bounds if levels need them.
 
-    An expert plays at each of the levels, by acting at random at some rate. A family without an
-    expert but with a single behaviour policy uses that one as its expert. Other behaviours play as
-    they are. In a family without any, agents act at random.
+    An expert plays at each of the levels, by acting at random at some rate. The rates of an
+    annealed expert are given, and nothing is played to find them. A family without an expert but
+    with a single behaviour policy uses that one as its expert. Other behaviours play as they are.
+    In a family without any, agents act at random.
 
     Returns:
         The family, and the behaviours with `reached` still 0.
     """
-    names, behaviours = behaviour_names(family, explorer=config.explorer), []
+    names, behaviours = behaviour_names(family, config), []
     if "expert" in names and family.return_bounds is None:
         trials = [_trial(family, rate, seed) for rate in (0.0, 1.0)]
         progress(2 * len(family.training) * _each_task(family))
@@ -214,6 +236,9 @@ def plan_behaviours(
             for level in config.levels:
                 rate = round(calibrate(reached, level), 6)
                 behaviours.append(Behaviour(name, rate, level, 0.0))
+        elif name == ANNEALED:
+            for rate in np.linspace(1.0, 0.0, config.anneal).tolist():
+                behaviours.append(Behaviour(name, round(rate, 6), 0.0, 0.0))
         else:
             behaviours.append(Behaviour(name, 1.0 if name == "random" else 0.0, 0.0, 0.0))
     return family, behaviours
@@ -270,5 +295,7 @@ def calibrate(reached: Callable[[float], float], level: float) -> float:
 
 def trial_episodes(family: TaskFamily, config: CollectConfig) -> int:
     """Counts the most episodes that `plan_behaviours` may play, for a progress bar."""
+    if config.anneal:
+        return 0
     trial = len(family.training) * _each_task(family)
     return (len(config.levels) * (_CALIBRATION_TRIALS + 2) + 2) * trial

@@ -17,7 +17,15 @@ import numpy as np
 from tqdm import tqdm
 
 from maicc.config import CollectConfig
-from maicc.data.behaviour import behaviour_names, plan_behaviours, play, trial_episodes, with_bounds
+from maicc.data.behaviour import (
+    behaviour_names,
+    episodes_each,
+    plan_behaviours,
+    play,
+    plays_at_levels,
+    trial_episodes,
+    with_bounds,
+)
 from maicc.data.dataset import write_episodes
 from maicc.data.episodes import FIELDS, EpisodeBatch, join
 from maicc.data.returns import share_of_maximum
@@ -31,8 +39,8 @@ def check_settings(family: TaskFamily, config: CollectConfig) -> None:
     """Checks the options against the family.
 
     Raises:
-        UserError: a level is outside [0, 1], no episodes are asked for, or an explorer is asked for
-            that the family does not have.
+        UserError: a level is outside [0, 1], no episodes are asked for, or an explorer or annealed
+            levels are asked for that the family cannot have.
     """
     if config.explorer and family.explorer is None:
         raise UserError(f"collect.explorer is set, but {family.name} has no scripted explorer")
@@ -43,6 +51,13 @@ def check_settings(family: TaskFamily, config: CollectConfig) -> None:
     for level in config.levels:
         if not 0 <= level <= 1:
             raise UserError(f"collect.levels has {level}, expected shares of the maximum in [0, 1]")
+    if config.anneal < 0 or config.anneal == 1:
+        raise UserError(f"collect.anneal={config.anneal} must be at least 2, or 0 for levels")
+    if config.anneal and not plays_at_levels(family):
+        raise UserError(
+            f"collect.anneal mixes random actions into an expert's, and {family.name} has no "
+            "expert: give the family one, or set collect.anneal=0"
+        )
 
 
 def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: int) -> None:
@@ -57,8 +72,10 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     """
     check_settings(family, config)
     path = Path(path)
-    players = behaviour_names(family, explorer=config.explorer)
+    players = behaviour_names(family, config)
     origin = [family.name, family.fingerprint, config.episodes, config.levels, players, seed]
+    if config.anneal:
+        origin.append(config.anneal)
     plan = json.dumps([*origin, list(FIELDS)])
     parts = path.with_name(f"{path.name}.{hashlib.sha256(plan.encode()).hexdigest()[:8]}.parts")
     parts.mkdir(parents=True, exist_ok=True)
@@ -70,27 +87,29 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     ]
 
     waiting = [unit for unit in units if not _part(parts, *unit).exists()]
-    run = partial(_play_unit, family.name, config.episodes, seed, behaviours, parts)
+    counts = [episodes_each(behaviour.name, config) for behaviour in behaviours]
+    total = len(tasks) * sum(counts)
+    run = partial(_play_unit, family.name, counts, seed, behaviours, parts)
     workers = min(config.workers or cpu_count() or 1, max(len(waiting), 1))
     if not importable(family):
         workers = 1  # known in this process only
-    with tqdm(desc="collect", unit="episode", total=len(units) * config.episodes) as bar:
-        bar.update((len(units) - len(waiting)) * config.episodes)
+    with tqdm(desc="collect", unit="episode", total=total) as bar:
+        bar.update(total - sum(counts[behaviour] for _, behaviour in waiting))
         if workers == 1:
             for unit in waiting:
                 run(unit, family=family)
-                bar.update(config.episodes)
+                bar.update(counts[unit[1]])
         else:
             # spawn: a forked child would inherit locks of whatever threads the parent runs
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
                 try:
-                    for _ in pool.map(run, waiting):
-                        bar.update(config.episodes)
+                    for unit, _ in zip(waiting, pool.map(run, waiting), strict=True):
+                        bar.update(counts[unit[1]])
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
 
-    episodes = _joined([_part(parts, *unit) for unit in units])
+    episodes = _joined([_part(parts, *unit) for unit in units], total)
     if family.return_bounds is None:
         bounded = with_bounds(family, episodes.returns)
     behaviours = [
@@ -99,9 +118,7 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     write_episodes(path, episodes, bounded.spec, tasks, behaviours)
     shutil.rmtree(parts)
     by_behaviour = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
-    print(
-        f"{path}: {len(units) * config.episodes} episodes; mean return by behaviour: {by_behaviour}"
-    )
+    print(f"{path}: {total} episodes; mean return by behaviour: {by_behaviour}")
 
 
 def _planned(
@@ -143,17 +160,22 @@ def _part(parts: Path, task: int, behaviour: int) -> Path:
 
 def _play_unit(
     family_name: str,
-    n: int,
+    counts: list[int],
     seed: int,
     behaviours: list[Behaviour],
     parts: Path,
     unit: tuple[int, int],
     family: TaskFamily | None = None,
 ) -> None:
-    """Plays the episodes of one task and one behaviour, and writes them to a file in `parts`."""
+    """Plays the episodes of one task and one behaviour, and writes them to a file in `parts`.
+
+    Args:
+        counts: Number of episodes of each behaviour.
+    """
     family = family or get_family(family_name)
     task, behaviour = unit
-    seeds = [(seed, Stream.COLLECTION, task, behaviour, episode) for episode in range(n)]
+    played = range(counts[behaviour])
+    seeds = [(seed, Stream.COLLECTION, task, behaviour, episode) for episode in played]
     rate, name = behaviours[behaviour].random_rate, behaviours[behaviour].name
     episodes = play(family, family.training_tasks[task], rate, seeds, name)
     episodes.task[:] = task
@@ -162,12 +184,12 @@ def _play_unit(
         np.savez(file, **{name: getattr(episodes, name) for name in FIELDS})
 
 
-def _joined(parts: Sequence[Path]) -> EpisodeBatch:
-    """Reads the parts one after the other, so that the episodes are held once."""
+def _joined(parts: Sequence[Path], total: int) -> EpisodeBatch:
+    """Reads the parts, of `total` episodes, one after the other: no episode is held twice."""
 
     def load() -> Iterator[Mapping[str, np.ndarray]]:
         for part in parts:
             with np.load(part, allow_pickle=False) as arrays:
                 yield arrays
 
-    return join(load(), len(parts))
+    return join(load(), total)

@@ -17,6 +17,7 @@ import numpy as np
 from pettingzoo.test import parallel_api_test
 from pettingzoo.utils import BaseParallelWrapper
 
+from maicc.config import CollectConfig
 from maicc.data.behaviour import behaviour_names, play
 from maicc.data.episodes import EpisodeBatch
 from maicc.envs import TaskFamily, batch_env
@@ -220,7 +221,8 @@ def _returns(family: TaskFamily, task: Task) -> Verdict | str:
 def _behaviours(family: TaskFamily, task: Task) -> Verdict | str:
     """Lets each behaviour of a dataset play two episodes of the first training task."""
     results = []
-    for name in behaviour_names(family, explorer=family.explorer is not None):
+    config = CollectConfig(explorer=family.explorer is not None)
+    for name in behaviour_names(family, config):
         if name == "random":
             continue
         episodes = play(family, task, 0.0, [(0, 0), (0, 1)], name)

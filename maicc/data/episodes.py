@@ -119,15 +119,17 @@ def concatenate(batches: Sequence[EpisodeBatch]) -> EpisodeBatch:
     )
 
 
-def join(parts: Iterable[Mapping[str, np.ndarray]], count: int) -> EpisodeBatch:
-    """Joins `count` parts of one size, which are read one after the other: none is held twice."""
+def join(parts: Iterable[Mapping[str, np.ndarray]], total: int) -> EpisodeBatch:
+    """Joins parts of `total` episodes, which are read one after the other: none is held twice."""
     whole: dict[str, np.ndarray] = {}
-    for number, part in enumerate(parts):
+    first = 0
+    for part in parts:
         for name in FIELDS:
             new = part[name]
             if name not in whole:
-                whole[name] = np.empty((count * len(new), *new.shape[1:]), new.dtype)
-            whole[name][number * len(new) : (number + 1) * len(new)] = new
+                whole[name] = np.empty((total, *new.shape[1:]), new.dtype)
+            whole[name][first : first + len(new)] = new
+        first += len(new)
     return EpisodeBatch(**whole)
 
 

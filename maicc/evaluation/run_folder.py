@@ -45,13 +45,17 @@ def parse_config(stored: Any, where: str) -> RunConfig:
 
 
 def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Rewrites a configuration of version 0.1, with one section for all rivals."""
+    """Rewrites a configuration of version 0.1, with one section for all rivals.
+
+    Its dataset stays as it was made.
+    """
     if "baseline" not in stored:
         return dict(stored)
     decision = stored["decision"]
     model = {**decision["model"], **stored["baseline"]}
     rivals_own = {**stored, "decision": {**decision, "model": model}}
-    return method_of(stored["method"]).adopt(rivals_own)
+    adopted = method_of(stored["method"]).adopt(rivals_own)
+    return {**adopted, "collect": stored["collect"]}
 
 
 def rename_old_files(folder: Path, config: RunConfig) -> None:

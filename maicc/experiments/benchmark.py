@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from maicc.baselines import method_of
 from maicc.config import RunConfig
-from maicc.data.behaviour import play
+from maicc.data.behaviour import ANNEALED, play
 from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile, spec_with_bounds
 from maicc.envs import TaskFamily, batch_env, get_family
@@ -60,6 +60,11 @@ class Plan:
     def flat(self) -> set[str]:
         """Names of variants that do not adapt: they play alike in every episode."""
         return {u.variant for u in self.units if not method_of(u.config.method).adapts}
+
+    @property
+    def yardstick(self) -> Unit:
+        """Unit whose dataset's behaviours are yardsticks: the first, but not of annealed levels."""
+        return next((u for u in self.units if not u.config.collect.anneal), self.units[0])
 
     def results(self, variant: str) -> list[Any]:
         """Reads the results of a variant's finished units."""
@@ -202,7 +207,7 @@ def run_behaviours(work: Plan) -> None:
     """Plays the dataset's behaviour policies, which teams could imitate, on the same tasks."""
     family, tasks = work.family, work.tasks
     path = work.out / "results" / "behaviours.json"
-    episodes = EpisodeFile(work.units[0].files.episodes)
+    episodes = EpisodeFile(work.yardstick.files.episodes)
     description = {
         "dataset": episodes.fingerprint,
         "episodes": _BEHAVIOUR_EPISODES,
@@ -212,8 +217,10 @@ def run_behaviours(work: Plan) -> None:
         return
     rows = {}
     for behaviour in episodes.behaviours:
-        aim = f", aim {behaviour.target:.0%}" if behaviour.name == "expert" else ""
-        name, runs = f"behaviour: {behaviour.name}{aim}", []
+        level = f", aim {behaviour.target:.0%}" if behaviour.name == "expert" else ""
+        if behaviour.name == ANNEALED:
+            level = f", {behaviour.random_rate:.1%} random"
+        name, runs = f"behaviour: {behaviour.name}{level}", []
         for i, task in enumerate(tqdm(tasks, desc=name, unit="task")):
             played = play(
                 family,
@@ -258,7 +265,7 @@ def _yardsticks(work: Plan) -> dict[str, list[Any]]:
     behaviours = work.out / "results" / "behaviours.json"
     if behaviours.exists():
         played = read_json(behaviours)
-        dataset = work.units[0].files.episodes
+        dataset = work.yardstick.files.episodes
         fingerprint = EpisodeFile(dataset).fingerprint if dataset.exists() else None
         same_tasks = played["described"]["tasks"] == [task.to_json() for task in work.tasks]
         if same_tasks and fingerprint in (None, played["described"]["dataset"]):

@@ -1,4 +1,7 @@
-"""MAICC and its rivals in one table: the same dataset, frozen tasks, steps and statistics."""
+"""MAICC and its rivals in one table: the same frozen tasks, steps and statistics.
+
+They have the same dataset, but for a rival whose `adopt` asks for one of its own.
+"""
 
 from __future__ import annotations
 

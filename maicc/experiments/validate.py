@@ -6,7 +6,7 @@ from typing import Any
 
 from maicc.baselines import method_of
 from maicc.config import RunConfig, check_encoder, check_options
-from maicc.data.behaviour import behaviour_count, labelling_policy
+from maicc.data.behaviour import episode_count, labelling_policy
 from maicc.data.collect import check_settings
 from maicc.envs import TaskFamily
 from maicc.types import UserError
@@ -30,8 +30,7 @@ def check(config: RunConfig, family: TaskFamily) -> None:
         model = getattr(getattr(config, section), "model", None)
         if model is not None:
             check_model(model, f"{section}.model", family)
-    episodes = len(family.training) * config.collect.episodes
-    stored = (episodes * behaviour_count(family, config.collect) - 1) * family.spec.n_agents
+    stored = (episode_count(family, config.collect) - 1) * family.spec.n_agents
     method.check(config, stored)
     if (option := method.needs_expert(config)) and labelling_policy(family) is None:
         raise UserError(
@@ -54,12 +53,11 @@ def check_model(model: Any, name: str, family: TaskFamily) -> None:
 def memory_needed(config: RunConfig, family: TaskFamily) -> str:
     """Estimates how much memory the dataset and the teams take, and names options that bound it."""
     spec, adapt, memory = family.spec, config.adapt, getattr(config.adapt, "memory", None)
-    count = behaviour_count(family, config.collect) * config.collect.episodes * len(family.training)
     # bytes: 29 for a step besides its observation
     trajectory = spec.max_steps * (4 * spec.observation_size + 29)
     key = spec.max_steps * 4 * method_of(config.method).key_width(config)
     # twice: episodes and their slices; keys and their index
-    offline = count * spec.n_agents * (2 * trajectory + 2 * key)
+    offline = episode_count(family, config.collect) * spec.n_agents * (2 * trajectory + 2 * key)
     capacity = memory.max_episodes if memory else 0  # 0 is without limit
     episodes = min(capacity or adapt.episodes, adapt.episodes)
     online = max(adapt.runs, adapt.training_runs) * spec.n_agents * episodes * (trajectory + key)

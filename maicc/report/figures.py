@@ -153,7 +153,7 @@ def share_curves(shares: Mapping[str, Sequence[float | None]]) -> str:
 def return_histogram(
     returns: np.ndarray, behaviour: np.ndarray, behaviours: Sequence[Behaviour]
 ) -> str:
-    """Draws the distribution of the dataset's returns, one panel for each behaviour.
+    """Draws the distribution of the dataset's returns, one panel for each behaviour, six in a row.
 
     Args:
         returns: Return of each episode, (E,).
@@ -162,16 +162,22 @@ def return_histogram(
     """
     with plt.rc_context(STYLE):
         n = len(behaviours)
-        figure, axes = plt.subplots(1, n, figsize=(1.9 * n, 2.4), sharex=True, sharey=True)
+        rows, columns = -(-n // 6), min(n, 6)
+        size = (1.9 * columns, 2.4 * rows)
+        figure, axes = plt.subplots(
+            rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False
+        )
         bins = np.linspace(returns.min(), returns.max() + 1e-6, 13)
-        for i, (ax, level) in enumerate(zip(np.atleast_1d(axes), behaviours, strict=True)):
+        for ax in axes.flat[n:]:
+            ax.axis("off")
+        for i, (ax, level) in enumerate(zip(axes.flat, behaviours, strict=False)):
             chosen = returns[behaviour == i]
             weights = np.full(len(chosen), 1 / max(len(chosen), 1))
             ax.hist(chosen, bins, weights=weights, color=COLOURS[0])
             aim = f"aim {level.target:.0%}, " if level.name == "expert" else f"{level.name}, "
             ax.set_title(f"{aim}reached {level.reached:.0%}", fontsize=8)
             ax.set_xlabel("return")
-        np.atleast_1d(axes)[0].set_ylabel("share of episodes")
+        axes[0, 0].set_ylabel("share of episodes")
         return _svg(figure)
 
 

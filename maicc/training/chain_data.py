@@ -19,7 +19,6 @@ class ChainBatch(NamedTuple):
     """Slices of one agent, from episodes of one task drawn at random."""
 
     chain: Trajectories  # (B, E, T, ...) tensors
-    level: Tensor  # (B, E) share of the maximum that the episode's behaviour policy reaches
     expert: Tensor  # (B, E, T) int64, action of the best behaviour policy; -1 unknown
 
 
@@ -57,13 +56,12 @@ class ChainData(FamilyData):
         if self.episodes is None:
             assert self.trainer is not None
             module: Any = self.trainer.lightning_module
-            self.episodes = module.drawn(module.config)
+            self.episodes = module.drawn(module.config, module.spec)
         dataset = EpisodeFile(self.path)
         episodes = dataset.read()
         stored = slices(episodes, self.spec.bounds)
-        reached = np.array([b.reached for b in dataset.behaviours], np.float32)
         self.slices = Trajectories(*(torch.from_numpy(part) for part in stored.trajectories))
-        self.level = torch.from_numpy(reached[episodes.behaviour[stored.episode]])
+        self.behaviour = episodes.behaviour[stored.episode]  # (M,) of each slice
         self.expert = torch.from_numpy(stored.expert)
         self.groups = [  # by task, then by agent
             [of_task[stored.agent[of_task] == a] for a in np.unique(stored.agent[of_task])]
@@ -72,16 +70,19 @@ class ChainData(FamilyData):
 
     def batches(self, step: int, rank: int = 0) -> Iterator[ChainBatch]:
         """Yields chains: for each one a task is drawn, then an agent, then its episodes."""
-        assert self.episodes is not None
         while True:
             rng = np.random.default_rng([self.seed, Stream.CHAIN_BATCHES, rank, step])
             chosen = []
             for _ in range(self.batch_size):
                 agents = self.groups[rng.integers(len(self.groups))]
-                items = agents[rng.integers(len(agents))]
-                chosen.append(rng.choice(items, self.episodes, replace=len(items) < self.episodes))
+                chosen.append(self.draw(agents[rng.integers(len(agents))], rng))
             item = torch.from_numpy(np.stack(chosen))
             T = int(self.slices.step_mask[item].sum(-1).max())
             chain = Trajectories(*(part[item][:, :, :T] for part in self.slices))
-            yield ChainBatch(chain, self.level[item], self.expert[item][:, :, :T])
+            yield ChainBatch(chain, self.expert[item][:, :, :T])
             step += 1
+
+    def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draws the chain (E,) of an agent in a task, whose slices are `items`."""
+        assert self.episodes is not None
+        return rng.choice(items, self.episodes, replace=len(items) < self.episodes)
