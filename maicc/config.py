@@ -114,10 +114,11 @@ class PolicyConfig(TransformerConfig):
     """A transformer that chooses actions.
 
     Args:
-        label_smoothing: Label smoothing of the cross-entropy.
+        label_smoothing: Label smoothing of the cross-entropy. Above 0 a team that samples actions
+            takes some of them at random.
     """
 
-    label_smoothing: float = limited(0.1, 0, 1)
+    label_smoothing: float = limited(0.0, 0, 1)
 
 
 @dataclass
@@ -158,7 +159,9 @@ class DecisionConfig(PolicyConfig):
     Args:
         k: Trajectories in the context; 0 for no context (a control).
         record: Episodes of the agent's own that are read as a set of steps, beside the context
-            (METHOD.md, section 13); 0 for none (the paper).
+            (METHOD.md, section 12); 0 for none (the paper).
+        record_steps: Most steps of a record. Of episodes that are longer together every so many-th
+            step is read.
         tokens: `fused`, one token per step, or `four`, the paper's g o a p.
         context: `independent`, each retrieved trajectory is encoded on its own, or `concatenated`,
             attention runs causally through all of them (the paper).
@@ -173,6 +176,7 @@ class DecisionConfig(PolicyConfig):
 
     k: int = limited(3, 0)
     record: int = limited(0, 0)
+    record_steps: int = limited(1024, 1)
     tokens: Literal["fused", "four"] = "fused"
     context: Literal["independent", "concatenated"] = "independent"
     supervise: Literal["all", "last"] = "all"
@@ -249,7 +253,7 @@ class DecisionFit(FitConfig):
 
 @dataclass
 class PracticeFit(FitConfig):
-    """Practice of a trained team on training tasks (METHOD.md, section 13).
+    """Practice of a trained team on training tasks (METHOD.md, section 12).
 
     In each round the team adapts to training tasks, and at every step the best behaviour policy
     tells what it would have done. Training then goes on, half of it on these runs: an agent's

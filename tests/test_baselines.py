@@ -107,6 +107,18 @@ def test_methods_that_explore_are_greedy_at_the_end(dataset):
     assert make("dpt", dataset).team([0], 3).sampling() == 1.0
 
 
+def test_rivals_may_sample_until_the_task_is_solved(dataset):
+    team = make("dpt", dataset).team([0, 1], 20, explore="until_solved")
+    for returns, sampled in (
+        ([[], []], [1.0, 1.0]),
+        ([[0.2, 0.4], [0.2, 1.0]], [1.0, 0.0]),
+        ([[0.4] * 6, [1.0] + [0.4] * 5], [1.0, 1.0]),  # of the latest five none
+    ):
+        team.online.history = np.repeat(np.array(returns, np.float32), 3, axis=0)
+        assert team.sampling().tolist() == np.repeat(sampled, 3).tolist()
+    assert make("madt", dataset).team([0], 3, explore="until_solved").sampling() == 0.0
+
+
 def test_a_model_refuses_batches_of_another_kind(dataset):
     for method, data, message in (
         ("madt", ChainData("lbf_7x7", str(dataset), 4), "set data.init_args.episodes=1"),

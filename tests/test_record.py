@@ -62,6 +62,24 @@ def test_steps_of_a_record_by_hand(slices):
     assert packed(steps).mask.all()
 
 
+def test_a_record_of_long_episodes_is_thinned_out(slices):
+    index = [[3, 4], [5, 5]]
+    steps = transitions(slices.take(torch.tensor(index)))
+    short = steps.mask.clone()
+    short[1, 4:] = False
+    steps = steps._replace(mask=short)
+    whole, few = packed(steps), packed(steps, 6)
+    size = int(whole.mask[0].sum())
+    assert few.mask.sum(1).tolist() == [6, 4]
+    assert torch.equal(few.step[0], whole.step[0, [i * size // 6 for i in range(6)]])
+    assert torch.equal(few.observations[1, :4], steps.observations[1, :4])
+    assert torch.equal(packed(steps, 10**6).mask, whole.mask)
+    bounded = make(FAMILY.spec, record=2, k=0, record_steps=6)
+    visible = bounded.encode_record(steps).visible
+    assert visible.shape[1] == 6
+    assert torch.equal(visible, few.mask)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"record": 2, "k": 3}, {"record": 2, "k": 0}, {"k": 0}, {"k": 3, "tokens": "four"},

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import OptimiserConfig, PolicyConfig
+from maicc.data.returns import COMPLETION_MARGIN
 from maicc.envs import get_family
 from maicc.files import ModelFiles
+from maicc.memory import schedule
 from maicc.teams.lockstep import LockStepTeam
 from maicc.training.chain_data import ChainData
 from maicc.training.family_data import FamilyData
@@ -21,6 +23,7 @@ from maicc.training.modules import MaiccModule
 from maicc.types import Spec, UserError
 
 GREEDY = 0.1  # share of the episodes, the last ones, in which no team samples actions
+_WINDOW = 5  # latest episodes of which one must have reached the maximum under `until_solved`
 
 
 class BaselineTeam(LockStepTeam):
@@ -30,7 +33,7 @@ class BaselineTeam(LockStepTeam):
         module: The trained module.
         seeds: One per run.
         episodes: Planned number of adaptation episodes.
-        explore: `sample` or `greedy`, for methods that sample.
+        explore: See `SamplingAdapt`; methods that do not sample are greedy.
         options: The other arguments of `LockStepTeam`.
     """
 
@@ -47,16 +50,19 @@ class BaselineTeam(LockStepTeam):
     ) -> None:
         super().__init__(module.spec, seeds, **options)
         self.module, self.episodes = module, episodes
-        self.explores = module.explores and explore == "sample"
+        self.explore = explore if module.explores else "greedy"
         self.net = module.net.to(self.device).eval()
 
     def on_episode_start(self) -> None:
         """Prepares nothing; a rival that needs something of past episodes overrides this."""
 
-    def sampling(self) -> float:
-        """Probability of sampling an action: 1, but 0 in the last episodes and for greedy teams."""
+    def sampling(self) -> np.ndarray | float:
+        """Probability of sampling an action, for each row or for all, as `explore` says."""
+        if self.explore == "until_solved":
+            best = self.online.history[:, -_WINDOW:].max(1, initial=0.0)
+            return schedule.until_solved(best, 1.0, 0.0, COMPLETION_MARGIN).sample
         last = max(round(GREEDY * self.episodes), 1)
-        return float(self.explores and self.episode < self.episodes - last)
+        return float(self.explore == "sample" and self.episode < self.episodes - last)
 
 
 class BaselineModule(MaiccModule):

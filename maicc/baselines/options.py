@@ -14,11 +14,12 @@ class SamplingAdapt(AdaptConfig):
     """Adaptation of teams that explore by sampling actions.
 
     Args:
-        explore: `sample` actions in all but the last tenth of the episodes, or take the best action
-            in all of them (`greedy`).
+        explore: `sample` actions in all but the last tenth of the episodes; sample them while none
+            of the latest five episodes reached the family's maximum (`until_solved`, MAICC's rule);
+            or take the best action in all episodes (`greedy`).
     """
 
-    explore: Literal["sample", "greedy"] = "sample"
+    explore: Literal["sample", "until_solved", "greedy"] = "sample"
 
 
 @dataclass

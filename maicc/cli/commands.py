@@ -234,7 +234,9 @@ def _compare(argv: list[str]) -> None:
         "Train and adapt methods on the same frozen tasks, seeds and steps, and write one table "
         "and one figure. Finished units are never repeated. NAME or FILE.yaml as in `maicc run`.",
         "methods",
-        "maicc,maicc_s,radt,at,madt,ad,dpt,hissd,random_context,no_context,beta_0,beta_1", argv,
+        "maicc,maicc_s,radt,at,madt,ad,dpt,dpt_until_solved,hissd,random_context,no_context,beta_0,"
+        "beta_1",
+        argv,
     )  # fmt: skip
 
     from maicc.experiments.compare import compare, comparison_markdown

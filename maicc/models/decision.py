@@ -19,7 +19,7 @@ from maicc.config import DecisionConfig
 from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.heads import ActionHead
 from maicc.models.observations import EncodedObservations
-from maicc.models.record import Transitions, encode_transitions
+from maicc.models.record import Transitions, encode_transitions, packed
 from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import KeyValues, Transformer, append, causal_mask, take_tokens
 from maicc.types import Spec, Trajectories, UserError
@@ -36,10 +36,21 @@ class DecisionBatch(NamedTuple):
     set_of: Tensor | None = None  # (Q,) int64, which of the sets is a query's
 
     def take(self, rows: Tensor) -> DecisionBatch:
-        """Picks the queries `rows`, padded to the longest of them; for batches without records."""
+        """Picks the queries `rows`, padded to the longest of them, and their sets."""
         current, contexts = trimmed(self.current.take(rows)), trimmed(self.contexts.take(rows))
         steps = current.actions.shape[1]
-        return DecisionBatch(current, contexts, self.step[rows], self.expert[rows, :steps])
+        part = DecisionBatch(current, contexts, self.step[rows], self.expert[rows, :steps])
+        if self.record is None or self.set_of is None:
+            return part
+        sets, set_of = self.set_of[rows].unique(return_inverse=True)
+        return part._replace(record=packed(self.record.take(sets)), set_of=set_of)
+
+    @property
+    def length(self) -> Tensor:
+        """Size of each query (Q,): of its set, or of its trajectories where there are no sets."""
+        if self.record is not None and self.set_of is not None:
+            return self.record.mask.sum(1)[self.set_of]  # queries that share a set stay together
+        return self.current.step_mask.sum(1) + self.contexts.step_mask.sum((1, 2))
 
 
 class Past(NamedTuple):
@@ -129,8 +140,10 @@ class DecisionTransformer(nn.Module):
         return self.decide(current, encoded, past)
 
     def encode_record(self, record: Transitions) -> Past:
-        """Encodes sets of past steps (B, C, ...)."""
+        """Encodes sets of past steps (B, C, ...), of which `record_steps` at most are read."""
         assert self.following is not None
+        if record.mask.shape[1] > self.config.record_steps:
+            record = packed(record, self.config.record_steps)
         kv = encode_transitions(
             record, self.encoders, self.following, self.role.weight[2], self.transformer
         )
@@ -283,13 +296,9 @@ class DecisionTransformer(nn.Module):
 
     def loss(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the supervised steps, and the share of them predicted right."""
-        if batch.record is None:
-            length = batch.current.step_mask.sum(1) + batch.contexts.step_mask.sum((1, 2))
-            logits, labels = concat_by_length(
-                length, lambda rows: self._supervised(batch.take(rows))
-            )
-        else:  # sets are encoded once, whoever shares them
-            logits, labels = self._supervised(batch)
+        logits, labels = concat_by_length(
+            batch.length, lambda rows: self._supervised(batch.take(rows))
+        )
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         return loss, (logits.argmax(-1) == labels).float().mean()
 

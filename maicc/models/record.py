@@ -43,10 +43,19 @@ def transitions(episodes: Trajectories) -> Transitions:
     return Transitions(*(part.flatten(1, 2) for part in parts))
 
 
-def packed(steps: Transitions) -> Transitions:
-    """Drops places that are empty in all sets; at least one place stays."""
-    longest = max(int(steps.mask.sum(1).max()) if len(steps.mask) else 0, 1)
+def packed(steps: Transitions, most: int | None = None) -> Transitions:
+    """Drops places that are empty in all sets; at least one place stays.
+
+    Args:
+        most: Steps of a set that stay; of a larger set every so many-th one does. None keeps all.
+    """
+    size = steps.mask.sum(1)
+    longest = max(int(size.max()) if len(size) else 0, 1)
     order = (~steps.mask).long().argsort(dim=1, stable=True)[:, :longest]
+    if most is not None and longest > most:
+        place = torch.arange(most, device=order.device).expand(len(order), most)
+        spread = place * size[:, None] // most
+        order = order.gather(1, torch.where(size[:, None] > most, spread, place))
     row = torch.arange(len(order), device=order.device)[:, None]
     return Transitions(*(part[row, order] for part in steps))
 
@@ -75,4 +84,6 @@ def encode_transitions(
     x = x + encoders.encode_outcome(steps.rewards, steps.done, steps.completed)
     itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
     # an empty place sees itself, so that its softmax is defined
-    return transformer(x, (steps.mask.unsqueeze(1) | itself).unsqueeze(1))[1]
+    no_outputs = torch.empty(len(x), 0, dtype=torch.long, device=x.device)
+    mask = (steps.mask.unsqueeze(1) | itself).unsqueeze(1)
+    return transformer(x, mask, None, no_outputs)[1]
