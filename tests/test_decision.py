@@ -126,15 +126,30 @@ def test_loss_is_cross_entropy_over_the_supervised_steps(slices):
         make(label_smoothing=0.0, supervise="last").loss(batch)[0], last, atol=1e-6
     )
     supervised = current.step_mask & (expert >= 0)
-    best = -log_p.gather(-1, expert.clamp(min=0).unsqueeze(-1)).squeeze(-1)[supervised].mean()
     taught = make(label_smoothing=0.0, labels="expert")
+    log_p = taught(current, contexts).log_softmax(-1)
+    best = -log_p.gather(-1, expert.clamp(min=0).unsqueeze(-1)).squeeze(-1)[supervised].mean()
     assert torch.allclose(taught.loss(batch)[0], best, atol=1e-6)
     smooth = F.cross_entropy(
         model(current, contexts)[current.step_mask],
         current.actions[current.step_mask],
         label_smoothing=0.1,
     )
-    assert torch.allclose(make().loss(batch)[0], smooth)
+    assert torch.allclose(make(label_smoothing=0.1).loss(batch)[0], smooth)
+
+
+def test_only_played_actions_are_learned_with_the_return_to_go(slices):
+    current, contexts = slices.take(slice(0, 2)), contexts_of(slices, [[4, 5, 6], [7, 8, 9]])
+    other = current._replace(return_to_go=current.return_to_go + 1.0)
+    for changes, told in (
+        ({"labels": "behaviour"}, True),
+        ({"labels": "expert"}, False),
+        ({"labels": "expert", "return_to_go": True}, True),
+    ):
+        for tokens in ("fused", "four"):
+            model = make(tokens=tokens, **changes)
+            same = torch.allclose(model(current, contexts), model(other, contexts), atol=1e-5)
+            assert same != told
 
 
 def test_a_batch_taken_by_length_has_the_loss_of_the_batch(slices):
@@ -147,7 +162,7 @@ def test_a_batch_taken_by_length_has_the_loss_of_the_batch(slices):
     step = torch.zeros(4, dtype=torch.long)
     batch = DecisionBatch(current, contexts, step, torch.full((4, 15), -1))
     logits = model(current, contexts)[current.step_mask]
-    expected = F.cross_entropy(logits, current.actions[current.step_mask], label_smoothing=0.1)
+    expected = F.cross_entropy(logits, current.actions[current.step_mask])
     shapes, forward = [], model.forward
     model.forward = lambda *a, **k: shapes.append(a[0].actions.shape) or forward(*a, **k)
     assert torch.allclose(model.loss(batch)[0], expected, atol=1e-6)
