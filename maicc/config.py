@@ -192,14 +192,19 @@ class RetrievalConfig:
         candidates: Number of nearest trajectories that are scored.
         s_max: Similarity from which a candidate is a near-copy. Near-copies come second.
         index: A FAISS index_factory string; `Flat` is exact.
-        leave_out: Trajectories that are never retrieved: those of the query's own `episode`, or of
-            its whole `task`, as at test time, when the dataset has no episode of the task.
+        source: Trajectories that may be retrieved. `dataset`: all but those of the query's own
+            episode (the paper). `other_tasks`: those of other tasks, as the dataset has no episode
+            of the task that is played at test time. `own`: those of a memory such as the agent has
+            at test time, drawn from its episodes in the task; the record is chosen from the same
+            memory, and both as at test time.
+        memory: Most episodes of such a memory.
     """
 
     candidates: int = limited(50, 1)
     s_max: float = limited(0.9, -1, 1)
     index: str = "Flat"
-    leave_out: Literal["episode", "task"] = "episode"
+    source: Literal["dataset", "other_tasks", "own"] = "dataset"
+    memory: int = limited(32, 1)
 
 
 @dataclass
@@ -289,6 +294,8 @@ class MemoryConfig:
         goal: Goal of these two: the family's `maximum` return, the best return in the `dataset`
             where the maximum is out of reach, or, for `until_solved`, the run's `own` best return,
             once `window` episodes in a row have not beaten it.
+        source: Memory that is looked up: a `blend` of the dataset and the agent's own episodes, as
+            the schedule says, or its `own` episodes alone.
         floor: Least probability in `evidence` of asking the offline memory, also when the goal is
             reached. Half of it is the least probability of sampling.
         decay: Lambda of the schedule `decay`.
@@ -315,6 +322,7 @@ class MemoryConfig:
     schedule: Literal["evidence", "until_solved", "decay", "fixed"] = "evidence"
     window: int = limited(5, 1)
     goal: Literal["maximum", "dataset", "own"] = "maximum"
+    source: Literal["blend", "own"] = "blend"
     floor: float = limited(0.005, 0, 1)
     decay: float = limited(4.605170186, 0)
     beta: float = limited(0.5, 0, 1)

@@ -19,6 +19,7 @@ class BlendedMemory:
         candidates: Nearest trajectories that are scored.
         alpha, score: See `hybrid_utility`; score `random` draws without looking at keys.
         margin: See `top_k`.
+        own_only: Whether the offline memory is never asked; contexts may then be absent.
 
     Raises:
         UserError: trajectories are to be looked up, and the dataset has no keys.
@@ -33,12 +34,13 @@ class BlendedMemory:
         alpha: float,
         score: Literal["paper", "code", "similarity", "random"],
         margin: float = np.inf,
+        own_only: bool = False,
     ) -> None:
         if k and offline.index is None:
             raise UserError(f"k={k} trajectories are looked up by keys, and the dataset has none")
         self.offline, self.online = offline, online
         self.k, self.candidates, self.alpha = k, candidates, alpha
-        self.score, self.margin = score, margin
+        self.score, self.margin, self.own_only = score, margin, own_only
 
     def retrieve(
         self,
@@ -65,13 +67,13 @@ class BlendedMemory:
         """
         n_reached = self.online.played(rows, step).sum(1)
         n_needed = 1 if self.margin < np.inf and self.score != "random" else self.k
-        offline = ask_offline | (n_reached < n_needed)
+        offline = (ask_offline | (n_reached < n_needed)) & (not self.own_only)
         shape = (len(rows), self.k)
         result = Retrieval(
             np.full(shape, -1), offline, np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         )
         for source in (True, False):
-            asking = np.flatnonzero(offline == source)
+            asking = np.flatnonzero((offline == source) & (offline | (n_reached > 0)))
             if len(asking) == 0:
                 continue
             if self.score == "random":
@@ -130,21 +132,27 @@ class BlendedMemory:
         task = np.full(item.shape, -1)
         team_return[offline] = self.offline.team_return[item[offline]]
         task[offline] = self.offline.task[item[offline]]
-        if not offline.all():
-            team_return[~offline] = self.online.team_return[rows[~offline, None], item[~offline]]
+        own, row = self._own(rows, retrieval)
+        team_return[own] = self.online.team_return[row, item[own]]
         return np.where(item >= 0, team_return, np.nan), np.where(item >= 0, task, -1)
 
     def contexts(self, rows: np.ndarray, retrieval: Retrieval) -> Trajectories:
         """The retrieved trajectories (Q, K, T, ...); an absent one has no step that was played."""
         offline, item = retrieval.offline, retrieval.item
+        own, row = self._own(rows, retrieval)
         parts = []
         for dataset_part, online_part in zip(
             self.offline.trajectories, self.online.trajectories, strict=True
         ):
-            part = np.empty((*item.shape, *dataset_part.shape[1:]), dataset_part.dtype)
+            part = np.zeros((*item.shape, *dataset_part.shape[1:]), dataset_part.dtype)
             part[offline] = dataset_part[item[offline]]
-            if not offline.all():
-                part[~offline] = online_part[rows[~offline, None], item[~offline]]
+            part[own] = online_part[row, item[own]]
             parts.append(part)
         contexts = Trajectories(*parts)
         return contexts._replace(step_mask=contexts.step_mask & (item >= 0)[..., None])
+
+    @staticmethod
+    def _own(rows: np.ndarray, retrieval: Retrieval) -> tuple[np.ndarray, np.ndarray]:
+        """Marks items (Q, K) of the online memory, and names the row that each of them is in."""
+        own = ~retrieval.offline[:, None] & (retrieval.item >= 0)
+        return own, np.broadcast_to(rows[:, None], own.shape)[own]

@@ -18,7 +18,7 @@ from maicc.experiments import fits
 from maicc.experiments.run import run
 from maicc.experiments.validate import check
 from maicc.files import read_json
-from maicc.memory import OnlineMemory
+from maicc.memory import OnlineMemory, best_and_latest
 from maicc.training import PracticeData
 from maicc.training.modules import DecisionModule, load_module, weights_hash
 from maicc.training.practice_data import PracticeRuns
@@ -108,8 +108,8 @@ def test_a_query_of_a_run_has_the_record_that_its_agent_had(folder, runs):
     for _ in range(300):
         drawn = data._draw_run(rng)
         row, e = divmod(int(drawn.queries[0]) - first, 6)
-        shown = drawn.shown[drawn.shown >= 0] - first - row * 6
-        assert shown.tolist() == expected[e][row].tolist()
+        lived = drawn.memory[best_and_latest(data.team_return[None, drawn.memory], RECORD)[0]]
+        assert (lived - first - row * 6).tolist() == expected[e][row].tolist()
         assert torch.equal(
             data.slices.actions[drawn.queries[0]],
             torch.from_numpy(runs.trajectories.actions[row, e]),

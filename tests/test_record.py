@@ -20,7 +20,7 @@ from maicc.evaluation.adapt import adapt, play_episode
 from maicc.experiments.run import run
 from maicc.experiments.validate import check
 from maicc.files import ModelFiles
-from maicc.memory import OnlineMemory, schedule
+from maicc.memory import BlendedMemory, OfflineMemory, OnlineMemory, schedule
 from maicc.models.decision import DecisionTransformer, Past
 from maicc.models.record import Transitions, packed, transitions
 from maicc.training import RecordData
@@ -220,7 +220,6 @@ def test_records_are_of_the_querys_agent_in_its_task(data, tiny_run):
     group = {item: (data.task[item], item % 3) for item in range(len(data.task))}
     for _ in range(200):
         queries, shown = data._draw_set(rng)
-        shown = shown[shown >= 0]
         assert len({group[i] for i in (*queries, *shown)}) == 1
         assert not set(queries) & set(shown)
         assert len(set(shown)) == len(shown)
@@ -244,20 +243,56 @@ def test_batches_follow_from_the_step(data):
 
 
 def test_the_querys_task_can_be_left_out(data):
-    data.retrieval = RetrievalConfig(leave_out="task")
+    data.retrieval = RetrievalConfig(source="other_tasks")
     rng = np.random.default_rng(0)
     item = rng.integers(len(data.task), size=30)
     found = data.neighbours(item, np.zeros(30, int), rng)
     assert (found >= 0).all()
     assert (data.task[found] != data.task[item, None]).all()
     # with one candidate for each it is the nearest of another task
-    data.k, data.retrieval = 1, RetrievalConfig(candidates=1, leave_out="task")
+    data.k, data.retrieval = 1, RetrievalConfig(candidates=1, source="other_tasks")
     vectors = data.vectors[:, 0]
     nearest = data.neighbours(item, np.zeros(30, int), rng)[:, 0]
     for q, i in enumerate(item):
         similarity = np.where(data.task == data.task[i], -2.0, vectors @ vectors[i])
         if nearest[q] >= 0:
             assert vectors[nearest[q]] @ vectors[i] == pytest.approx(similarity.max(), abs=5e-3)
+
+
+def test_contexts_of_ones_own_are_those_that_a_team_retrieves(data, tiny_run):
+    data.retrieval = RetrievalConfig(source="own", memory=12)
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(60):
+        queries, remembered = data._draw_set(rng)
+        T = data.vectors.shape[1]
+        own = OnlineMemory(1, T, data.vectors.shape[2], FAMILY.spec.observation_size)
+        for item in remembered:
+            one = Trajectories(*(part[[item]].numpy() for part in data.slices))
+            returns = data.team_return[[item]] / 2
+            own.store(data.vectors[[item]], one, returns, np.zeros(1), np.zeros(1))
+        memory = BlendedMemory(
+            OfflineMemory(data.index, data.slices, np.zeros(1), np.zeros(1), np.zeros(1)),
+            own, 3, 50, 1.0, "paper", MemoryConfig().margin, own_only=True,
+        )  # fmt: skip
+        for query in queries:
+            step = int(rng.integers(data.length[query]))
+            contexts = data._own(query, step, remembered)
+            asked = memory.retrieve(
+                np.array([0]), step, data.vectors[[query], step], np.array([False]),
+                np.zeros(1), np.zeros((1, 3)),
+            )  # fmt: skip
+            assert not asked.offline.any()
+            expected = [remembered[i] if i >= 0 else -1 for i in asked.item[0]]
+            if set(contexts) != set(expected):  # equal scores
+                near = data.vectors[:, step] @ data.vectors[query, step]
+                score = near + data.team_return / 2
+                assert min(contexts) >= 0
+                assert score[contexts].mean() == pytest.approx(score[expected].mean(), abs=1e-3)
+            found += (contexts >= 0).any()
+    assert found > 60
+    batch = next(data.batches(0))
+    assert batch.contexts.actions.shape[:2] == (12, 3)
+    assert batch.record.mask.shape[0] == 6
 
 
 @pytest.fixture(scope="module")
@@ -349,9 +384,14 @@ def test_an_interrupted_adaptation_equals_an_unbroken_one(models, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_a_run_with_a_record(tmp_path):
+@pytest.mark.parametrize("record", [0, 2])
+@pytest.mark.parametrize("source", ["other_tasks", "own"])
+def test_a_run_with_a_record(tmp_path, record, source):
     config = tiny_config()
-    config.decision.model = dataclasses.replace(config.decision.model, record=2, labels="expert")
+    model = dataclasses.replace(config.decision.model, record=record, labels="expert")
+    config.decision.model, config.decision.retrieval.source = model, source
+    if source == "own":
+        config.adapt.memory.source = "own"
     config.adapt.memory.schedule = "until_solved"
     run(config, tmp_path)
     from maicc.evaluation.context_value import context_value

@@ -74,12 +74,13 @@ class MAICC(Method):
         }
         if d.model.k:
             options["embedding"] = str(files["embedding"])
-        if d.model.record:
+        own = d.model.k > 0 and d.retrieval.source == "own"
+        if d.model.record or own:
             options |= {"record": d.model.record, "share": d.share}
         if practice is not None:
             options["batch_size"] = config.practice.batch_size
             data = PracticeData(runs=str(practice), **options)
-        elif d.model.record:
+        elif d.model.record or own:
             data = RecordData(**options)
         else:
             data = RetrievalData(**options)
@@ -93,10 +94,11 @@ class MAICC(Method):
 
     def told(self, config: MaiccRun) -> str:
         model = config.decision.model
+        looks_up = model.k and config.adapt.memory.source == "blend"
         signals = {
             "returns": True,
             "tasks": model.k or model.record,
-            "the dataset as a memory at test time": model.k,
+            "the dataset as a memory at test time": looks_up,
             "the best behaviour policy's actions": model.labels != "behaviour",
             "practice on training tasks": config.practice.rounds,
             # without context the embedding has no part in it

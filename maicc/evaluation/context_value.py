@@ -49,7 +49,8 @@ def context_value(
         "retrieval": retrieval or RetrievalConfig(),
     }
     record = module.config.record
-    data = RecordData(record=record, **options) if record else RetrievalData(**options)
+    remembers = record or options["retrieval"].source == "own"
+    data = RecordData(record=record, **options) if remembers else RetrievalData(**options)
     data.setup("fit")
     results: dict[str, list[tuple[float, float]]] = {"retrieved": [], "of other queries": []}
     stream = data.batches(0)

@@ -87,8 +87,9 @@ class Team(LockStepTeam):
         self.embedding = embedding.to(device).eval() if embedding else None
         self.decision = decision.to(device).eval()
         self.memory = BlendedMemory(
-            offline, self.online, k, memory.candidates, memory.alpha, memory.score, memory.margin
-        )
+            offline, self.online, k, memory.candidates, memory.alpha, memory.score, memory.margin,
+            own_only=memory.source == "own",
+        )  # fmt: skip
         self.cache = ContextCache(self.decision, self.memory, memory.cache_gib)
 
     def on_episode_start(self) -> None:

@@ -11,7 +11,6 @@ import torch
 
 from maicc.data.dataset import Slices
 from maicc.files import whole_file
-from maicc.memory import best_and_latest
 from maicc.training.modules import EmbeddingModule, load_module
 from maicc.training.offline_keys import OfflineKeys, embed
 from maicc.training.record_data import Drawn, RecordData
@@ -50,8 +49,7 @@ class PracticeRuns(NamedTuple):
 class PracticeData(RecordData):
     """Batches with a record, half of them from adaptation runs.
 
-    A query of a run has the record that its agent had at that time: of the episodes before, those
-    that a team chooses.
+    In a query of a run the agent remembers all episodes before it.
 
     Args:
         runs: File of the runs.
@@ -66,7 +64,7 @@ class PracticeData(RecordData):
         """Sets the dataset's trajectories and keys, and puts those of the runs behind them."""
         super().use(keys, stored)
         runs = PracticeRuns.read(self.runs_path)
-        rows, self.episodes = runs.expert.shape[:2]
+        self.rows, self.episodes = runs.expert.shape[:2]
         self.first_of_runs = len(self.length)
         flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in runs.trajectories))
         tensors = Trajectories(*(torch.from_numpy(part) for part in flat))
@@ -80,7 +78,6 @@ class PracticeData(RecordData):
         self.length = np.concatenate([self.length, flat.step_mask.sum(1)])
         self.task = np.concatenate([self.task, np.repeat(runs.task, self.episodes)])
         self.episode = np.concatenate([self.episode, np.full(len(returns), -1)])
-        self.returns_of_runs = returns.reshape(rows, self.episodes)
         if self.vectors is not None:
             module = load_module(self.embedding, EmbeddingModule, self.spec)
             self.vectors = np.concatenate([self.vectors, embed(module.net, flat)[0]])
@@ -90,11 +87,7 @@ class PracticeData(RecordData):
         return super()._draw(rng, n - half) + [self._draw_run(rng) for _ in range(half)]
 
     def _draw_run(self, rng: np.random.Generator) -> Drawn:
-        """Draws an episode of a run, and those that its agent was shown in it."""
-        assert self.record is not None
-        row, episode = rng.integers(len(self.returns_of_runs)), rng.integers(self.episodes)
+        """Draws an episode of a run, and those that its agent had lived through before."""
+        row, episode = rng.integers(self.rows), rng.integers(self.episodes)
         first = self.first_of_runs + row * self.episodes
-        before = best_and_latest(self.returns_of_runs[row, None, :episode], self.record)[0]
-        shown = np.full(self.record, -1)
-        shown[: len(before)] = first + before
-        return Drawn(np.array([first + episode]), shown)
+        return Drawn(np.array([first + episode]), first + np.arange(episode))

@@ -1,7 +1,8 @@
-"""Batches for a decision model that reads a record: METHOD.md, section 13.
+"""Batches for a decision model that reads what an agent remembers: METHOD.md, section 12.
 
-A record is a set of whole episodes of one agent in one task, as the agent has it at test time:
-empty at first, then up to as many episodes as the model reads, and often failures alone.
+A memory holds whole episodes of one agent in one task, as the agent has them at test time: none at
+first, then more, and often failures alone. The record is chosen from it and, where the model is to
+retrieve from its `own` memory, so are the contexts.
 """
 
 from __future__ import annotations
@@ -12,30 +13,34 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from maicc.config import MemoryConfig
 from maicc.data.dataset import Slices
-from maicc.data.returns import solved
+from maicc.data.returns import normalised, solved
+from maicc.memory import best_and_latest
+from maicc.memory.utility import hybrid_utility, top_k
 from maicc.models.decision import DecisionBatch
-from maicc.models.record import packed, transitions
+from maicc.models.record import Transitions, packed, transitions
 from maicc.streams import Stream
 from maicc.training.offline_keys import OfflineKeys
 from maicc.training.retrieval_data import RetrievalData
 
+_MARGIN = MemoryConfig().margin
 _FAILURES = 0.5  # of the records: only episodes that missed the maximum, as a searching team has
 
 
 class Drawn(NamedTuple):
-    """Queries that share a record; numbers of trajectories."""
+    """Queries of an agent that remembers the same episodes in each; numbers of trajectories."""
 
     queries: np.ndarray  # (n,)
-    shown: np.ndarray  # (record,) the episodes of the record, -1 at places that stay empty
+    memory: np.ndarray  # (M,) episodes in the order they were lived through
 
 
 class RecordData(RetrievalData):
-    """Batches of queries with a record and, where the model takes any, retrieved contexts.
+    """Batches of queries with a record, retrieved contexts, or both, as the model takes them.
 
     Args:
         record: Most episodes of a record; as many as the decision model takes if None.
-        share: Queries that share a record.
+        share: Queries that share a memory, from which their record is chosen.
         options: Arguments of `RetrievalData`.
     """
 
@@ -69,21 +74,26 @@ class RecordData(RetrievalData):
             rng = np.random.default_rng([self.seed, Stream.RECORD_BATCHES, rank, step])
             drawn = self._draw(rng, self.batch_size)
             item = np.concatenate([part.queries for part in drawn])
-            last = (rng.random(len(item)) * self.length[item]).astype(np.int64)
-            batch = self._batch(item, self.neighbours(item, last, rng), last)
             set_of = np.repeat(np.arange(len(drawn)), [len(part.queries) for part in drawn])
-            yield batch._replace(
-                record=self._record(np.stack([part.shown for part in drawn])),
-                set_of=torch.from_numpy(set_of),
-            )
+            last = (rng.random(len(item)) * self.length[item]).astype(np.int64)
+            if self.retrieval.source == "own" and self.k:
+                pairs = zip(item, last, (drawn[s].memory for s in set_of), strict=True)
+                context = np.stack([self._own(*pair) for pair in pairs])
+            else:
+                context = self.neighbours(item, last, rng)
+            batch = self._batch(item, context, last)
+            if self.record:
+                record = self._record([part.memory for part in drawn])
+                batch = batch._replace(record=record, set_of=torch.from_numpy(set_of))
+            yield batch
             step += 1
 
     def _draw(self, rng: np.random.Generator, n: int) -> list[Drawn]:
-        """Draws n queries, `share` of them with each record."""
+        """Draws n queries, `share` of them with each memory."""
         return [self._draw_set(rng) for _ in range(max(n // self.share, 1))]
 
     def _draw_set(self, rng: np.random.Generator) -> Drawn:
-        """Draws queries of one agent in one task, and the other episodes that they are shown."""
+        """Draws queries of one agent in one task, and other episodes that it remembers."""
         agents = self.groups[rng.integers(len(self.groups))]
         group = agents[rng.integers(len(agents))]
         queries = rng.choice(group, self.share, replace=len(group) < self.share)
@@ -92,13 +102,35 @@ class RecordData(RetrievalData):
         if rng.random() < _FAILURES and len(failures):
             others = failures
         assert self.record is not None
-        shown = np.full(self.record, -1)
-        n = min(int(rng.integers(self.record + 1)), len(others))
-        shown[:n] = rng.choice(others, n, replace=False)
-        return Drawn(queries, shown)
+        most = self.record
+        if self.retrieval.source == "own":
+            most = max(most, self.retrieval.memory)
+        n = min(int(rng.integers(most + 1)), len(others))
+        return Drawn(queries, rng.choice(others, n, replace=False))
 
-    def _record(self, shown: np.ndarray) -> Any:
-        """Takes the steps of episodes (S, record)."""
+    def _own(self, query: int, step: int, memory: np.ndarray) -> np.ndarray:
+        """Finds contexts (K,) in a memory as a team does; -1 where there are none."""
+        assert self.k is not None
+        assert self.vectors is not None
+        reached = memory[self.length[memory] > step]
+        chosen = np.full(self.k, -1)
+        if len(reached):
+            similarity = self.vectors[reached, step] @ self.vectors[query, step]
+            returns = normalised(self.team_return[reached], *self.spec.bounds)
+            score = hybrid_utility(similarity[None], returns[None], np.zeros((1, 1)), alpha=1.0)
+            short = max(self.k - len(reached), 0)
+            reached = np.pad(reached, (0, short), constant_values=-1)
+            score = np.pad(score, ((0, 0), (0, short)))
+            chosen = reached[top_k(score, reached[None], self.k, _MARGIN)[0]]
+        return chosen
+
+    def _record(self, memories: list[np.ndarray]) -> Transitions:
+        """Takes the steps of the episodes that memories show in a record."""
+        assert self.record is not None
+        shown = np.full((len(memories), self.record), -1)
+        for row, memory in zip(shown, memories, strict=True):
+            chosen = best_and_latest(self.team_return[None, memory], self.record)[0]
+            row[: len(chosen)] = memory[chosen]
         episodes = self.slices.take(torch.from_numpy(shown))
         exists = torch.from_numpy(shown >= 0).unsqueeze(-1)
         return packed(transitions(episodes._replace(step_mask=episodes.step_mask & exists)))

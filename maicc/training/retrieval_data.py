@@ -117,7 +117,7 @@ class RetrievalData(FamilyData):
             return np.empty((len(item), 0), np.int64)
         assert self.vectors is not None
         assert self.index is not None
-        by_task = self.retrieval.leave_out == "task"
+        by_task = self.retrieval.source == "other_tasks"
         # more are asked for than are scored, since the query's own are left out
         n = self.retrieval.candidates + self.spec.n_agents
         if by_task:
