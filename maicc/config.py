@@ -157,7 +157,7 @@ class DecisionConfig(PolicyConfig):
     """MAICC's decision transformer (METHOD.md, section 6).
 
     Args:
-        k: Trajectories in the context; 0 for no context (a control).
+        k: Trajectories that are retrieved in each step; 0 for none.
         record: Episodes of the agent's own that are read as a set of steps, beside the context
             (METHOD.md, section 12); 0 for none (the paper).
         record_steps: Most steps of a record. Of episodes that are longer together every so many-th
@@ -174,13 +174,13 @@ class DecisionConfig(PolicyConfig):
             ablation). With labels `behaviour` it is always read.
     """
 
-    k: int = limited(3, 0)
-    record: int = limited(0, 0)
+    k: int = limited(0, 0)
+    record: int = limited(8, 0)
     record_steps: int = limited(1024, 1)
     tokens: Literal["fused", "four"] = "fused"
     context: Literal["independent", "concatenated"] = "independent"
     supervise: Literal["all", "last"] = "all"
-    labels: Literal["auto", "expert", "behaviour"] = "behaviour"
+    labels: Literal["auto", "expert", "behaviour"] = "auto"
     return_to_go: bool = False
 
 
@@ -249,11 +249,14 @@ class DecisionFit(FitConfig):
         model: The decision transformer.
         retrieval: Search for training contexts.
         share: Queries of one agent in one task that share a record, which is then encoded once.
+        failures: Share of the memories that hold only episodes which missed the maximum, as a
+            searching team has them.
     """
 
     model: DecisionConfig = field(default_factory=DecisionConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     share: int = limited(4, 1)
+    failures: float = limited(0.5, 0, 1)
 
 
 @dataclass
@@ -284,16 +287,18 @@ class MemoryConfig:
     """Memory of a team and its look-ups at test time (METHOD.md, sections 7 and 12).
 
     Args:
-        schedule: Rule for how often the offline memory is asked. `evidence`: the more often, the
-            further the best of the latest returns is from the goal; it needs no number of episodes.
-            `until_solved`: as `evidence`, but every action is sampled while none of the latest
-            episodes reached the goal, and the best one is taken from then on. `decay`: the paper's.
+        schedule: Rule for how often the offline memory is asked and actions are sampled.
+            `until_solved`: every action is sampled while none of the latest episodes reached the
+            goal, and the best one is taken from then on; offline is asked the more often, the
+            further the best of the latest returns is from the goal. `evidence`: actions are sampled
+            by that distance too. Neither needs a number of episodes. `decay`: the paper's.
             `fixed`: as often as `beta` says.
         window: Number of latest episodes that count in `evidence` and `until_solved`. A team that
             has lost its way explores again once its good episodes are older.
-        goal: Goal of these two: the family's `maximum` return, the best return in the `dataset`
-            where the maximum is out of reach, or, for `until_solved`, the run's `own` best return,
-            once `window` episodes in a row have not beaten it.
+        goal: Goal of these two: the family's `maximum` return, the best return in the `dataset`,
+            or, for `until_solved`, the run's `own` best return, once `window` episodes in a row
+            have not beaten it. `auto` is `own` for `until_solved` in families that do not state
+            their bounds, and else `maximum`.
         source: Memory that is looked up: a `blend` of the dataset and the agent's own episodes, as
             the schedule says, or its `own` episodes alone.
         floor: Least probability in `evidence` of asking the offline memory, also when the goal is
@@ -319,9 +324,9 @@ class MemoryConfig:
             it is full, they are computed anew.
     """
 
-    schedule: Literal["evidence", "until_solved", "decay", "fixed"] = "evidence"
+    schedule: Literal["until_solved", "evidence", "decay", "fixed"] = "until_solved"
     window: int = limited(5, 1)
-    goal: Literal["maximum", "dataset", "own"] = "maximum"
+    goal: Literal["auto", "maximum", "dataset", "own"] = "auto"
     source: Literal["blend", "own"] = "blend"
     floor: float = limited(0.005, 0, 1)
     decay: float = limited(4.605170186, 0)

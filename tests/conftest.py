@@ -19,12 +19,17 @@ from maicc.config import (
     EmbeddingFit,
     MaiccAdapt,
     MaiccRun,
+    MemoryConfig,
 )
 from maicc.experiments.units import with_overrides
 
 
 def tiny_config(method: str = "maicc", **changes) -> Any:
-    """A run of a method on small models, in seconds; `changes` replace whole sections."""
+    """A run of a method on small models, in seconds; MAICC retrieves, as in the paper.
+
+    Args:
+        changes: Replace whole sections.
+    """
     small = {"width": 16, "layers": 2, "heads": 2}
     config = MaiccRun(
         family="lbf_7x7",
@@ -32,8 +37,12 @@ def tiny_config(method: str = "maicc", **changes) -> Any:
         device="cpu",
         collect=CollectConfig(episodes=3, levels=[0.0, 1.0], workers=1),
         embedding=EmbeddingFit(model=EmbeddingConfig(**small), batch_size=4, steps=6),
-        decision=DecisionFit(model=DecisionConfig(**small), batch_size=8, steps=6),
-        adapt=MaiccAdapt(episodes=3, runs=2, training_runs=2),
+        decision=DecisionFit(
+            model=DecisionConfig(**small, k=3, record=0, labels="behaviour"), batch_size=8, steps=6
+        ),
+        adapt=MaiccAdapt(
+            episodes=3, runs=2, training_runs=2, memory=MemoryConfig(schedule="evidence")
+        ),
     )
     config = with_overrides(config, {"method": method})
     for name, value in changes.items():

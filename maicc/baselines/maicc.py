@@ -76,7 +76,7 @@ class MAICC(Method):
             options["embedding"] = str(files["embedding"])
         own = d.model.k > 0 and d.retrieval.source == "own"
         if d.model.record or own:
-            options |= {"record": d.model.record, "share": d.share}
+            options |= {"record": d.model.record, "share": d.share, "failures": d.failures}
         if practice is not None:
             options["batch_size"] = config.practice.batch_size
             data = PracticeData(runs=str(practice), **options)

@@ -11,6 +11,7 @@ from maicc.baselines.base import BaselineModule
 from maicc.baselines.method import Trained, own_options
 from maicc.config import AdaptConfig, MaiccAdapt
 from maicc.data.dataset import EpisodeFile, slices
+from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.models.embedding import Embedding
 from maicc.teams.lockstep import LockStepTeam
@@ -18,7 +19,7 @@ from maicc.teams.team import Team
 from maicc.training.fit import resolve_device
 from maicc.training.modules import DecisionModule, EmbeddingModule, load_module, weights_hash
 from maicc.training.offline_keys import offline_keys, offline_memory
-from maicc.types import Spec
+from maicc.types import Spec, UserError
 
 
 class TrainedMAICC(Trained):
@@ -76,6 +77,7 @@ class TrainedMAICC(Trained):
             options.memory,
             seeds,
             episodes=options.episodes,
+            states_bounds=states_bounds(self.spec.family),
             agents=agents,
             agent_mask=agent_mask,
             device=self.device,
@@ -125,6 +127,14 @@ class TrainedRival(Trained):
             agents=agents,
             device=self.device,
         )
+
+
+def states_bounds(family: str) -> bool:
+    """Says whether a family states the bounds of its return; True if it can't be found."""
+    try:
+        return get_family(family).return_bounds is not None
+    except UserError:
+        return True
 
 
 def count_parameters(net: torch.nn.Module) -> int:

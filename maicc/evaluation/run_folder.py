@@ -52,7 +52,7 @@ def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
     if "baseline" not in stored:
         return dict(stored)
     decision = stored["decision"]
-    model = {**decision["model"], **stored["baseline"]}
+    model = {"record": 0, **decision["model"], **stored["baseline"]}
     rivals_own = {**stored, "decision": {**decision, "model": model}}
     adopted = method_of(stored["method"]).adopt(rivals_own)
     return {**adopted, "collect": stored["collect"]}

@@ -44,10 +44,10 @@ from maicc.training.retrieval_data import RetrievalData
 from maicc.types import Trajectories
 
 SIZES = {
-    "fast": (EmbeddingConfig(), DecisionConfig()),
+    "fast": (EmbeddingConfig(), DecisionConfig(k=3, record=0)),
     "paper": (
         EmbeddingConfig(layers=8, heads=8),
-        DecisionConfig(layers=8, heads=8, tokens="four", context="concatenated"),
+        DecisionConfig(layers=8, heads=8, tokens="four", context="concatenated", k=3, record=0),
     ),
 }
 _SECONDS = 4.0  # least time for each measurement

@@ -34,6 +34,7 @@ class Team(LockStepTeam):
         memory: How the team remembers and looks up.
         seeds: One per run.
         episodes: Planned number of adaptation episodes; schedules `decay` and `fixed` need it.
+        states_bounds: Whether the family states the bounds of its return, or a dataset told them.
         agents: Which agents of the team these are; all by default.
         agent_mask: (R, agents of the largest team) bool, False where a team is smaller; all True by
             default.
@@ -50,6 +51,7 @@ class Team(LockStepTeam):
         seeds: Sequence[int],
         *,
         episodes: int | None = None,
+        states_bounds: bool = True,
         agents: Sequence[int] | None = None,
         agent_mask: np.ndarray | None = None,
         device: str | torch.device = "cpu",
@@ -57,7 +59,7 @@ class Team(LockStepTeam):
         if memory.schedule in ("decay", "fixed") and not episodes:
             raise UserError(
                 f"schedule {memory.schedule} needs the number of episodes in advance; give it, or "
-                "set memory.schedule=evidence"
+                "set memory.schedule=until_solved"
             )
         k = decision.config.k
         if k > min(memory.candidates, len(offline)):
@@ -83,7 +85,7 @@ class Team(LockStepTeam):
             shared_draws=memory.draws == "shared",
             redraw=memory.redraw,
         )
-        self.config, self.episodes = memory, episodes
+        self.config, self.episodes, self.states_bounds = memory, episodes, states_bounds
         self.embedding = embedding.to(device).eval() if embedding else None
         self.decision = decision.to(device).eval()
         self.memory = BlendedMemory(
@@ -120,14 +122,15 @@ class Team(LockStepTeam):
     def _mixture_of_runs(self) -> schedule.Mixture:
         """Probabilities of each run in this episode, as the schedule gives them."""
         c = self.config
-        if c.schedule == "until_solved" and c.goal == "own":
+        own = c.goal == "own" or (c.goal == "auto" and not self.states_bounds)
+        if c.schedule == "until_solved" and own:
             history = self.online.history[self._first]
             return schedule.until_settled(history, c.window, c.floor, COMPLETION_MARGIN)
         if c.schedule in ("evidence", "until_solved"):
             latest = slice(max(self.episode - c.window, 0), self.episode)
             latest_returns = self.online.history[self._first, latest]
             best_offline = float(self.memory.offline.team_return.max())
-            goal = 1.0 if c.goal == "maximum" else max(best_offline, 1e-3)
+            goal = max(best_offline, 1e-3) if c.goal == "dataset" else 1.0
             best = latest_returns.max(1, initial=0.0)
             if c.schedule == "evidence":
                 return schedule.evidence(best, goal, c.floor)

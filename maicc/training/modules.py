@@ -213,8 +213,11 @@ class DecisionModule(MaiccModule):
 
     @classmethod
     def from_header(cls: type[Module], spec: Spec, header: Mapping[str, Any]) -> Module:
-        """Makes the module of a header; models of version 0.1 read return-to-go with all labels."""
-        network = {"return_to_go": True, **header["network"]}
+        """Makes the module of a header.
+
+        Models of version 0.1 have no record, and read return-to-go with all labels.
+        """
+        network = {"record": 0, "return_to_go": True, **header["network"]}
         return super().from_header(spec, {**header, "network": network})
 
     def on_fit_start(self) -> None:

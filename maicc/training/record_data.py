@@ -25,7 +25,6 @@ from maicc.training.offline_keys import OfflineKeys
 from maicc.training.retrieval_data import RetrievalData
 
 _MARGIN = MemoryConfig().margin
-_FAILURES = 0.5  # of the records: only episodes that missed the maximum, as a searching team has
 
 
 class Drawn(NamedTuple):
@@ -41,12 +40,15 @@ class RecordData(RetrievalData):
     Args:
         record: Most episodes of a record; as many as the decision model takes if None.
         share: Queries that share a memory, from which their record is chosen.
+        failures: Share of the memories that hold only episodes which missed the maximum.
         options: Arguments of `RetrievalData`.
     """
 
-    def __init__(self, record: int | None = None, share: int = 4, **options: Any) -> None:
+    def __init__(
+        self, record: int | None = None, share: int = 4, failures: float = 0.5, **options: Any
+    ) -> None:
         super().__init__(**options)
-        self.record, self.share = record, share
+        self.record, self.share, self.failures = record, share, failures
 
     def setup(self, stage: str) -> None:
         """Reads the dataset and its keys."""
@@ -99,7 +101,7 @@ class RecordData(RetrievalData):
         queries = rng.choice(group, self.share, replace=len(group) < self.share)
         others = np.setdiff1d(group, queries)
         failures = others[self.missed[others]]
-        if rng.random() < _FAILURES and len(failures):
+        if rng.random() < self.failures and len(failures):
             others = failures
         assert self.record is not None
         most = self.record
