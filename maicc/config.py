@@ -310,6 +310,8 @@ class MemoryConfig:
         draws: Random numbers of coins, ties and samples: each agent's `own`, or the same ones for
             all agents, from a seed that the team has `shared` before the first episode.
         redraw: Random numbers are drawn anew at each `step`, or once per `episode`.
+        replay: An agent that does not sample repeats its own action of the latest episode that
+            reached the goal, where it sees the same in the same step. Else the model chooses.
         candidates: Number of nearest trajectories that are scored.
         alpha: Weight of the team return against the predicted individual return.
         score: Score of a trajectory. `paper`: cos + alpha R + (1 - alpha) R_ind. `code`, the
@@ -334,6 +336,7 @@ class MemoryConfig:
     toss: Literal["step", "episode"] = "step"
     draws: Literal["own", "shared"] = "own"
     redraw: Literal["step", "episode"] = "step"
+    replay: bool = True
     candidates: int = limited(50, 1)
     alpha: float = limited(1.0, 0, 1)
     score: Literal["paper", "code", "similarity", "random"] = "paper"

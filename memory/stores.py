@@ -171,6 +171,41 @@ class OnlineMemory:
         chosen = best_and_latest(np.take_along_axis(utility[:, :count], by_age, 1), n)
         return np.take_along_axis(by_age, chosen, 1)
 
+    def latest(self, least: np.ndarray, n: int) -> np.ndarray:
+        """Finds each row's latest trajectories with at least a team return: slots (rows, n).
+
+        Args:
+            least: (rows,) on the family's scale.
+
+        Returns:
+            The latest first; -1 where there are fewer.
+        """
+        count = int(self.count.max(initial=0))
+        worth = self.team_return[:, :count] >= least[:, None]
+        born = np.where(worth, self.born[:, :count], 0)  # the first was born in episode 1
+        slots = np.argsort(-born, axis=1, kind="stable")[:, :n]
+        slots = np.where(np.take_along_axis(born, slots, 1) > 0, slots, -1)
+        return np.pad(slots, ((0, 0), (0, n - slots.shape[1])), constant_values=-1)
+
+    def repeat(
+        self, rows: np.ndarray, slots: np.ndarray, step: int, observations: np.ndarray
+    ) -> np.ndarray:
+        """Finds what these rows (Q,) did in the same situation: actions (Q,), -1 if never in it.
+
+        Args:
+            slots: (Q, n) trajectories that are looked through, the first match counts; -1 is none.
+            step: The same step of an episode.
+            observations: (Q, O) the same to three decimals.
+        """
+        if slots.shape[1] == 0 or self.keys.shape[1] == 0:
+            return np.full(len(rows), -1)
+        seen, row = self.trajectories, rows[:, None]
+        near = np.abs(seen.observations[row, slots, step] - observations[:, None]).max(-1) < 5e-4
+        same = near & seen.step_mask[row, slots, step] & (slots >= 0)
+        first = same.argmax(1)
+        actions = seen.actions[rows, np.take_along_axis(slots, first[:, None], 1)[:, 0], step]
+        return np.where(same.any(1), actions, -1)
+
     def search(
         self, rows: np.ndarray, step: int, queries: np.ndarray, n: int, tie: np.ndarray
     ) -> Candidates:

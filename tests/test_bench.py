@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 def test_every_part_is_timed(monkeypatch):
     small = {"width": 16, "layers": 1, "heads": 2}
-    sizes = {"small": (EmbeddingConfig(**small), DecisionConfig(**small))}
+    sizes = {"small": (EmbeddingConfig(**small), DecisionConfig(**small, k=3, record=0))}
     monkeypatch.setattr(module, "SIZES", sizes)
     monkeypatch.setattr(module, "_SECONDS", 0.01)
     monkeypatch.setattr(module, "_RUNS", 3)

@@ -157,7 +157,7 @@ def test_overrides():
         ({"decision.model.kk": 1}, "which is no option"),
         ({"nonsense.k": 1}, "which is no option"),
         ({"decision.model.k": "many"}, "expected int"),
-        ({"adapt.memory.schedule": "decya"}, "schedule='decya' is not one of: evidence"),
+        ({"adapt.memory.schedule": "decya"}, "schedule='decya' is not one of: until_solved"),
     ):
         with pytest.raises(UserError, match=message):
             with_overrides(config, wrong)

@@ -121,7 +121,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
         (["run", "lbf_7x7", "--nonsense=1"], "nonsense"),
         (["run", "lbf_7x7", "--decision.model.k=many"], "decision.model.k"),
         (["run", "lbf_7x7", "--decision.model.k=80"], "candidates=50 must be at least 80"),
-        (["run", "lbf_7x7", "--embedding.model.heads=7"], "must be a multiple of heads=7"),
+        (["run", "lbf_7x7", "--decision.model.heads=7"], "must be a multiple of heads=7"),
         (["run", "lbf_7x7", "--adapt.episodes=0"], "adapt.episodes"),
         (["run", "lbf_7x7", "--seed=-1"], "seed=-1 must be at least 0"),
         (["collect", "lbf_7x7", "--seed=-1"], "seed=-1 must be at least 0"),

@@ -30,7 +30,7 @@ def slices() -> Trajectories:
 
 def make(**changes) -> DecisionTransformer:
     torch.manual_seed(0)
-    small = DecisionConfig(width=16, layers=2, heads=2)
+    small = DecisionConfig(width=16, layers=2, heads=2, k=3, record=0, labels="behaviour")
     # food, oneself and the other two, as a family with a layout would have them
     layout = ObsLayout(own=(2, 2), allies=(4, 2, 2), enemies=(0, 1, 2), attack=5)
     spec = dataclasses.replace(FAMILY.spec, layout=layout)

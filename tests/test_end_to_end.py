@@ -12,8 +12,6 @@ from maicc.config import (
     CollectConfig,
     DecisionConfig,
     DecisionFit,
-    EmbeddingConfig,
-    EmbeddingFit,
     MaiccAdapt,
     MaiccRun,
 )
@@ -37,15 +35,13 @@ def test_a_small_team_adapts_to_unseen_tasks(tmp_path, monkeypatch):
         family="levers:levers",
         device="cpu",
         collect=CollectConfig(episodes=60, levels=[0.0, 0.5, 1.0], workers=1),
-        embedding=EmbeddingFit(model=EmbeddingConfig(**small), steps=150),
-        decision=DecisionFit(
-            model=DecisionConfig(**small, labels="expert"), batch_size=48, steps=1500
-        ),
+        decision=DecisionFit(model=DecisionConfig(**small), batch_size=48, steps=800),
         adapt=MaiccAdapt(episodes=40, runs=10, training_runs=0),
     )
     run(config, tmp_path / "run")
     result = json.loads((tmp_path / "run" / "adapt" / "result.json").read_text())
     returns = np.array([r["returns"] for r in result["runs"]])
     assert all(r["held_out"] for r in result["runs"])
+    print(returns.mean(0))
     assert returns[:, -10:].mean() > 3.0
     assert returns[:, -10:].mean() - returns[:, :3].mean() > 0.6

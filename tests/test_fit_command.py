@@ -27,11 +27,11 @@ def test_fit_is_a_lightning_cli(tiny_run, tmp_path, monkeypatch, capsys):
     two = arguments("embedding", 3, "--trainer.devices=2", "--trainer.strategy=ddp_fork")
     maicc(*two, cwd=tmp_path)
     checkpoint = next((tmp_path / "embedding").rglob("*.ckpt"))
-    embedding = f"--data.init_args.embedding={checkpoint}"
     constant = "--model.init_args.optimiser.schedule=constant"
-    main(arguments("decision", 3, embedding, constant))
+    retrieves = [f"--data.init_args.embedding={checkpoint}", "--model.init_args.model.k=2"]
+    main(arguments("decision", 3, constant, *retrieves))
     done = f"--ckpt_path={next((tmp_path / 'decision').rglob('*.ckpt'))}"
-    main(arguments("decision", 5, embedding, constant, done))
+    main(arguments("decision", 5, constant, *retrieves, done))
     assert any("step=5" in p.name for p in (tmp_path / "decision").rglob("*.ckpt"))
     said = refused(capsys, *arguments("embedding", 9, f"--ckpt_path={checkpoint}"))
     assert "was laid out for 3 steps, not for 9" in said

@@ -32,7 +32,8 @@ from tests.teams import FAMILY, SEEDS, check_lock_step, make_env
 def make(spec: Spec, **changes) -> DecisionTransformer:
     """An untrained model in which what is looked at matters."""
     torch.manual_seed(0)
-    small = DecisionConfig(width=16, layers=2, heads=2, **changes)
+    paper = {"record": 0, "labels": "behaviour"}
+    small = DecisionConfig(width=16, layers=2, heads=2, **{**paper, **changes})
     model = DecisionTransformer(spec, small).eval().requires_grad_(False)
     for block in model.transformer.blocks:
         torch.nn.init.normal_(block.attention.qkv.weight, std=0.3)

@@ -13,6 +13,7 @@ from maicc.baselines.trained import TrainedMAICC
 from maicc.config import DecisionConfig, MaiccAdapt, MemoryConfig
 from maicc.envs import get_family
 from maicc.evaluation.adapt import play_episode
+from maicc.evaluation.run_folder import read_config
 from maicc.files import ModelFiles
 from maicc.models.decision import Past
 from maicc.teams.team import Team
@@ -28,7 +29,7 @@ def models(tiny_run) -> TrainedMAICC:
 
 
 MEMORIES = [
-    MemoryConfig(),
+    MemoryConfig(schedule="evidence"),
     MemoryConfig(schedule="decay", toss="episode", score="code", alpha=0.8),
     MemoryConfig(schedule="fixed", beta=0.3, score="random"),
 ]
@@ -171,7 +172,10 @@ def test_cached_decisions_equal_uncached_ones(models, options):
 
 @pytest.mark.parametrize(
     "config",
-    [DecisionConfig(k=0), DecisionConfig(tokens="four", context="concatenated")],
+    [
+        DecisionConfig(k=0, record=0),
+        DecisionConfig(tokens="four", context="concatenated", k=3, record=0),
+    ],
     ids=["no context", "the paper's"],
 )
 def test_other_decision_models_act_too(models, config):
@@ -275,7 +279,8 @@ def test_teams_of_different_size_side_by_side(models):
 def test_a_loaded_team_may_be_smaller(tiny_run, models):
     now = make_env(1).reset([3])
     there = np.array([[True, True, False]])
-    expected = models.team([4], agent_mask=there).act(now.observations, now.action_mask)
+    adapt = read_config(tiny_run).adapt
+    expected = models.team([4], adapt, agent_mask=there).act(now.observations, now.action_mask)
     team = load_team(tiny_run, seed=4, agents=2)
     actions = team.act(now.observations[0, :2], now.action_mask[0, :2])
     assert actions.tolist() == expected[0, :2].tolist()
@@ -284,7 +289,7 @@ def test_a_loaded_team_may_be_smaller(tiny_run, models):
 
 
 def test_a_team_that_has_lost_its_way_looks_for_it_again(models):
-    team = models.team([0, 1], MaiccAdapt(memory=MemoryConfig(window=2)))
+    team = models.team([0, 1], MaiccAdapt(memory=MemoryConfig(schedule="evidence", window=2)))
     returns = np.array([[1.0, 0.5, 0.25], [0.0, 0.0, 1.0]], np.float32)  # of two runs
     team.memory.online.history = returns.repeat(3, 0)
     team._begin_episode()

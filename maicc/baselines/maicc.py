@@ -94,11 +94,12 @@ class MAICC(Method):
 
     def told(self, config: MaiccRun) -> str:
         model = config.decision.model
-        looks_up = model.k and config.adapt.memory.source == "blend"
+        looks_up = model.k > 0
         signals = {
-            "returns": True,
+            "returns": looks_up or model.labels == "behaviour" or model.return_to_go,
             "tasks": model.k or model.record,
-            "the dataset as a memory at test time": looks_up,
+            "the dataset as a memory at test time": looks_up
+            and config.adapt.memory.source == "blend",
             "the best behaviour policy's actions": model.labels != "behaviour",
             "practice on training tasks": config.practice.rounds,
             # without context the embedding has no part in it
@@ -121,7 +122,7 @@ class MAICC(Method):
         return "decision.model.labels=expert" if config.decision.model.labels == "expert" else None
 
     def key_width(self, config: MaiccRun) -> int:
-        return config.embedding.model.width
+        return config.embedding.model.width if config.decision.model.k else 0
 
     def check(self, config: MaiccRun, stored: int) -> None:
         from maicc.memory.index import empty_index

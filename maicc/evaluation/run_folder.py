@@ -54,6 +54,8 @@ def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
     decision = stored["decision"]
     model = {"record": 0, **decision["model"], **stored["baseline"]}
     rivals_own = {**stored, "decision": {**decision, "model": model}}
+    adapt = stored["adapt"]
+    rivals_own["adapt"] = {**adapt, "memory": {"replay": False, **adapt["memory"]}}
     adopted = method_of(stored["method"]).adopt(rivals_own)
     return {**adopted, "collect": stored["collect"]}
 

@@ -62,9 +62,9 @@ def memory_needed(config: RunConfig, family: TaskFamily) -> str:
     episodes = min(capacity or adapt.episodes, adapt.episodes)
     online = max(adapt.runs, adapt.training_runs) * spec.n_agents * episodes * (trajectory + key)
     bounds = "adapt.runs, " + ("adapt.memory.max_episodes" if memory else "adapt.episodes")
-    cache = f", {memory.cache_gib:g} GiB of cache" if memory else ""
+    cache = f", {memory.cache_gib:g} GiB of cache" if memory and key else ""
     return (
-        f"memory: up to {offline / 2**30:.1f} GiB for the dataset and its keys "
-        f"(collect.episodes{', decision.retrieval.index' if memory else ''}), "
+        f"memory: up to {offline / 2**30:.1f} GiB for the dataset{' and its keys' if key else ''} "
+        f"(collect.episodes{', decision.retrieval.index' if memory and key else ''}), "
         f"{online / 2**30:.1f} GiB for what the teams live through ({bounds}){cache}"
     )

@@ -110,6 +110,10 @@ class LockStepTeam(ABC):
     def sampling(self) -> np.ndarray | float:
         """Probability, for each row, that the action is sampled; else the best one is taken."""
 
+    def replayable(self) -> np.ndarray:
+        """Slots (rows, n) of own trajectories that are worth repeating; none by default."""
+        return np.zeros((len(self._run), 0), np.int64)
+
     def on_step(self, step: Trajectories) -> None:  # noqa: B027 - most methods need nothing
         """Takes in a step that is over: its action, rewards, done, completed, (rows,) each."""
 
@@ -263,6 +267,7 @@ class LockStepTeam(ABC):
         )
         self._alive = np.ones((rows, T), bool)
         self._draws = self._draw()
+        self._replayed = self.replayable()
         self.on_episode_start()
 
     def _draw(self) -> Draws:
@@ -280,7 +285,7 @@ class LockStepTeam(ABC):
         return Draws.from_columns(np.repeat(numbers, self.spec.max_steps // steps, axis=1))
 
     def _choose(self, logits: np.ndarray, legal: np.ndarray, active: np.ndarray) -> np.ndarray:
-        """Samples or takes the best legal action."""
+        """Samples a legal action, or takes the best: what was worth repeating, or the model's."""
         explore, action = (
             numbers[active, self._step] for numbers in (self._draws.explore, self._draws.action)
         )
@@ -289,7 +294,11 @@ class LockStepTeam(ABC):
         total = p.cumsum(1)
         sampled = (total <= action[:, None] * total[:, -1:]).sum(1)
         samples = explore < np.broadcast_to(self.sampling(), len(self._run))[active]
-        return np.where(samples, sampled, logits.argmax(1))
+        observations = self._now.observations[active, self._step]
+        again = self.online.repeat(active, self._replayed[active], self._step, observations)
+        again = np.where(np.take_along_axis(legal, again[:, None], 1)[:, 0], again, -1)
+        best = np.where(again >= 0, again, logits.argmax(1))
+        return np.where(samples, sampled, best)
 
     def _store_episode(self) -> None:
         """Cuts the trajectories at their agents' death, and stores them with the true returns."""

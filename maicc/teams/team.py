@@ -20,6 +20,7 @@ from maicc.teams.lookups import LookupStats
 from maicc.teams.running import EpisodeEncoder, RunningPrefix
 from maicc.types import Retrieval, Spec, Trajectories, UserError
 
+_REPLAYED = 32  # own trajectories, the latest that reached the goal, which are looked through
 _FEW = 0.8  # share of rows still going below which the others are given up
 
 
@@ -85,7 +86,11 @@ class Team(LockStepTeam):
             shared_draws=memory.draws == "shared",
             redraw=memory.redraw,
         )
-        self.config, self.episodes, self.states_bounds = memory, episodes, states_bounds
+        self.config, self.episodes = memory, episodes
+        self._own_goal = memory.goal == "own" or (memory.goal == "auto" and not states_bounds)
+        self._goal = 1.0  # otherwise, on the family's scale
+        if memory.goal == "dataset":
+            self._goal = max(float(offline.team_return.max()), 1e-3)
         self.embedding = embedding.to(device).eval() if embedding else None
         self.decision = decision.to(device).eval()
         self.memory = BlendedMemory(
@@ -122,19 +127,16 @@ class Team(LockStepTeam):
     def _mixture_of_runs(self) -> schedule.Mixture:
         """Probabilities of each run in this episode, as the schedule gives them."""
         c = self.config
-        own = c.goal == "own" or (c.goal == "auto" and not self.states_bounds)
-        if c.schedule == "until_solved" and own:
+        if c.schedule == "until_solved" and self._own_goal:
             history = self.online.history[self._first]
             return schedule.until_settled(history, c.window, c.floor, COMPLETION_MARGIN)
         if c.schedule in ("evidence", "until_solved"):
             latest = slice(max(self.episode - c.window, 0), self.episode)
             latest_returns = self.online.history[self._first, latest]
-            best_offline = float(self.memory.offline.team_return.max())
-            goal = max(best_offline, 1e-3) if c.goal == "dataset" else 1.0
             best = latest_returns.max(1, initial=0.0)
             if c.schedule == "evidence":
-                return schedule.evidence(best, goal, c.floor)
-            return schedule.until_solved(best, goal, c.floor, COMPLETION_MARGIN)
+                return schedule.evidence(best, self._goal, c.floor)
+            return schedule.until_solved(best, self._goal, c.floor, COMPLETION_MARGIN)
         assert self.episodes is not None  # the constructor refuses these schedules without it
         if c.schedule == "decay":
             return schedule.decay(self.episode, self.episodes, c.decay, self.R)
@@ -191,6 +193,17 @@ class Team(LockStepTeam):
             draws.tie[rows, t],
             draws.extra[rows, t],  # a control draws its trajectories with them
         )
+
+    def replayable(self) -> np.ndarray:
+        """Finds the latest own trajectories that reached the goal."""
+        if not self.config.replay:
+            return super().replayable()
+        if self._own_goal:
+            best = self.online.history.max(1, initial=0.0)
+            least = np.where(best > COMPLETION_MARGIN, best - COMPLETION_MARGIN, np.inf)
+        else:
+            least = np.full(len(self._run), self._goal * (1.0 - COMPLETION_MARGIN))
+        return self.online.latest(least, _REPLAYED)
 
     def sampling(self) -> np.ndarray:
         """Probability of sampling the action, as the schedule gives it."""
