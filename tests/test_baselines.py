@@ -117,6 +117,8 @@ def test_rivals_may_sample_until_the_task_is_solved(dataset):
         team.online.history = np.repeat(np.array(returns, np.float32), 3, axis=0)
         assert team.sampling().tolist() == np.repeat(sampled, 3).tolist()
     assert make("madt", dataset).team([0], 3, explore="until_solved").sampling() == 0.0
+    assert team.replayable().shape == (6, 0)
+    assert make("dpt", dataset).team([0, 1], 20, replay=True).replayable().shape == (6, 32)
 
 
 def test_a_model_refuses_batches_of_another_kind(dataset):

@@ -16,7 +16,7 @@ from maicc.data.returns import COMPLETION_MARGIN
 from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.memory import schedule
-from maicc.teams.lockstep import LockStepTeam
+from maicc.teams.lockstep import REPLAYED, LockStepTeam
 from maicc.training.chain_data import ChainData
 from maicc.training.family_data import FamilyData
 from maicc.training.modules import MaiccModule
@@ -34,6 +34,7 @@ class BaselineTeam(LockStepTeam):
         seeds: One per run.
         episodes: Planned number of adaptation episodes.
         explore: See `SamplingAdapt`; methods that do not sample are greedy.
+        replay: Whether what reached the maximum is repeated.
         options: The other arguments of `LockStepTeam`.
     """
 
@@ -46,15 +47,23 @@ class BaselineTeam(LockStepTeam):
         seeds: Sequence[int],
         episodes: int,
         explore: str = "sample",
+        replay: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(module.spec, seeds, **options)
+        self.replay = replay
         self.module, self.episodes = module, episodes
         self.explore = explore if module.explores else "greedy"
         self.net = module.net.to(self.device).eval()
 
     def on_episode_start(self) -> None:
         """Prepares nothing; a rival that needs something of past episodes overrides this."""
+
+    def replayable(self) -> np.ndarray:
+        """Finds the latest own trajectories that reached the maximum."""
+        if not self.replay:
+            return super().replayable()
+        return self.online.latest(np.full(len(self._run), 1.0 - COMPLETION_MARGIN), REPLAYED)
 
     def sampling(self) -> np.ndarray | float:
         """Probability of sampling an action, for each row or for all, as `explore` says."""

@@ -17,9 +17,11 @@ class SamplingAdapt(AdaptConfig):
         explore: `sample` actions in all but the last tenth of the episodes; sample them while none
             of the latest five episodes reached the family's maximum (`until_solved`, MAICC's rule);
             or take the best action in all episodes (`greedy`).
+        replay: Repeat own actions of episodes that reached the maximum, as MAICC does.
     """
 
     explore: Literal["sample", "until_solved", "greedy"] = "sample"
+    replay: bool = False
 
 
 @dataclass

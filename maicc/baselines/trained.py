@@ -124,6 +124,7 @@ class TrainedRival(Trained):
             options.episodes,
             agent_mask,
             getattr(options, "explore", "greedy"),
+            replay=getattr(options, "replay", False),
             agents=agents,
             device=self.device,
         )

@@ -22,6 +22,8 @@ from maicc.streams import Stream
 from maicc.teams.lookups import LookupStats
 from maicc.types import Spec, Trajectories, UserError
 
+REPLAYED = 32  # own trajectories, the latest that reached the goal, which are looked through
+
 
 class EpisodeKeys(NamedTuple):
     """Record of an episode for each row, which a method keeps besides the trajectories."""

@@ -15,12 +15,11 @@ from maicc.models.decision import DecisionTransformer, Past
 from maicc.models.embedding import Embedding
 from maicc.models.record import packed, transitions
 from maicc.teams.context_cache import ContextCache
-from maicc.teams.lockstep import EpisodeKeys, LockStepTeam
+from maicc.teams.lockstep import REPLAYED, EpisodeKeys, LockStepTeam
 from maicc.teams.lookups import LookupStats
 from maicc.teams.running import EpisodeEncoder, RunningPrefix
 from maicc.types import Retrieval, Spec, Trajectories, UserError
 
-_REPLAYED = 32  # own trajectories, the latest that reached the goal, which are looked through
 _FEW = 0.8  # share of rows still going below which the others are given up
 
 
@@ -203,7 +202,7 @@ class Team(LockStepTeam):
             least = np.where(best > COMPLETION_MARGIN, best - COMPLETION_MARGIN, np.inf)
         else:
             least = np.full(len(self._run), self._goal * (1.0 - COMPLETION_MARGIN))
-        return self.online.latest(least, _REPLAYED)
+        return self.online.latest(least, REPLAYED)
 
     def sampling(self) -> np.ndarray:
         """Probability of sampling the action, as the schedule gives it."""

@@ -1,0 +1,86 @@
+"""Repeating what reached the goal: an agent's own action in the same situation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maicc.config import DecisionConfig, MemoryConfig
+from maicc.data.behaviour import chooser
+from maicc.memory import OfflineMemory, OnlineMemory
+from maicc.models.decision import DecisionTransformer
+from maicc.teams.team import Team
+from maicc.types import Trajectories
+from tests.teams import FAMILY, SEEDS, make_env
+
+
+def memory_of(episodes: list[tuple[float, list[int], list[int]]]) -> OnlineMemory:
+    """One row, with the return, the observations and the actions of each episode."""
+    memory = OnlineMemory(1, 3, 0, 1)
+    for value, seen, actions in episodes:
+        zeros, played = np.zeros((1, 3), np.float32), np.arange(3)[None] < len(seen)
+        observations = np.zeros((1, 3, 1), np.float32)
+        observations[0, : len(seen), 0] = seen
+        acted = np.zeros((1, 3), np.int64)
+        acted[0, : len(actions)] = actions
+        lived = Trajectories(observations, acted, zeros, zeros, zeros, zeros, played)
+        keys = np.zeros((1, 3, 0), np.float32)
+        memory.store(keys, lived, np.array([value]), np.zeros(1), np.zeros(1))
+    return memory
+
+
+def test_the_latest_that_reached_the_goal_is_repeated_in_the_same_situation():
+    memory = memory_of(
+        [
+            (1.0, [5, 6, 7], [1, 2, 3]),
+            (0.2, [5, 6, 7], [4, 4, 4]),  # missed the goal
+            (1.0, [5, 8], [0, 5]),  # ended before step 2
+        ]
+    )
+    slots = memory.latest(np.array([0.95]), 4)
+    assert slots.tolist() == [[2, 0, -1, -1]]
+
+    def repeated(step: int, seen: float) -> int:
+        row, now = np.array([0]), np.array([[seen]], np.float32)
+        return int(memory.repeat(row, slots, step, now)[0])
+
+    assert repeated(0, 5.0) == 0  # of two the latest
+    assert repeated(1, 6.0) == 2  # only the earlier one saw this
+    assert repeated(1, 6.0004) == 2
+    assert repeated(1, 6.001) == -1
+    assert repeated(0, 6.0) == -1  # seen in another step
+    assert repeated(2, 7.0) == 3
+    assert repeated(2, 0.0) == -1  # an empty place is no situation
+    assert memory.latest(np.array([np.inf]), 2).tolist() == [[-1, -1]]
+    empty = OnlineMemory(2, 3, 0, 1)
+    nothing = empty.latest(np.zeros(2), 2)
+    assert empty.repeat(np.arange(2), nothing, 0, np.zeros((2, 1))).tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_a_team_that_was_shown_the_way_repeats_it(replay):
+    """By a model that has learned nothing."""
+    small = DecisionConfig(width=16, layers=1, heads=2, record=2)
+    nothing = Trajectories(*(np.zeros((1, 1)) for _ in range(7)))
+    dataset = OfflineMemory(None, nothing, np.ones(1), np.ones(1), np.zeros(1))
+    team = Team(
+        FAMILY.spec, None, DecisionTransformer(FAMILY.spec, small), dataset,
+        MemoryConfig(replay=replay), SEEDS,
+    )  # fmt: skip
+    env, returns = make_env(), []
+    expert = chooser(FAMILY, "expert", env)
+    for episode in range(4):
+        now, total = env.reset([episode] * 3), np.zeros(3)
+        rngs = [np.random.default_rng(run) for run in range(3)]
+        while not now.done.all():
+            actions = team.act(now.observations, now.action_mask)
+            if episode == 0:
+                for run in np.flatnonzero(~now.done):
+                    shown = expert(run, now, rngs[run])
+                    actions[run] = [shown[agent] for agent in env.rosters[run]]
+            now = env.step(actions)
+            team.observe(actions, now.rewards, now.done)
+            total += now.rewards
+        returns.append(total)
+    assert np.allclose(returns[0], 2.0)
+    assert np.allclose(returns[1:], 2.0) == replay
