@@ -318,6 +318,30 @@ def test_lock_step_equals_agents_on_their_own(models, k, capacity):
     check_lock_step(models(record=2, k=k), memory, episodes=5)
 
 
+def test_a_record_ends_with_its_agents_death_in_teams_of_any_size(models):
+    """The second run has two agents; agent 1 of each run dies before step 4."""
+    trained, there = models(record=2, k=0), np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], bool)
+    team, env = trained.team(SEEDS, MaiccAdapt(), agent_mask=there), make_env()
+    for episode in range(3):
+        now, step = env.reset([episode] * 3), 0
+        while not now.done.all():
+            alive, mask = there.copy(), now.action_mask.copy()
+            if step >= 4:
+                alive[:, 1], mask[:, 1], mask[:, 1, 0] = False, False, True
+            actions = team.act(now.observations, mask, alive)
+            now, step = env.step(actions), step + 1
+            team.observe(actions, now.rewards, now.done)
+    stored = team.online.trajectories.step_mask
+    assert len(stored) == 8  # rows are the agents that are there
+    lived = stored[np.arange(8)[:, None], team.online.choose(2, 1.0)].sum((1, 2))
+    now = env.reset([9] * 3)
+    team.act(now.observations, now.action_mask, there)
+    before = team._seen.visible[:, :-1]  # but for the token of the running step
+    assert before.sum(1).tolist() == lived.tolist()
+    assert (lived[[1, 4, 6]] == 8).all()  # four steps in each of two episodes
+    assert (lived[[0, 2, 3, 5, 7]] > 8).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("redraw", ["step", "episode"])
 def test_agents_who_share_their_draws_need_no_message(models, redraw):
