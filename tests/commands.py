@@ -17,8 +17,8 @@ COMMON = [
 ]  # fmt: skip
 
 
-TINY = [
-    *COMMON, "--embedding.batch_size=4",
+TINY = [  # of MAICC with all its networks
+    *COMMON, "--decision.model.k=2", "--decision.model.record=2", "--embedding.batch_size=4",
     *(f"--embedding.model.{k}={v}" for k, v in (("width", 16), ("layers", 2), ("heads", 2))),
 ]  # fmt: skip
 

@@ -25,7 +25,7 @@ def test_what_each_method_is_given_is_said():
     config.decision.model.k = 0
     assert METHODS["maicc"].told(config) == "returns"
     config.decision.model.record, config.decision.model.labels = 2, "expert"
-    assert METHODS["maicc"].told(config) == "returns; tasks; the best behaviour policy's actions"
+    assert METHODS["maicc"].told(config) == "tasks; the best behaviour policy's actions"
 
 
 def test_ad_has_a_history_of_annealed_noise_where_there_is_an_expert():

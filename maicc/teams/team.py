@@ -102,6 +102,7 @@ class Team(LockStepTeam):
         """Starts new prefixes, and sets the probability of asking the offline memory."""
         if self.embedding is not None:
             self._prefix = RunningPrefix(self.embedding)
+            self.lookups = LookupStats(self.R, int(self.memory.offline.task.max()) + 1)
         reader = self.decision.encoders.observation
         self._encoder = EpisodeEncoder(reader, len(self._run), self.spec.max_steps)
         mixture = self._mixture_of_runs()
@@ -110,7 +111,6 @@ class Team(LockStepTeam):
         )
         self._reading = np.arange(len(self._run))  # rows that are read in each step
         self._seen = self._encode_record()  # by each of them
-        self.lookups = LookupStats(self.R, int(self.memory.offline.task.max()) + 1)
 
     @torch.no_grad()
     def _encode_record(self) -> Past | None:
