@@ -234,8 +234,8 @@ def _compare(argv: list[str]) -> None:
         "Train and adapt methods on the same frozen tasks, seeds and steps, and write one table "
         "and one figure. Finished units are never repeated. NAME or FILE.yaml as in `maicc run`.",
         "methods",
-        "maicc,maicc_s,radt,at,madt,ad,dpt,dpt_until_solved,hissd,random_context,no_context,beta_0,"
-        "beta_1",
+        "maicc,retrieval,maicc_s,radt,at,madt,ad,dpt,dpt_until_solved,hissd,random_context,"
+        "no_context,beta_0,beta_1",
         argv,
     )  # fmt: skip
 

@@ -29,11 +29,17 @@ def credit(files: ModelFiles, episodes: int = 20) -> dict[str, Any]:
         true mean over steps in which the agent was paid, only a teammate was, or nobody was.
 
     Raises:
-        UserError: the environment pays all agents alike, or the dataset was read from a file.
+        UserError: there is no embedding, the environment pays all agents alike, or the dataset was
+            read from a file.
     """
     dataset = EpisodeFile(files.episodes)
     family = get_family(dataset.spec.family)
     spec = dataset.require(family.spec)
+    if not files["embedding"].exists():
+        raise UserError(
+            f"{files['embedding']}: no such checkpoint; a run trains an embedding if it retrieves, "
+            "with decision.model.k above 0"
+        )
     module = load_module(files["embedding"], EmbeddingModule, spec)
     behaviours = [b for b in dataset.behaviours if b.random_rate >= 0]
     if not behaviours:
