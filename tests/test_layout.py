@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 # The way through the project: a folder imports from those on earlier lines and from itself.
 ORDER = [
-    "types config files streams",
+    "types schema config files streams",
     "envs memory configs",
     "data",
     "models",
@@ -28,7 +28,7 @@ ORDER = [
 LEVEL = {name: level for level, line in enumerate(ORDER) for name in line.split()}
 SHARED = set(ORDER[0].split())
 HEAVY = {"torch", "lightning", "faiss"}
-QUICK = ("types", "config", "files", "envs", "report", "cli")  # may not need torch
+QUICK = ("types", "schema", "config", "files", "envs", "report", "cli")  # may not need torch
 
 
 def parts() -> list[tuple[str, Path]]:

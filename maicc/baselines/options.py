@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
 
-from maicc.config import AdaptConfig, FitConfig, PolicyConfig, RunConfig, limited
+from maicc.config import AdaptConfig, FitConfig, PolicyConfig, RunConfig
+from maicc.schema import limited
 
 
 @dataclass

@@ -167,8 +167,9 @@ def _fit(argv: list[str]) -> None:
 
 
 def _adapt(argv: list[str]) -> None:
-    from maicc.config import MaiccAdapt, check_options
+    from maicc.config import MaiccAdapt
     from maicc.evaluation.run_folder import read_config
+    from maicc.schema import check_options
 
     parser = make_parser(
         "adapt",

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from maicc.baselines import method_of
-from maicc.config import RunConfig, from_json
+from maicc.config import RunConfig
 from maicc.data.dataset import EpisodeFile
 from maicc.files import ModelFiles, read_json
+from maicc.schema import from_json
 
 
 def read_config(folder: str | Path) -> RunConfig:

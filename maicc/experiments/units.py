@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from maicc.baselines import method_of
-from maicc.config import RunConfig, check_options, from_json
+from maicc.config import RunConfig
 from maicc.envs import get_family
 from maicc.experiments.fits import model_stages
 from maicc.experiments.stages import Clock, Stage, run_stage
 from maicc.files import ModelFiles, write_json
+from maicc.schema import check_options, from_json
 from maicc.types import Task, UserError
 
 

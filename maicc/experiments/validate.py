@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from maicc.baselines import method_of
-from maicc.config import RunConfig, check_encoder, check_options
+from maicc.config import RunConfig, check_encoder
 from maicc.data.behaviour import episode_count, labelling_policy
 from maicc.data.collect import check_settings
 from maicc.envs import TaskFamily
+from maicc.schema import check_options
 from maicc.types import UserError
 
 

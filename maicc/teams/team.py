@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maicc.config import MemoryConfig, check_options, check_schedule
+from maicc.config import MemoryConfig, check_schedule
 from maicc.data.returns import COMPLETION_MARGIN, normalised
 from maicc.memory import BlendedMemory, OfflineMemory, schedule
 from maicc.models.decision import DecisionTransformer, Past
 from maicc.models.embedding import Embedding
 from maicc.models.record import packed, transitions
+from maicc.schema import check_options
 from maicc.teams.context_cache import ContextCache
 from maicc.teams.lockstep import REPLAYED, EpisodeKeys, LockStepTeam
 from maicc.teams.lookups import LookupStats
