@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Mixture(NamedTuple):
-    """Probabilities for each run, (R,)."""
+    """Probabilities of R runs, or of their agents, (R,)."""
 
     offline: np.ndarray  # of retrieving from the offline memory
     sample: np.ndarray  # of sampling the action instead of taking the best

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.config import OptimiserConfig, PolicyConfig
+from maicc.config import MemoryConfig, OptimiserConfig, PolicyConfig
 from maicc.data.returns import COMPLETION_MARGIN
 from maicc.envs import get_family
 from maicc.files import ModelFiles
@@ -23,7 +23,6 @@ from maicc.training.modules import MaiccModule
 from maicc.types import Spec, UserError
 
 GREEDY = 0.1  # share of the episodes, the last ones, in which no team samples actions
-_WINDOW = 5  # latest episodes of which one must have reached the maximum under `until_solved`
 
 
 class BaselineTeam(LockStepTeam):
@@ -68,7 +67,7 @@ class BaselineTeam(LockStepTeam):
     def sampling(self) -> np.ndarray | float:
         """Probability of sampling an action, for each row or for all, as `explore` says."""
         if self.explore == "until_solved":
-            best = self.online.history[:, -_WINDOW:].max(1, initial=0.0)
+            best = self.best_of_latest(MemoryConfig().window)
             return schedule.until_solved(best, 1.0, 0.0, COMPLETION_MARGIN).sample
         last = max(round(GREEDY * self.episodes), 1)
         return float(self.explore == "sample" and self.episode < self.episodes - last)

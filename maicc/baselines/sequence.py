@@ -31,7 +31,7 @@ from maicc.models.tokens import (
     TokenEncoders,
     scaled_embedding,
 )
-from maicc.models.transformer import KeyValues, Transformer, append, causal_mask, take_tokens
+from maicc.models.transformer import KeyValues, Transformer, append, take_tokens
 from maicc.training.chain_data import ChainBatch
 from maicc.types import Spec, Trajectories
 
@@ -163,14 +163,13 @@ class SequenceTransformer(nn.Module):
         to_acting = self.acting + 1  # tokens of a step up to the one that gives the action
         x = x[:, to_acting if steps_read else 0 : x.shape[1] - self.per_step + to_acting]
         B, L = x.shape[:2]
-        mask, played = None, torch.ones(B, L, dtype=torch.bool, device=x.device)
-        if past is not None:
-            among_new = causal_mask(L, device=x.device).expand(B, L, L)
-            to_past = past.played.unsqueeze(1).expand(B, L, -1)
-            mask = torch.cat([to_past, among_new], 2).unsqueeze(1)
-            played = torch.cat([past.played, played], 1)
+        played = torch.ones(B, L, dtype=torch.bool, device=x.device)
         last = torch.full((B, 1), L - 1, device=x.device)
-        z, new_kv = self.transformer(x, mask, past.kv if past else None, last)
+        if past is None:
+            z, new_kv = self.transformer(x, positions=last)
+        else:
+            z, new_kv = self.transformer.extend(x, past.kv, past.played, last)
+            played = torch.cat([past.played, played], 1)
         logits = self.head(z[:, 0], encoded.attack_targets[:, 0, -1])
         return logits, Past(append(past.kv if past else None, new_kv), played, before)
 

@@ -32,8 +32,8 @@ def play_practice(config: RunConfig, fit: str, path: Path, files: ModelFiles) ->
     """
     run: Any = config  # the method's own class, which has sections for practice and memory
     family, method = get_family(config.family), method_of(config.method)
-    this_round = method.fits_of(config)[method.fits_of(config).index(fit) :]
-    rounds_before = run.practice.rounds - len(this_round)
+    rounds_left = len(method.fits_of(config)) - method.fits_of(config).index(fit)
+    rounds_before = run.practice.rounds - rounds_left
     before = replace(run, practice=replace(run.practice, rounds=rounds_before))
     models = method.load(before, files, family.spec, config.device)
     adapt = replace(
@@ -41,11 +41,11 @@ def play_practice(config: RunConfig, fit: str, path: Path, files: ModelFiles) ->
         episodes=run.practice.episodes,
         memory=replace(run.adapt.memory, max_episodes=0),
     )
-    order = np.random.default_rng([config.seed, Stream.PRACTICE_TEAMS, rounds_before])
-    tasks = [family.training_tasks[i] for i in order.permutation(len(family.training_tasks))]
-    tasks = [tasks[i % len(tasks)] for i in range(run.practice.runs)]
-    seeds = [int(seed) for seed in order.integers(2**31, size=len(tasks))]
-    env = batch_env(family, tasks)
+    rng = np.random.default_rng([config.seed, Stream.PRACTICE_TEAMS, rounds_before])
+    tasks = EpisodeFile(files.episodes).tasks  # the training tasks
+    task = np.resize(rng.permutation(len(tasks)), run.practice.runs)  # of each run, all in turn
+    seeds = [int(seed) for seed in rng.integers(2**31, size=len(task))]
+    env = batch_env(family, [tasks[i] for i in task])
     team = models.team(seeds, adapt, agent_mask=env.agent_mask)
     exists = env.agent_mask  # rows of what agents live through are numbered as in this mask
     expert = np.full((exists.sum(), adapt.episodes, family.max_steps), -1, np.int64)
@@ -62,8 +62,6 @@ def play_practice(config: RunConfig, fit: str, path: Path, files: ModelFiles) ->
         env.close()
     stored = team.online.trajectories
     trajectories = Trajectories(*(part[:, : adapt.episodes] for part in stored))
-    known = [task.to_json() for task in EpisodeFile(files.episodes).tasks]
-    task = np.array([known.index(task.to_json()) for task in tasks])
     PracticeRuns(trajectories, expert, task[np.nonzero(exists)[0]]).save(path)
 
 

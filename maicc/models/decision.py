@@ -21,7 +21,7 @@ from maicc.models.heads import ActionHead
 from maicc.models.observations import EncodedObservations
 from maicc.models.record import Transitions, encode_transitions, packed
 from maicc.models.tokens import TokenEncoders, scaled_embedding
-from maicc.models.transformer import KeyValues, Transformer, append, causal_mask, take_tokens
+from maicc.models.transformer import KeyValues, Transformer, append, take_tokens
 from maicc.types import Spec, Trajectories, UserError
 
 
@@ -217,17 +217,14 @@ class DecisionTransformer(nn.Module):
     def _read(
         self, x: Tensor, past: Past | None, positions: Tensor | None
     ) -> tuple[Tensor, KeyValues]:
-        """Reads tokens (Q, L, D), each of which sees the past and, causally, the tokens before it.
+        """Reads tokens (Q, L, D) that see the past, if there is any, and causally each other.
 
         Returns:
             Outputs at `positions`, and the keys and values of the tokens.
         """
         if past is None:
-            return self.transformer(x, None, None, positions)
-        Q, L = x.shape[:2]
-        among = causal_mask(L, device=x.device).expand(Q, L, L)
-        mask = torch.cat([past.visible.unsqueeze(1).expand(Q, L, -1), among], 2)
-        return self.transformer(x, mask.unsqueeze(1), past.kv, positions)
+            return self.transformer(x, positions=positions)
+        return self.transformer.extend(x, past.kv, past.visible, positions)
 
     def _concatenated(
         self, current: Trajectories, encoded: EncodedObservations, contexts: Trajectories

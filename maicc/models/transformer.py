@@ -141,6 +141,24 @@ class Transformer(nn.Module):
             kv.append(new_kv)
         return self.norm(x), kv
 
+    def extend(
+        self, x: Tensor, past: KeyValues, visible: Tensor, positions: Tensor | None = None
+    ) -> tuple[Tensor, KeyValues]:
+        """Reads new tokens (B, L, D) that see parts of a past and, causally, each other.
+
+        Args:
+            past: Keys and values of P earlier tokens.
+            visible: (B, P) bool, the earlier tokens that are seen.
+            positions: As in `forward`.
+
+        Returns:
+            Outputs, and the new tokens' keys and values, as in `forward`.
+        """
+        B, L = x.shape[:2]
+        among = causal_mask(L, device=x.device).expand(B, L, L)
+        mask = torch.cat([visible.unsqueeze(1).expand(B, L, -1), among], 2).unsqueeze(1)
+        return self(x, mask, past, positions)
+
 
 def initialise(module: nn.Module, layers: int) -> None:
     """Draws weights as in GPT-2: small, and smaller still where a layer adds to the stream.

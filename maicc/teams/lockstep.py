@@ -112,6 +112,10 @@ class LockStepTeam(ABC):
     def sampling(self) -> np.ndarray | float:
         """Probability, for each row, that the action is sampled; else the best one is taken."""
 
+    def best_of_latest(self, window: int) -> np.ndarray:
+        """Finds the best team return of the latest episodes (rows,), on the family's scale."""
+        return self.online.history[:, -window:].max(1, initial=0.0)
+
     def replayable(self) -> np.ndarray:
         """Slots (rows, n) of own trajectories that are worth repeating; none by default."""
         return np.zeros((len(self._run), 0), np.int64)

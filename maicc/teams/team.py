@@ -106,10 +106,7 @@ class Team(LockStepTeam):
             self.lookups = LookupStats(self.R, int(self.memory.offline.task.max()) + 1)
         reader = self.decision.encoders.observation
         self._encoder = EpisodeEncoder(reader, len(self._run), self.spec.max_steps)
-        mixture = self._mixture_of_runs()
-        self._mixture = schedule.Mixture(
-            self._each_agent(mixture.offline), self._each_agent(mixture.sample)
-        )
+        self._mixture = self._mixture_of_rows()
         self._reading = np.arange(len(self._run))  # rows that are read in each step
         self._seen = self._encode_record()  # by each of them
 
@@ -124,23 +121,21 @@ class Team(LockStepTeam):
         episodes = Trajectories(*(part[row, slots] for part in self.online.trajectories))
         return self.decision.encode_record(packed(transitions(self._tensors(episodes))))
 
-    def _mixture_of_runs(self) -> schedule.Mixture:
-        """Probabilities of each run in this episode, as the schedule gives them."""
-        c = self.config
+    def _mixture_of_rows(self) -> schedule.Mixture:
+        """Probabilities in this episode, as the schedule gives them; those of a run are equal."""
+        c, rows = self.config, len(self._run)
         if c.schedule == "until_solved" and self._own_goal:
-            history = self.online.history[self._first]
+            history = self.online.history
             return schedule.until_settled(history, c.window, c.floor, COMPLETION_MARGIN)
         if c.schedule in ("evidence", "until_solved"):
-            latest = slice(max(self.episode - c.window, 0), self.episode)
-            latest_returns = self.online.history[self._first, latest]
-            best = latest_returns.max(1, initial=0.0)
+            best = self.best_of_latest(c.window)
             if c.schedule == "evidence":
                 return schedule.evidence(best, self._goal, c.floor)
             return schedule.until_solved(best, self._goal, c.floor, COMPLETION_MARGIN)
         assert self.episodes is not None  # the constructor refuses these schedules without it
         if c.schedule == "decay":
-            return schedule.decay(self.episode, self.episodes, c.decay, self.R)
-        return schedule.fixed(c.beta, self.episode, self.episodes, self.R)
+            return schedule.decay(self.episode, self.episodes, c.decay, rows)
+        return schedule.fixed(c.beta, self.episode, self.episodes, rows)
 
     def logits(self, active: np.ndarray) -> np.ndarray:
         """Looks up each prefix, and lets the decision model read the trajectories it gets.
