@@ -26,6 +26,11 @@ def test_what_each_method_is_given_is_said():
     assert METHODS["maicc"].told(config) == "returns"
     config.decision.model.record, config.decision.model.labels = 2, "expert"
     assert METHODS["maicc"].told(config) == "tasks; the best behaviour policy's actions"
+    config.decision.model.labels = "auto"
+    assert METHODS["maicc"].told(config) == "tasks; the best behaviour policy's actions"
+    register(dataclasses.replace(get_family("lbf_7x7"), name="nobody_knows", expert=None))
+    config.family = "nobody_knows"
+    assert METHODS["maicc"].told(config) == "returns; tasks"
 
 
 def test_ad_has_a_history_of_annealed_noise_where_there_is_an_expert():

@@ -51,12 +51,14 @@ def runs(folder) -> PracticeRuns:
     return PracticeRuns.read(folder / "practice1.runs.npz")
 
 
-def test_without_retrieval_there_is_no_embedding(folder):
+def test_without_retrieval_there_is_no_embedding(folder, capsys):
     assert not (folder / "embedding.ckpt").exists()
     stages = read_json(folder / "stages.json")
     names = ["collect", "decision", "practice1: runs", "practice1", "practice2: runs", "practice2"]
     assert list(stages)[:6] == names
     assert "embedding" not in stages
+    run(practising(), folder)
+    assert "embedding: not trained, since nothing reads it" in capsys.readouterr().out
 
 
 def test_the_last_round_acts(folder):
@@ -155,9 +157,29 @@ def test_practice_that_cannot_be_is_refused_first(folder, tmp_path):
     config = replace(config, collect=CollectConfig(episodes=3))
     with pytest.raises(UserError, match=r"practice\.rounds learns the actions of the best"):
         check(config, nobody)
-    damaged = tmp_path / "runs.npz"
-    damaged.write_bytes((folder / "practice1.runs.npz").read_bytes()[:-50])
-    with pytest.raises(UserError, match="remove it"):
+
+
+def test_damaged_runs_are_refused(folder, runs, tmp_path):
+    damaged, whole = tmp_path / "runs.npz", (folder / "practice1.runs.npz").read_bytes()
+    rng = np.random.default_rng(0)
+    flipped = []
+    for place in rng.integers(len(whole), size=30):
+        one = bytearray(whole)
+        one[place] ^= 255
+        flipped.append(bytes(one))
+    said = []
+    for content in (b"", whole[:-50], *flipped):
+        damaged.write_bytes(content)
+        try:
+            again = PracticeRuns.read(damaged)
+        except UserError as error:
+            said.append(str(error))
+        else:  # the byte meant nothing
+            assert (again.expert == runs.expert).all()
+    assert len(said) > 25
+    assert all("remove it" in line and "\n" not in line for line in said)
+    runs._replace(expert=runs.expert[:, :, :-1]).save(damaged)
+    with pytest.raises(UserError, match="not the runs of this family"):
         practice_data(folder, runs=str(damaged))
 
 

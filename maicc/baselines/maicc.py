@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from maicc.baselines.method import Method, Trained
 from maicc.config import MaiccRun, check_schedule
+from maicc.data.behaviour import labelling_policy
+from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.types import Spec, UserError
 
@@ -19,7 +21,7 @@ _PRACTICE = "practice"  # fits practice1, practice2, ..., one for each round
 
 
 class MAICC(Method):
-    """MAICC: an embedding of prefixes, and a decision model that reads retrieved trajectories."""
+    """MAICC: a decision model that reads an agent's record, and what an embedding retrieves."""
 
     name = "maicc"
     config = MaiccRun
@@ -94,13 +96,15 @@ class MAICC(Method):
 
     def told(self, config: MaiccRun) -> str:
         model = config.decision.model
-        looks_up = model.k > 0
+        looks_up, expert = model.k > 0, model.labels == "expert"
+        if model.labels == "auto":
+            expert = labelling_policy(get_family(config.family)) is not None
         signals = {
-            "returns": looks_up or model.labels == "behaviour" or model.return_to_go,
+            "returns": looks_up or not expert or model.return_to_go,
             "tasks": model.k or model.record,
             "the dataset as a memory at test time": looks_up
             and config.adapt.memory.source == "blend",
-            "the best behaviour policy's actions": model.labels != "behaviour",
+            "the best behaviour policy's actions": expert,
             "practice on training tasks": config.practice.rounds,
             # without context the embedding has no part in it
             "all agents' views, for the teacher": model.k and config.embedding.model.teacher,
@@ -144,7 +148,8 @@ class MAICC(Method):
         if config.practice.rounds and (d.model.record == 0 or d.model.labels == "behaviour"):
             raise UserError(
                 "practice.rounds needs decision.model.record above 0 and decision.model.labels="
-                "expert: a team practises with a record, and the best behaviour policy corrects it"
+                "expert or auto: a team practises with a record, and the best behaviour policy "
+                "corrects it"
             )
         if e.credit == "teacher" and not e.teacher:
             raise UserError(

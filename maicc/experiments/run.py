@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from maicc import __version__
+from maicc.baselines import method_of
 from maicc.config import RunConfig
 from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile
@@ -41,6 +42,10 @@ def _run(config: RunConfig, family: TaskFamily, out: Path) -> None:
     clock = Clock(out / "stages.json")
     run_stage(collect_stage(config, files, None), clock)
     _same_dataset(files.episodes, out / "dataset.json")
+    method = method_of(config.method)
+    for fit in method.fits:
+        if fit not in method.fits_of(config):
+            print(f"{fit}: not trained, since nothing reads it with these options")
     for stage in fit_stages(config, files):
         run_stage(stage, clock)
     run_stage(_adapt_stage(config, out, clock, held_out=True), clock)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,8 +41,9 @@ class PracticeRuns(NamedTuple):
             with np.load(path, allow_pickle=False) as file:
                 trajectories = Trajectories(*(file[name] for name in Trajectories._fields))
                 return cls(trajectories, file["expert"], file["task"])
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: not the runs of a practice ({error}); remove it") from None
+        except Exception as error:  # zipfile, zlib, NumPy's header and its parser: each its own
+            first = (str(error).strip().splitlines() or ["empty"])[0]
+            raise UserError(f"{path}: not the runs of a practice ({first}); remove it") from None
 
 
 class PracticeData(RecordData):
@@ -64,6 +64,9 @@ class PracticeData(RecordData):
         """Sets the dataset's trajectories and keys, and puts those of the runs behind them."""
         super().use(keys, stored)
         runs = PracticeRuns.read(self.runs_path)
+        lived, s = runs.trajectories.observations.shape, self.spec
+        if lived[2:] != (s.max_steps, s.observation_size) or lived[:3] != runs.expert.shape:
+            raise UserError(f"{self.runs_path}: not the runs of this family; remove it")
         self.rows, self.episodes = runs.expert.shape[:2]
         self.first_of_runs = len(self.length)
         flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in runs.trajectories))
