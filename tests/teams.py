@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
 from maicc.baselines.trained import TrainedMAICC
-from maicc.config import MaiccAdapt, MemoryConfig
+from maicc.config import DecisionConfig, MaiccAdapt, MemoryConfig
 from maicc.envs import BatchEnv, get_family
+from maicc.models.decision import DecisionTransformer
 from maicc.teams.team import Team
+from maicc.types import Spec
 
 FAMILY = get_family("lbf_7x7")
 SEEDS = [11, 12, 13]
@@ -41,3 +45,15 @@ def check_lock_step(models: TrainedMAICC, memory: MemoryConfig, episodes: int) -
                 assert own[0] == actions[run, agent]
                 alone.observe(own, after.rewards[run], after.done[run])
             assert alone.episode == episodes
+
+
+def untrained(spec: Spec, **changes) -> DecisionTransformer:
+    """An untrained model in which what is looked at matters."""
+    torch.manual_seed(0)
+    paper = {"record": 0, "labels": "behaviour"}
+    small = DecisionConfig(width=16, layers=2, heads=2, **{**paper, **changes})
+    model = DecisionTransformer(spec, small).eval().requires_grad_(False)
+    for block in model.transformer.blocks:
+        torch.nn.init.normal_(block.attention.qkv.weight, std=0.3)
+        torch.nn.init.normal_(block.attention.project.weight, std=0.3)
+    return model

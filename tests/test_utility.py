@@ -1,9 +1,16 @@
+"""Utility of trajectories, and schedules of looking up and of exploring, by hand."""
+
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from maicc.experiments.validate import check
 from maicc.memory import schedule
 from maicc.memory.utility import hybrid_utility, top_k, training_utility
+from maicc.types import UserError
+from tests.conftest import tiny_config
+from tests.teams import FAMILY
 
 ONE = np.array([[0.5, 0.9]])
 
@@ -79,3 +86,29 @@ def test_evidence_towards_another_goal():
     mixture = schedule.evidence(np.array([0.0, 0.3, 0.6, 0.9]), goal=0.6, floor=0.0)
     assert np.allclose(mixture.offline, [1, 0.5, 0, 0])
     assert np.allclose(mixture.sample, [0.5, 0.25, 0, 0])
+
+
+def test_sampling_lasts_until_the_goal_is_reached():
+    mixture = schedule.until_solved(np.array([0.0, 0.94, 0.95, 1.0]), 1.0, 0.02, 0.05)
+    assert mixture.sample.tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert mixture.offline.round(2).tolist() == [1.0, 0.06, 0.05, 0.02]
+
+
+def test_sampling_lasts_until_a_run_beats_itself_no_more():
+    history = np.array(
+        [
+            [0.2, 0.5, 0.52, 0.5, 0.9, 0.1],  # the fifth is better once more
+            [0.2, 0.5, 0.4, 0.5, 0.3, 0.9],  # three were no better: what follows changes nothing
+            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],  # nothing was reached yet
+        ]
+    )
+    sample = [
+        schedule.until_settled(history[:, :n], 3, 0.02, 0.05).sample.tolist() for n in range(7)
+    ]
+    assert sample[:5] == [[1.0, 1.0, 1.0]] * 5
+    assert sample[5:] == [[1.0, 0.0, 1.0]] * 2
+    assert schedule.until_settled(history, 3, 0.02, 0.05).offline.tolist() == [1.0, 0.02, 1.0]
+    config = tiny_config()
+    config.adapt.memory.goal = "own"
+    with pytest.raises(UserError, match=r"goal=own needs adapt\.memory\.schedule=until_solved"):
+        check(config, FAMILY)

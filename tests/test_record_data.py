@@ -1,0 +1,132 @@
+"""The record in training: which episodes enter a memory, a record and a context."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from maicc.config import MemoryConfig, RetrievalConfig
+from maicc.data.dataset import EpisodeFile
+from maicc.data.returns import solved
+from maicc.memory import BlendedMemory, OfflineMemory, OnlineMemory
+from maicc.training import RecordData
+from maicc.types import Trajectories
+from tests.teams import FAMILY
+
+
+def stored(rows: int, returns: list[float], capacity: int = 0) -> OnlineMemory:
+    memory = OnlineMemory(rows, 2, 0, 1, capacity)
+    for value in returns:
+        empty = Trajectories(
+            np.zeros((rows, 2, 1), np.float32), np.zeros((rows, 2), np.int64),
+            *(np.zeros((rows, 2), np.float32) for _ in range(4)), np.ones((rows, 2), bool),
+        )  # fmt: skip
+        memory.store(
+            np.zeros((rows, 2, 0), np.float32), empty, np.full(rows, value), np.zeros(rows),
+            np.zeros(rows),
+        )  # fmt: skip
+    return memory
+
+
+def test_a_record_holds_the_latest_and_the_best_of_the_rest():
+    assert stored(2, []).choose(4, 1.0).shape == (2, 0)
+    assert stored(2, [0.5, 0.1, 0.9]).choose(4, 1.0).tolist() == [[0, 1, 2]] * 2
+    memory = stored(1, [0.9, 0.1, 0.2, 0.9, 0.3, 0.0, 0.1])
+    assert memory.choose(4, 1.0).tolist() == [[0, 3, 5, 6]]
+    assert memory.choose(3, 1.0).tolist() == [[0, 3, 6]]
+    assert memory.choose(1, 1.0).tolist() == [[3]]  # the latest among equals
+    full = stored(1, [0.9, 0.1, 0.2, 0.3, 0.0, 0.1], capacity=3)
+    shown = full.team_return[0, full.choose(2, 1.0)[0]]
+    assert np.allclose(shown, [0.9, 0.1])  # kept are 0.9, 0.3 and, in place of 0, 0.1
+
+
+@pytest.fixture
+def data(tiny_run) -> RecordData:
+    data = RecordData(
+        record=3, share=2, family="lbf_7x7", path=str(tiny_run / "episodes.h5"),
+        embedding=str(tiny_run / "embedding.ckpt"), k=3, batch_size=12,
+    )  # fmt: skip
+    data.setup("fit")
+    return data
+
+
+def test_records_are_of_the_querys_agent_in_its_task(data, tiny_run):
+    episodes = EpisodeFile(tiny_run / "episodes.h5").read()
+    rng, sizes, failures = np.random.default_rng(0), [], 0
+    group = {item: (data.task[item], item % 3) for item in range(len(data.task))}
+    for _ in range(200):
+        queries, shown = data._draw_set(rng)
+        assert len({group[i] for i in (*queries, *shown)}) == 1
+        assert not set(queries) & set(shown)
+        assert len(set(shown)) == len(shown)
+        sizes.append(len(shown))
+        failures += not solved(data.team_return[shown], (0.0, 2.0)).any()
+    assert set(sizes) == {0, 1, 2, 3}
+    assert failures > 100
+    assert len(episodes) * 3 == len(data.task)
+    batch = next(data.batches(0))
+    assert batch.record.mask.shape[0] == 6
+    assert batch.current.actions.shape[0] == 12
+
+
+def test_batches_follow_from_the_step(data):
+    whole = data.batches(0)
+    batches = [next(whole) for _ in range(4)]
+    again = next(data.batches(3))
+    for a, b in zip(again.record, batches[3].record, strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(again.contexts.actions, batches[3].contexts.actions)
+
+
+def test_the_querys_task_can_be_left_out(data):
+    data.retrieval = RetrievalConfig(source="other_tasks")
+    rng = np.random.default_rng(0)
+    item = rng.integers(len(data.task), size=30)
+    found = data.neighbours(item, np.zeros(30, int), rng)
+    assert (found >= 0).all()
+    assert (data.task[found] != data.task[item, None]).all()
+    # with one candidate for each it is the nearest of another task
+    data.k, data.retrieval = 1, RetrievalConfig(candidates=1, source="other_tasks")
+    vectors = data.vectors[:, 0]
+    nearest = data.neighbours(item, np.zeros(30, int), rng)[:, 0]
+    for q, i in enumerate(item):
+        similarity = np.where(data.task == data.task[i], -2.0, vectors @ vectors[i])
+        if nearest[q] >= 0:
+            assert vectors[nearest[q]] @ vectors[i] == pytest.approx(similarity.max(), abs=5e-3)
+
+
+def test_contexts_of_ones_own_are_those_that_a_team_retrieves(data, tiny_run):
+    data.retrieval = RetrievalConfig(source="own", memory=12)
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(60):
+        queries, remembered = data._draw_set(rng)
+        T = data.vectors.shape[1]
+        own = OnlineMemory(1, T, data.vectors.shape[2], FAMILY.spec.observation_size)
+        for item in remembered:
+            one = Trajectories(*(part[[item]].numpy() for part in data.slices))
+            returns = data.team_return[[item]] / 2
+            own.store(data.vectors[[item]], one, returns, np.zeros(1), np.zeros(1))
+        memory = BlendedMemory(
+            OfflineMemory(data.index, data.slices, np.zeros(1), np.zeros(1), np.zeros(1)),
+            own, 3, 50, 1.0, "paper", MemoryConfig().margin, own_only=True,
+        )  # fmt: skip
+        for query in queries:
+            step = int(rng.integers(data.length[query]))
+            contexts = data._own(query, step, remembered)
+            asked = memory.retrieve(
+                np.array([0]), step, data.vectors[[query], step], np.array([False]),
+                np.zeros(1), np.zeros((1, 3)),
+            )  # fmt: skip
+            assert not asked.offline.any()
+            expected = [remembered[i] if i >= 0 else -1 for i in asked.item[0]]
+            if set(contexts) != set(expected):  # equal scores
+                near = data.vectors[:, step] @ data.vectors[query, step]
+                score = near + data.team_return / 2
+                assert min(contexts) >= 0
+                assert score[contexts].mean() == pytest.approx(score[expected].mean(), abs=1e-3)
+            found += (contexts >= 0).any()
+    assert found > 60
+    batch = next(data.batches(0))
+    assert batch.contexts.actions.shape[:2] == (12, 3)
+    assert batch.record.mask.shape[0] == 6
