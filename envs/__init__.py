@@ -6,6 +6,7 @@ if __name__ == "envs":  # the folder's own name: a second copy of every module, 
 
 from maicc.envs.adapters import map_observations
 from maicc.envs.batch import BatchEnv, BatchStep, batch_env
+from maicc.envs.partners import with_partners
 from maicc.envs.tasks import (
     TaskFamily,
     families,
@@ -26,4 +27,5 @@ __all__ = [
     "map_observations",
     "register",
     "sample_tasks",
+    "with_partners",
 ]

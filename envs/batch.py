@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from pettingzoo import ParallelEnv
@@ -275,8 +276,38 @@ def team_rewards(individual: np.ndarray, agent_mask: np.ndarray, kind: TeamRewar
     return total if kind == "sum" else total / agent_mask.sum(-1).astype(np.float32)
 
 
+class _Telling:
+    """Appends what is revealed of each task to the observations of a batch.
+
+    Args:
+        env: Environments in lock step.
+        told: Numbers that tell the hidden part of each task, (B, R).
+    """
+
+    def __init__(self, env: Any, told: np.ndarray) -> None:
+        self._env, self._told = env, told
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def reset(self, seeds: Sequence[int]) -> BatchStep:
+        return self._tell(self._env.reset(seeds))
+
+    def step(self, actions: np.ndarray) -> BatchStep:
+        return self._tell(self._env.step(actions))
+
+    def _tell(self, step: BatchStep) -> BatchStep:
+        """Tells the agents that are alive; the others see zeros."""
+        told = self._told[:, None] * step.alive[..., None]
+        return step._replace(observations=np.concatenate([step.observations, told], -1))
+
+
 def batch_env(family: TaskFamily, tasks: Sequence[Task]) -> BatchEnv:
     """Makes one environment for each task, in lock step, padded to the family's sizes."""
+    if family.tells:
+        hidden = batch_env(replace(family, tells=False), tasks)
+        told = np.stack([family.hidden_part(task) for task in tasks])
+        return cast(BatchEnv, _Telling(hidden, told))
     if family.make_batch is not None:
         return family.make_batch(tasks)
     s = family.spec

@@ -16,14 +16,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from maicc.envs.adapters import as_parallel
+from maicc.envs.adapters import as_parallel, map_observations
 from maicc.envs.spaces import largest_sizes
 from maicc.streams import Stream
 from maicc.types import ObsLayout, Spec, Task, UserError
 
 ENTRY_POINTS = "maicc.task_families"
+REVEALED = "+revealed"  # ends the name of a family that tells the hidden part of its tasks
 _BUILT_IN = {
     **{name: f"maicc.envs.games.lbf:{name}" for name in ("lbf_7x7", "lbf_8x8", "lbf_9x9")},
+    **{name: f"maicc.envs.games.{name}:{name}" for name in ("lbf_levels", "lbf_partners")},
     **{
         name: f"maicc.envs.games.smax:{name}"
         for name in ("smax_protoss", "smax_terran", "smax_zerg", "smax_all")
@@ -76,6 +78,9 @@ class TaskFamily:
         distance: Tells how unlike two tasks are: `distance(parameters_a, parameters_b)`. It serves
             only to find the training tasks nearest to a held-out one for reports of retrieval.
         layout: Where an observation holds which entity, for models that read it by entities.
+        reveal: Numbers that tell the hidden part of a task: `reveal(parameters)`, as many for every
+            task. An oracle is told them; `revealed` appends them to every observation.
+        tells: Whether observations end with these numbers. `revealed` sets it.
         at_once: Number of environments that a process collects a dataset from side by side, for
             families whose environments are costly. They are reset for episode after episode.
             Adaptation opens one for each run.
@@ -98,6 +103,8 @@ class TaskFamily:
     sizes: tuple[int, int, int] | None = None
     distance: Callable[[Mapping[str, Any], Mapping[str, Any]], float] | None = None
     layout: ObsLayout | None = None
+    reveal: Callable[[Mapping[str, Any]], Sequence[float]] | None = None
+    tells: bool = False
     at_once: int | None = None
     configuration: str | None = field(default=None, compare=False)
     description: str = field(default="", compare=False)
@@ -162,11 +169,42 @@ class TaskFamily:
         """
         if task.family != self.name:
             raise UserError(f"task {task.name} belongs to family {task.family}, not to {self.name}")
-        return as_parallel(self.make(**task.parameters))
+        env = as_parallel(self.make(**task.parameters))
+        if not self.tells:
+            return env
+        size, told = self.observed, self.hidden_part(task)
+        return map_observations(
+            env, lambda seen: np.concatenate([seen, np.zeros(size - len(seen)), told])
+        )
+
+    def revealed(self) -> TaskFamily:
+        """Makes the family whose observations tell the hidden part of the task at their end.
+
+        Raises:
+            UserError: the family has no `reveal`.
+        """
+        if self.reveal is None:
+            raise UserError(
+                f"{self.name} has no `reveal`, which tells the hidden part of a task: give the "
+                "TaskFamily one"
+            )
+        return replace(self, name=f"{self.name}{REVEALED}", tells=True)
+
+    def hidden_part(self, task: Task) -> np.ndarray:
+        """Numbers that tell the hidden part of a task, (R,) float32; none without `reveal`."""
+        return np.asarray(self.reveal(task.parameters) if self.reveal else (), np.float32)
+
+    @property
+    def observed(self) -> int:
+        """Length of an observation without what is revealed. Scripted policies see no more."""
+        told = self.hidden_part(self.training_tasks[0]) if self.tells else ()
+        return self.spec.observation_size - len(told)
 
     @cached_property
     def spec(self) -> Spec:
         """Sizes of the largest task, with the step limit, the return bounds and the layout."""
+        if self.tells:
+            return self._telling(replace(self, tells=False).spec)
         sizes = self.sizes
         if sizes is None:
             task_sizes = []
@@ -187,6 +225,24 @@ class TaskFamily:
             return_max=float(self.return_bounds[1]) if self.return_bounds else None,
             layout=self.layout,
         )
+
+    def _telling(self, spec: Spec) -> Spec:
+        """Lengthens the observation by what is revealed, which an agent reads as its own numbers.
+
+        Raises:
+            UserError: the layout has no place for it.
+        """
+        told = len(self.hidden_part(self.training_tasks[0]))
+        size, layout = spec.observation_size, spec.layout
+        if layout is not None:
+            start, count = layout.own
+            if start + count != size:
+                raise UserError(
+                    f"{self.name}: what is revealed lies behind the agent's own numbers, which "
+                    f"must come last in the observation; {layout.own} of {size} do not"
+                )
+            layout = replace(layout, own=(start, count + told))
+        return replace(spec, observation_size=size + told, layout=layout)
 
     def _check_layout(self, layout: ObsLayout, observation_size: int, n_actions: int) -> None:
         """Raises UserError unless the layout fits the largest observation and action set."""
@@ -299,9 +355,13 @@ def families() -> Sequence[str]:
 def get_family(name: str) -> TaskFamily:
     """Finds the family of that name, or the one at `module:attribute`.
 
+    A name that ends with `+revealed` is the family whose observations tell the hidden part.
+
     Raises:
         UserError: there is none, or the object at `module:attribute` is no TaskFamily.
     """
+    if name.endswith(REVEALED):
+        return get_family(name.removesuffix(REVEALED)).revealed()
     if name in _registered:
         return _registered[name]
     target = _BUILT_IN.get(name) or _plugins().get(name) or (name if ":" in name else None)

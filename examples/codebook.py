@@ -14,7 +14,7 @@ CUES, LEVERS, STEPS = 32, 5, 4
 
 
 class Codebook(ParallelEnv):
-    """Three agents, who do not see each other; the team is paid for each that pulls right."""
+    """Three agents, who do not see each other; each is paid when it pulls right."""
 
     metadata = {"name": "codebook"}  # noqa: RUF012 - PettingZoo's way
 
@@ -33,31 +33,31 @@ class Codebook(ParallelEnv):
     def reset(self, seed=None, options=None):
         self.agents, self.played = list(self.possible_agents), 0
         self.cue = int(np.random.default_rng(seed).integers(CUES))
-        return self._look({}, 0.0), {agent: {} for agent in self.agents}
+        return self._look({}, {}), {agent: {} for agent in self.agents}
 
     def step(self, actions):
-        paid = sum(lever == self.right[self.cue] for lever in actions.values()) / 3
+        right = {agent: lever == self.right[self.cue] for agent, lever in actions.items()}
         self.played += 1
         over = self.played == STEPS
-        seen, agents = self._look(actions, paid), self.agents
+        seen, agents = self._look(actions, right), self.agents
         if over:
             self.agents = []
         return (
             seen,
-            dict.fromkeys(agents, paid / 3 / STEPS),
+            {agent: right[agent] / len(agents) / STEPS for agent in agents},
             dict.fromkeys(agents, False),
             dict.fromkeys(agents, over),
             {agent: {} for agent in agents},
         )
 
-    def _look(self, actions, paid):
-        """Shows the cue, the lever that the agent pulled, and what the team was paid."""
+    def _look(self, actions, right):
+        """Shows the cue, the lever that the agent pulled, and whether it was right."""
         views = {}
         for agent in self.possible_agents:
             view = np.zeros(CUES + LEVERS + 1, np.float32)
-            view[self.cue], view[-1] = 1.0, paid
+            view[self.cue] = 1.0
             if agent in actions:
-                view[CUES + actions[agent]] = 1.0
+                view[CUES + actions[agent]], view[-1] = 1.0, right[agent]
             views[agent] = view
         return views
 
@@ -69,6 +69,7 @@ def expert(env, rng):
 
 codebook = TaskFamily(
     name="codebook", make=Codebook, max_steps=STEPS, expert=expert, return_bounds=(0.0, 1.0),
+    reveal=lambda task: np.eye(LEVERS)[Codebook(**task).right].ravel().tolist(),
     training=[{"seed": s} for s in range(300)],
     held_out=[{"seed": s} for s in range(1000, 1016)],
 )  # fmt: skip

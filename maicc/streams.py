@@ -50,6 +50,7 @@ class Stream(IntEnum):
     # yardsticks of a benchmark
     EXPLORER = 70
     BEHAVIOUR_YARDSTICK = 71
+    RANDOM_YARDSTICK = 72
     CREDIT = 80
     # units of battles
     SMAX_UNITS = 90

@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from lbforaging.foraging.environment import ForagingEnv
-from pettingzoo import ParallelEnv
 
-from maicc.envs.adapters import ResetResult, StepResult
+from maicc.envs.adapters import ResetResult
+from maicc.envs.games.foraging import Board
 from maicc.envs.games.lbf_policies import Cell, Explorer, distance, expert
 from maicc.envs.tasks import TaskFamily
 
@@ -68,18 +67,16 @@ def _in_sight(position: Cell, things: list[Cell]) -> list[Cell]:
     return [cell for cell in relative if 0 <= cell[0] <= 2 and 0 <= cell[1] <= 2]
 
 
-class Foraging(ParallelEnv):
+class Foraging(Board):
     """A PettingZoo environment with one food at `food` (row, column), which must be interior.
 
     An observation has 8 numbers: the food's row and column relative to the agent plus 1, or -1 -1
     out of sight; the agent's own row and column; then the two others like the food, those in sight
-    first. Each agent is paid its own share. The team reward is the sum, at most 2 per episode.
+    first. The team reward is the sum of the agents' shares, at most 2 per episode.
 
     Raises:
         ValueError: the food is not at an interior cell.
     """
-
-    metadata = {"name": "lbf", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
 
     def __init__(self, size: int, food: Cell, max_steps: int) -> None:
         row, col = food
@@ -87,64 +84,21 @@ class Foraging(ParallelEnv):
             raise ValueError(
                 f"food at {(row, col)} is not an interior cell of a {size}x{size} board"
             )
-        self.render_mode = None
-        self.size, self.food, self.max_steps = size, (int(row), int(col)), max_steps
-        self.game = _Game(size, self.food, max_steps)
-        self.possible_agents = [f"agent_{i}" for i in range(N_AGENTS)]
-        self.agents: list[str] = []
-        box = spaces.Box(-1.0, float(size - 1), (8,), np.float32)
-        self._observation_spaces = dict.fromkeys(self.possible_agents, box)
-        self._action_spaces: dict[str, spaces.Discrete] = {
-            agent: spaces.Discrete(6) for agent in self.possible_agents
-        }
+        self.food, self.max_steps = (int(row), int(col)), max_steps
+        super().__init__(_Game(size, self.food, max_steps), observation_size=8)
         self._reached = [False] * N_AGENTS
-
-    def observation_space(self, agent: str) -> spaces.Box:
-        return self._observation_spaces[agent]
-
-    def action_space(self, agent: str) -> spaces.Discrete:
-        return self._action_spaces[agent]
-
-    @property
-    def positions(self) -> tuple[Cell, ...]:
-        """Cell of each agent."""
-        return tuple(player.position for player in self.game.players)
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
-        self.agents = list(self.possible_agents)
         self._reached = [False] * N_AGENTS
-        observations, _ = self.game.reset(seed=seed)
-        return dict(zip(self.agents, observations, strict=True)), self._infos()
+        return super().reset(seed, options)
 
-    def step(self, actions: dict[str, int]) -> StepResult:
-        agents = list(self.agents)
-        observations, loaded, *_ = self.game.step([int(actions[agent]) for agent in agents])
-        rewards = [float(reward) for reward in loaded]
+    def _paid(self, loaded: list[float]) -> list[float]:
+        """Adds a share the first time that an agent stands beside the food."""
         for i, position in enumerate(self.positions):
             if not self._reached[i] and distance(position, self.food) == 1:
                 self._reached[i] = True
-                rewards[i] += 1 / N_AGENTS
-        # Upstream reports the time limit as game over too; the food being gone tells them apart.
-        terminated = bool(self.game.field[self.food] == 0)
-        truncated = not terminated and self.game.current_step >= self.max_steps
-        infos = self._infos()
-        if terminated or truncated:
-            self.agents = []
-        return (
-            dict(zip(agents, observations, strict=True)),
-            dict(zip(agents, rewards, strict=True)),
-            dict.fromkeys(agents, terminated),
-            dict.fromkeys(agents, truncated),
-            infos,
-        )
-
-    def _infos(self) -> dict[str, dict[str, np.ndarray]]:
-        infos = {}
-        for agent, player in zip(self.possible_agents, self.game.players, strict=True):
-            mask = np.zeros(6, np.int8)
-            mask[[action.value for action in self.game._valid_actions[player]]] = 1
-            infos[agent] = {"action_mask": mask}
-        return infos
+                loaded[i] += 1 / N_AGENTS
+        return loaded
 
 
 def _family(size: int, max_steps: int) -> TaskFamily:
@@ -167,6 +121,7 @@ def _family(size: int, max_steps: int) -> TaskFamily:
         expert=expert,
         explorer=lambda: Explorer(size),
         distance=lambda a, b: distance(a["food"], b["food"]),
+        reveal=lambda parameters: parameters["food"],
         description=f"level-based foraging, {size}x{size} board, food at an unknown cell",
     )
 

@@ -222,10 +222,13 @@ def _benchmark(argv: list[str]) -> None:
         "variants", "default", argv,
     )  # fmt: skip
 
-    from maicc.experiments.benchmark import benchmark
-    from maicc.report.table import markdown
+    from maicc.experiments import benchmark, proof
+    from maicc.report import table
 
-    print(markdown(benchmark(config, variants, **options)))
+    if options.pop("proof"):
+        print(proof.markdown(proof.prove(config, variants, **options)))
+    else:
+        print(table.markdown(benchmark.benchmark(config, variants, **options)))
     print(options["out"] / "report.html")
 
 

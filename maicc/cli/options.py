@@ -228,6 +228,12 @@ def variant_options(
         "--variants_file", type=str, default=None,
         help="YAML: variant name, then the options it sets; configs/variants.yaml by default",
     )  # fmt: skip
+    if command == "benchmark":
+        parser.add_argument(
+            "--proof", action="store_true",
+            help="add an oracle that is told the hidden part of each task, a model without memory "
+            "and random actions, and write how much of the gap the variants close",
+        )  # fmt: skip
     config, bench = run_options(parser, argv)
     episodes, file, names = (bench.pop(key) for key in ("episodes", "variants_file", listed))
     if episodes is not None:

@@ -74,7 +74,7 @@ def labelling_policy(family: TaskFamily) -> str | None:
 
 def chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
     """Makes the function that chooses actions as `policy` does, in one episode of each row."""
-    rosters, expert = env.rosters, family.expert
+    rosters, expert, sight = env.rosters, family.expert, family.observed
     if policy == "random":
         return lambda b, shown, rng: {}
     if policy == "explorer":
@@ -82,9 +82,8 @@ def chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
         teams = [[family.explorer() for _ in roster] for roster in rosters]
 
         def explore(b: int, shown: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
-            agents = zip(
-                rosters[b], teams[b], shown.observations[b], shown.action_mask[b], strict=False
-            )
+            seen, masks = shown.observations[b, :, :sight], shown.action_mask[b]
+            agents = zip(rosters[b], teams[b], seen, masks, strict=False)
             return {agent: mind.act(o, mask, rng) for agent, mind, o, mask in agents}
 
         return explore
@@ -93,7 +92,8 @@ def chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
     act = family.behaviour_policies[0 if policy == "expert" else int(policy.removeprefix("policy"))]
 
     def behave(b: int, shown: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
-        agents = zip(rosters[b], shown.observations[b], shown.action_mask[b], strict=False)
+        seen, masks = shown.observations[b, :, :sight], shown.action_mask[b]
+        agents = zip(rosters[b], seen, masks, strict=False)
         return {agent: int(act(o, mask, agent, rng)) for agent, o, mask in agents}
 
     return behave

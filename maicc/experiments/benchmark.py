@@ -29,6 +29,7 @@ from maicc.report.table import make_table, markdown
 from maicc.streams import Stream
 from maicc.types import Task
 
+RANDOM = "random.json"  # result of random actions, if they were played
 _BEHAVIOUR_EPISODES = 20  # of each task
 _TASK_SEED = 2026  # of the frozen list of tasks, which all variants and seeds share
 
@@ -95,16 +96,15 @@ def plan(
         UserError: an option is wrong, or the family breaks its contract.
     """
     family, out = get_family(config.family), out.resolve()
-    frozen = frozen_tasks(family, tasks, draw)
-    units = [
-        Unit(name, with_overrides(config, {"seed": seed, **overrides}), tuple(frozen), out)
-        for seed in range(config.seed, config.seed + seeds)
-        for name, overrides in variants.items()
-    ]
     check_family(family)
-    for unit in units:
-        check(unit.config, family)
-    return Plan(units, family, frozen, out)
+    units = []
+    for seed in range(config.seed, config.seed + seeds):
+        for name, overrides in variants.items():
+            own = with_overrides(config, {"seed": seed, **overrides})
+            own_family = get_family(own.family)  # the same, or the one that tells its hidden part
+            check(own, own_family)
+            units.append(Unit(name, own, tuple(frozen_tasks(own_family, tasks, draw)), out))
+    return Plan(units, family, frozen_tasks(family, tasks, draw), out)
 
 
 def benchmark(
@@ -262,6 +262,9 @@ def _yardsticks(work: Plan) -> dict[str, list[Any]]:
     explorer = work.out / "results" / "explorer.json"
     if explorer.exists():
         rows["scripted explorer"] = [read_json(explorer)]
+    random = work.out / "results" / RANDOM
+    if random.exists():
+        rows["random actions"] = [read_json(random)]
     behaviours = work.out / "results" / "behaviours.json"
     if behaviours.exists():
         played = read_json(behaviours)
@@ -279,7 +282,8 @@ def _bounds(work: Plan) -> tuple[float, float]:
     In families whose bounds the data tell, each seed has bounds of its own. The table takes the
     widest.
     """
-    datasets = {u.files.episodes for u in work.units if u.files.episodes.exists()}
-    specs = [spec_with_bounds(work.family.spec, path) for path in datasets] or [work.family.spec]
+    families = {u.files.episodes: u.config.family for u in work.units if u.files.episodes.exists()}
+    specs = [spec_with_bounds(get_family(name).spec, path) for path, name in families.items()]
+    specs = specs or [work.family.spec]
     lows, highs = zip(*(spec.bounds for spec in specs), strict=True)
     return min(lows), max(highs)

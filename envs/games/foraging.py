@@ -1,0 +1,95 @@
+"""A board of level-based foraging as a PettingZoo environment, on the `lbforaging` package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from gymnasium import spaces
+from lbforaging.foraging.environment import ForagingEnv
+from pettingzoo import ParallelEnv
+
+from maicc.envs.adapters import ResetResult, StepResult
+from maicc.envs.games.lbf_policies import Cell
+
+N_ACTIONS = 6  # 0 none, 1 north, 2 south, 3 west, 4 east, 5 load
+
+
+class Board(ParallelEnv):
+    """One game of foraging. It ends when no food is left, or at the step limit.
+
+    `infos` hold the `action_mask`. Each agent is paid its own share.
+
+    Args:
+        game: The upstream game.
+        observation_size: Length of an observation.
+    """
+
+    metadata = {"name": "lbf", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
+
+    def __init__(self, game: ForagingEnv, observation_size: int) -> None:
+        self.render_mode = None
+        self.game, self.size = game, game.rows
+        self.possible_agents = [f"agent_{i}" for i in range(len(game.players))]
+        self.agents: list[str] = []
+        highest = max(self.size - 1, sum(game.max_player_level))
+        box = spaces.Box(-1.0, float(highest), (observation_size,), np.float32)
+        self._observation_spaces = dict.fromkeys(self.possible_agents, box)
+        self._action_spaces: dict[str, spaces.Discrete] = {
+            agent: spaces.Discrete(N_ACTIONS) for agent in self.possible_agents
+        }
+
+    def observation_space(self, agent: str) -> spaces.Box:
+        return self._observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Discrete:
+        return self._action_spaces[agent]
+
+    @property
+    def positions(self) -> tuple[Cell, ...]:
+        """Cell of each agent."""
+        return tuple(player.position for player in self.game.players)
+
+    @property
+    def foods(self) -> dict[Cell, int]:
+        """Level of the food at each cell where there is some."""
+        rows, columns = np.nonzero(self.game.field)
+        return {
+            (int(row), int(column)): int(self.game.field[row, column])
+            for row, column in zip(rows, columns, strict=True)
+        }
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
+        self.agents = list(self.possible_agents)
+        observations, _ = self.game.reset(seed=seed)
+        return dict(zip(self.agents, observations, strict=True)), self._infos()
+
+    def step(self, actions: dict[str, int]) -> StepResult:
+        agents = list(self.agents)
+        observations, loaded, *_ = self.game.step([int(actions[agent]) for agent in agents])
+        rewards = self._paid([float(reward) for reward in loaded])
+        # Upstream reports the time limit as game over too; the food being gone tells them apart.
+        terminated = not self.game.field.any()
+        truncated = not terminated and self.game.current_step >= self.game._max_episode_steps
+        infos = self._infos()
+        if terminated or truncated:
+            self.agents = []
+        return (
+            dict(zip(agents, observations, strict=True)),
+            dict(zip(agents, rewards, strict=True)),
+            dict.fromkeys(agents, terminated),
+            dict.fromkeys(agents, truncated),
+            infos,
+        )
+
+    def _paid(self, loaded: list[float]) -> Sequence[float]:
+        """Rewards of the agents, from what upstream pays for loading."""
+        return loaded
+
+    def _infos(self) -> dict[str, dict[str, np.ndarray]]:
+        infos = {}
+        for agent, player in zip(self.possible_agents, self.game.players, strict=True):
+            mask = np.zeros(N_ACTIONS, np.int8)
+            mask[[action.value for action in self.game._valid_actions[player]]] = 1
+            infos[agent] = {"action_mask": mask}
+        return infos

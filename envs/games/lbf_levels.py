@@ -1,0 +1,122 @@
+"""Foraging with hidden levels: which pair of agents lifts which food is learned by trying.
+
+Four agents have levels that a task fixes and nobody observes. Each episode has two foods, and their
+levels are just the sums of two pairs of agents. Of the six ways to send two agents to each food one
+clears the board, and the time allows for one attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from lbforaging.foraging.environment import ForagingEnv
+
+from maicc.envs.games.foraging import Board
+from maicc.envs.games.lbf_policies import NONE, cells_beside, walk
+from maicc.envs.tasks import TaskFamily, sample_tasks
+
+SIZE, MAX_STEPS = 7, 9
+HIGHEST = 5  # level
+PAIRS = tuple(combinations(range(4), 2))
+CLEARED = 0.5  # share of the return that is paid for clearing the board; the rest is upstream's
+TRAINING, HELD_OUT = 300, 24
+
+
+class _Game(ForagingEnv):
+    """The upstream rules with chosen levels, and two foods that are far apart."""
+
+    def __init__(self, levels: Sequence[int], heavy: int, max_steps: int) -> None:
+        self.levels, self.heavy, self.light = levels, heavy, sum(levels) - heavy
+        super().__init__(
+            players=len(levels),
+            min_player_level=1,
+            max_player_level=max(levels),
+            min_food_level=self.light,
+            max_food_level=self.heavy,
+            field_size=(SIZE, SIZE),
+            max_num_food=2,
+            sight=SIZE,
+            max_episode_steps=max_steps,
+            force_coop=False,
+            observe_agent_levels=False,
+        )
+
+    def spawn_players(self, min_player_levels: Any, max_player_levels: Any) -> None:
+        middle = [(row, col) for row in range(2, SIZE - 2) for col in range(2, SIZE - 2)]
+        starts = self.np_random.permutation(len(middle))
+        for player, level, start in zip(self.players, self.levels, starts, strict=False):
+            player.reward = 0
+            player.setup(middle[start], level, self.field_size)
+
+    def spawn_food(self, max_num_food: int, min_levels: Any, max_levels: Any) -> None:
+        cells = [(row, col) for row in (1, SIZE - 2) for col in (1, SIZE - 2)]
+        heavy, light = self.np_random.permutation(len(cells))[:2]
+        self.field[cells[heavy]], self.field[cells[light]] = self.heavy, self.light
+        self._food_spawned = self.field.sum()
+
+
+class Levels(Board):
+    """A PettingZoo environment whose agents have the hidden `levels`; the heavy food's is `heavy`.
+
+    An observation has 14 numbers, as upstream gives them: row, column and level of both foods, then
+    row and column of the agent itself and of the three others. All agents see the whole board. The
+    team return is at most 1: half of it is paid for lifting, as upstream does, and the other half
+    when the board is clear.
+    """
+
+    def __init__(self, levels: Sequence[int], heavy: int, max_steps: int) -> None:
+        super().__init__(_Game(levels, heavy, max_steps), observation_size=6 + 2 * len(levels))
+
+    def _paid(self, loaded: list[float]) -> list[float]:
+        cleared = CLEARED / len(loaded) if not self.game.field.any() else 0.0
+        return [(1 - CLEARED) * paid + cleared for paid in loaded]
+
+
+def lifters(levels: Sequence[int], heavy: int) -> list[tuple[int, int]]:
+    """Pairs of agents that must lift the heavy food so that the others can lift the light one."""
+    return [pair for pair in PAIRS if sum(levels[i] for i in pair) == heavy]
+
+
+def expert(env: Levels, rng: np.random.Generator) -> dict[str, int]:
+    """Sends each agent on a shortest way to a cell of its own beside its food, where it loads."""
+    positions, foods, game = env.positions, env.foods, env.game
+    heavy = lifters(game.levels, game.heavy)[0]
+    light = tuple(i for i in range(len(positions)) if i not in heavy)
+    actions, taken = [NONE] * len(positions), set(positions)
+    for food, level in foods.items():
+        pair = heavy if level == game.heavy else light
+        for i, goal in zip(pair, cells_beside(food, [positions[i] for i in pair]), strict=True):
+            actions[i], cell = walk(env.size, foods, positions[i], goal, taken, rng)
+            taken.add(cell)
+    return dict(zip(env.possible_agents, actions, strict=True))
+
+
+def _draw(rng: np.random.Generator) -> dict[str, Any]:
+    """Draws levels and a heavy food that only one pair can lift while the others lift the rest."""
+    while True:
+        levels = rng.integers(1, HIGHEST + 1, size=4).tolist()
+        heavy = sum(levels[i] for i in PAIRS[int(rng.integers(len(PAIRS)))])
+        if 2 * heavy > sum(levels) and len(lifters(levels, heavy)) == 1:
+            return {"levels": levels, "heavy": heavy, "max_steps": MAX_STEPS}
+
+
+def reveal(parameters: Mapping[str, Any]) -> list[float]:
+    """Levels of the agents."""
+    return [float(level) for level in parameters["levels"]]
+
+
+_training, _held_out = sample_tasks(_draw, TRAINING, HELD_OUT)
+lbf_levels = TaskFamily(
+    name="lbf_levels",
+    make=Levels,
+    training=_training,
+    held_out=_held_out,
+    max_steps=MAX_STEPS,
+    return_bounds=(0.0, 1.0),
+    expert=expert,
+    reveal=reveal,
+    description="level-based foraging, four agents whose levels nobody observes",
+)

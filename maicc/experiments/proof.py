@@ -1,0 +1,132 @@
+"""Proof that the tasks of a family hide something, and that a team finds it out.
+
+It has four lines on the same held-out tasks: an oracle that is told the hidden part, a model
+without memory, random actions, and the team that adapts. Memory is worth something where the oracle
+is far above the model without memory. How much of that gap a team closes is its share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from maicc.config import RunConfig
+from maicc.data.behaviour import play
+from maicc.envs import get_family
+from maicc.evaluation.markdown import markdown_table
+from maicc.experiments.benchmark import RANDOM, Plan, finish, gather, plan, write_table
+from maicc.files import read_json, write_json, write_text
+from maicc.streams import Stream
+
+ORACLE, MEMORYLESS = "oracle", "memoryless"
+_NO_MEMORY: dict[str, Any] = {
+    "method": "maicc",
+    "decision.model.record": 0,
+    "decision.model.k": 0,
+    "adapt.memory.replay": False,
+}
+HEAD = ("line", "runs", "first 10", "last 10", "of the gap, first 10", "of the gap, last 10")
+LEGEND = """\
+- *oracle*: a model without memory whose observations end with the hidden part of the task.
+- *memoryless*: the same model, which is not told it.
+- *of the gap*: how far a line has come from memoryless, 0 %, to the oracle, 100 %. Both are taken
+  at their mean over all episodes."""
+
+
+def prove(
+    config: RunConfig,
+    variants: Mapping[str, Mapping[str, Any]],
+    *,
+    seeds: int,
+    tasks: int,
+    draw: str = "held_out",
+    out: Path,
+    **options: Any,
+) -> dict[str, Any]:
+    """Runs the variants and both controls, and writes the table of lines.
+
+    Args:
+        config, variants, seeds, tasks, out, draw: Those of `benchmark`.
+        options: Those of `finish`.
+
+    Returns:
+        The table of lines, as in `proof.json`.
+
+    Raises:
+        UserError: the family has no `reveal`.
+    """
+    controls = {
+        MEMORYLESS: _NO_MEMORY,
+        ORACLE: {"family": get_family(config.family).revealed().name, **_NO_MEMORY},
+    }
+    work = plan(config, {**variants, **controls}, seeds=seeds, tasks=tasks, out=out, draw=draw)
+    play_random(work)
+    finish(work, **options)
+    return write_proof(work)
+
+
+def play_random(work: Plan) -> None:
+    """Plays random legal actions on the same tasks, as many episodes as a team has."""
+    path, episodes = work.out / "results" / RANDOM, work.units[0].config.adapt.episodes
+    tasks = [task.to_json() for task in work.tasks]
+    described = {"episodes": episodes, "tasks": tasks}
+    if path.exists() and read_json(path)["described"] == described:
+        return
+    runs = []
+    for i, task in enumerate(work.tasks):
+        seeds = [(i, Stream.RANDOM_YARDSTICK, episode) for episode in range(episodes)]
+        returns = play(work.family, task, 1.0, seeds, "random").returns
+        runs.append({"task": tasks[i], "returns": [round(float(r), 6) for r in returns]})
+    write_json(path, {"described": described, "runs": runs})
+
+
+def write_proof(work: Plan) -> dict[str, Any]:
+    """Writes the benchmark's table, and the lines with their shares of the gap: proof.json, .md."""
+    table, curves = write_table(work), gather(work)[1]
+    low, high = (float(curves[name].mean()) for name in (MEMORYLESS, ORACLE))
+    rows = [
+        {
+            "line": name,
+            "runs": len(returns),
+            **{
+                f"{when}{what}": round(value, 4)
+                for when, mean in (
+                    ("first10", float(returns[:, :10].mean())),
+                    ("last10", float(returns[:, -10:].mean())),
+                )
+                for what, value in (("", mean), ("_share", (mean - low) / (high - low)))
+            },
+        }
+        for name, returns in curves.items()
+    ]
+    gap = (high - low) / (table["return_max"] - table["return_min"])
+    proof = {
+        "family": table["family"], "seeds": table["seeds"], "tasks": table["tasks"],
+        "memoryless": round(low, 4), "oracle": round(high, 4), "gap": round(gap, 4), "rows": rows,
+    }  # fmt: skip
+    write_json(work.out / "proof.json", proof)
+    write_text(work.out / "proof.md", markdown(proof))
+    return proof
+
+
+def markdown(proof: Mapping[str, Any]) -> str:
+    """Writes the lines as Markdown."""
+    lines = [
+        f"{proof['family']}, seeds {proof['seeds']}, {len(proof['tasks'])} tasks each. The oracle "
+        f"has {proof['oracle']:.2f} and memoryless {proof['memoryless']:.2f} on average: "
+        f"{proof['gap']:.0%} of the range of returns lies between them.",
+        "",
+        LEGEND,
+        "",
+        *markdown_table(HEAD, map(_cells, proof["rows"])),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """Texts of one line, in the order of `HEAD`."""
+    shares = [f"{row[name]:.0%}" for name in ("first10_share", "last10_share")]
+    return [
+        row["line"], str(row["runs"]), f"{row['first10']:.2f}", f"{row['last10']:.2f}", *shares,
+    ]  # fmt: skip
