@@ -103,8 +103,7 @@ class JaxMARLBatch:
         self._over = np.zeros((2, B), bool)  # terminated, truncated
         self.steps = 0
         self._state, *seen = self.engine.reset(self._keys, self._parameters)
-        everyone = np.ones((B, len(self.engine.agents)), bool)
-        self._read(*seen, everyone, np.ones(B, bool))
+        self._read(seen, np.ones((B, len(self.engine.agents)), bool), np.ones(B, bool))
         return self._result(np.zeros(self.agent_mask.shape, np.float32))
 
     def step(self, actions: np.ndarray) -> BatchStep:
@@ -113,15 +112,16 @@ class JaxMARLBatch:
         Args:
             actions: (B, N) int; those of games that have ended are not read.
         """
-        running, n = ~self._over.any(0), len(self.engine.agents)
-        chosen = np.where(running[:, None], np.asarray(actions)[:, :n], 0).astype(np.int32)
+        n = len(self.engine.agents)
+        running = ~(self._over[0] | self._over[1])
+        chosen = np.where(running[:, None], actions[:, :n], 0).astype(np.int32)
         self._state, *seen, paid, alive, over = self.engine.step(
             self._keys, np.int32(self.steps), self._state, chosen
         )
         self.steps += 1
         late = self.max_steps is not None and self.steps >= self.max_steps
         self._over[1 if late else 0] |= running & (np.asarray(over) | late)
-        self._read(*seen, alive, running)
+        self._read(seen, alive, running)
         rewards = np.zeros(self.agent_mask.shape, np.float32)
         rewards[running, :n] = np.asarray(paid)[running]
         return self._result(rewards)
@@ -129,17 +129,16 @@ class JaxMARLBatch:
     def close(self) -> None:
         """Does nothing: nothing is held open."""
 
-    def _read(self, observations: Any, mask: Any, alive: Any, running: np.ndarray) -> None:
+    def _read(self, seen: Sequence[Any], alive: Any, running: np.ndarray) -> None:
         """Takes over what the agents of the games that are `running` (B,) bool see and may do.
 
         Args:
-            observations: (B, agents, numbers) float32.
-            mask: (B, agents, actions) bool.
+            seen: Observations (B, agents, numbers) float32, and masks (B, agents, actions) bool.
             alive: (B, agents) bool.
         """
         n, o, a = self.engine.sizes
-        self._observations[running, :n, :o] = np.asarray(observations)[running]
-        self._mask[running, :n, :a] = np.asarray(mask)[running]
+        self._observations[running, :n, :o] = np.asarray(seen[0])[running]
+        self._mask[running, :n, :a] = np.asarray(seen[1])[running]
         self._alive[running, :n] = np.asarray(alive)[running]
         self._states = None
 
@@ -185,11 +184,12 @@ def _stacked(env: Any, parameters: Sequence[Mapping[str, Any]]) -> dict[str, np.
             ) from None
         if set(own) != set(parameters[0]):
             raise UserError(f"{name}: tasks have the parameters {[*own]} and {[*parameters[0]]}")
-    stacked = {}
+    stacked: dict[str, np.ndarray] = {}
+    kinds = {"f": np.float32, "i": np.int32, "b": np.bool_}
     for key in parameters[0]:
         try:
             array = np.array([own[key] for own in parameters])
-            stacked[key] = array.astype({"f": np.float32, "i": np.int32, "b": bool}[array.dtype.kind])
+            stacked[key] = array.astype(kinds[array.dtype.kind])
         except (KeyError, ValueError):
             raise UserError(
                 f"{name}: {key} of the tasks must be numbers, or lists of them of the same shape"
@@ -288,13 +288,12 @@ def _observation_size(env: Any, agent: str, shown: Any) -> int:
     Raises:
         UserError: there is no array for the agent.
     """
-    seen = shown.get(agent) if isinstance(shown, Mapping) else None
-    if not hasattr(seen, "shape"):
+    if not isinstance(shown, Mapping) or not hasattr(shown.get(agent), "shape"):
         raise UserError(
             f"{type(env).__name__} gives no array of observations for {agent}; subclass it, and "
             "let `reset` and `step_env` give a dict with an array for each agent"
         )
-    return int(np.prod(seen.shape))
+    return int(np.prod(shown[agent].shape))
 
 
 class _JaxMARLEnv(ParallelEnv):
@@ -352,15 +351,12 @@ class _JaxMARLEnv(ParallelEnv):
 
     def _shown(self, batch: BatchStep) -> ResetResult:
         """Observations and infos by agent, of a batch of one."""
-        observations, infos = {}, {}
+        observations, infos, engine = {}, {}, self.games.engine
         for i, agent in enumerate(self.possible_agents):
-            observations[agent] = batch.observations[0, i, : self._size(agent)]
-            mask = batch.action_mask[0, i, : self.action_space(agent).n].astype(np.int8)
+            observations[agent] = batch.observations[0, i, : engine.observation_sizes[i]]
+            mask = batch.action_mask[0, i, : engine.n_actions[i]].astype(np.int8)
             infos[agent] = {"action_mask": mask, "alive": bool(batch.alive[0, i])}
         return observations, infos
-
-    def _size(self, agent: str) -> int:
-        return self._observation_spaces[agent].shape[0]
 
 
 def from_jaxmarl(
