@@ -97,12 +97,12 @@ class JaxMARLBatch:
         return self._states
 
     def reset(self, seeds: Sequence[int]) -> BatchStep:
-        """Starts an episode in every game: `seeds` give the keys `jax.random.PRNGKey(seed)`."""
+        """Starts an episode in every game, with one seed each."""
         B = len(self.envs)
-        self._keys = self.engine.keys(np.asarray(seeds, np.uint32))
+        self._seeds = np.asarray(seeds, np.uint32)
         self._over = np.zeros((2, B), bool)  # terminated, truncated
         self.steps = 0
-        self._state, *seen = self.engine.reset(self._keys, self._parameters)
+        self._state, *seen = self.engine.reset(self._seeds, self._parameters)
         self._read(seen, np.ones((B, len(self.engine.agents)), bool), np.ones(B, bool))
         return self._result(np.zeros(self.agent_mask.shape, np.float32))
 
@@ -116,7 +116,7 @@ class JaxMARLBatch:
         running = ~(self._over[0] | self._over[1])
         chosen = np.where(running[:, None], actions[:, :n], 0).astype(np.int32)
         self._state, *seen, paid, alive, over = self.engine.step(
-            self._keys, np.int32(self.steps), self._state, chosen
+            self._seeds, np.int32(self.steps), self._state, chosen
         )
         self.steps += 1
         late = self.max_steps is not None and self.steps >= self.max_steps
@@ -198,7 +198,7 @@ def _stacked(env: Any, parameters: Sequence[Mapping[str, Any]]) -> dict[str, np.
 
 
 class _Engine:
-    """Compiled functions of any number of games of `env`: `keys`, `reset` and `step`.
+    """Compiled functions of any number of games of `env`: `reset` and `step`.
 
     Args:
         env: JaxMARL environment.
@@ -240,23 +240,22 @@ class _Engine:
 
         def plain(state):
             # a step's state must have the very types of the first, or the next compiles again
-            return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+            arrays = jax.tree.map(jnp.asarray, state)
+            return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), arrays)
 
-        def reset(key, parameters):
-            observations, state = env.reset(key, **parameters)
+        def reset(seed, parameters):
+            observations, state = env.reset(jax.random.PRNGKey(seed), **parameters)
             return plain(state), *look(observations, state)
 
-        def step(key, at, state, actions):
+        def step(seed, at, state, actions):
+            key = jax.random.fold_in(jax.random.PRNGKey(seed), at)
             chosen = {agent: actions[i] for i, agent in enumerate(env.agents)}
-            observations, state, rewards, dones, _ = env.step_env(
-                jax.random.fold_in(key, at), state, chosen
-            )
-            over = dones["__all__"]
+            observations, state, rewards, dones, _ = env.step_env(key, state, chosen)
+            over = jnp.bool_(dones["__all__"])
             paid = jnp.stack([jnp.float32(rewards[agent]) for agent in env.agents])
-            alive = jnp.stack([~dones[agent] | over for agent in env.agents])
+            alive = jnp.stack([~jnp.bool_(dones[agent]) | over for agent in env.agents])
             return plain(state), *look(observations, state), paid, alive, over
 
-        self.keys = jax.vmap(jax.random.PRNGKey)
         self.reset = jax.jit(jax.vmap(reset))
         self.step = jax.jit(jax.vmap(step, (0, None, 0, 0)))
 

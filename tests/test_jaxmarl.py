@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from maicc.envs import BatchEnv, JaxMARLBatch, from_jaxmarl
+from maicc.data.contract import check_contract
+from maicc.envs import BatchEnv, JaxMARLBatch, from_jaxmarl, get_family
 from maicc.types import Task, UserError
 
-jax = pytest.importorskip("jax", reason="the extra `smax` is not installed")
+pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
+
+import jax
 import jax.numpy as jnp
+import jaxmarl
 
 
 class Space:
@@ -227,7 +232,6 @@ def test_the_package_imports_no_jax():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["overcooked_v2", "HeuristicEnemySMAX"])
 def test_environments_of_jaxmarl_keep_the_contract(name):
-    jaxmarl = pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
     env = jaxmarl.make(name)
     batch = BatchEnv([from_jaxmarl(env, max_steps=9)])
     now, rng = batch.reset([0]), np.random.default_rng(0)
@@ -235,3 +239,15 @@ def test_environments_of_jaxmarl_keep_the_contract(name):
     for _ in range(9):
         now = batch.step((rng.random(now.action_mask.shape) * now.action_mask).argmax(-1))
     assert now.truncated[0]
+
+
+@pytest.mark.slow
+def test_the_tutorials_family_keeps_its_contract(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "docs" / "tutorial.md").read_text()
+    (tmp_path / "hidden.py").write_text(text.split("```python\n")[2].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("maicc.data.contract._SECONDS", 0.05)
+    family = get_family("hidden:hidden")
+    assert all(verdict.fine for verdict in check_contract(family))
+    batch = family.make_batch(family.training_tasks[:2])
+    assert batch.reset([0, 1]).observations.shape == (2, 3, 12)

@@ -50,17 +50,15 @@ def test_tasks_are_codebooks_and_none_is_in_both_lists():
 def test_the_codebook_hides_which_colour_was_said_and_nothing_else():
     first, second = env_of(0, 1, 2), env_of(7, 2, 4)
     a, b = first.reset(seed=5)[0], second.reset(seed=5)[0]
+    assert not a[LISTENER][HEARD].any()  # nothing has been said yet
     for t in range(STEPS):
         assert np.array_equal(a[SPEAKER], b[SPEAKER])
         assert np.array_equal(a[LISTENER][:8], b[LISTENER][:8])
-        if t == 0:
-            assert not a[LISTENER][HEARD].any()  # nothing has been said yet
-        else:
-            assert a[LISTENER][HEARD].tolist() == np.eye(WORDS)[[0, 1, 2][said]].tolist()
-            assert b[LISTENER][HEARD].tolist() == np.eye(WORDS)[[7, 2, 4][said]].tolist()
         said = t % COLOURS
         actions = {SPEAKER: said, LISTENER: t % 5}
         (a, paid, *_), (b, again, *_) = first.step(actions), second.step(actions)
+        assert a[LISTENER][HEARD].tolist() == np.eye(WORDS)[[0, 1, 2][said]].tolist()
+        assert b[LISTENER][HEARD].tolist() == np.eye(WORDS)[[7, 2, 4][said]].tolist()
         assert paid == again
 
 
