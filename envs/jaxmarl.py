@@ -221,10 +221,10 @@ class _Engine:
         O, A = max(self.observation_sizes), max(self.n_actions)  # noqa: E741
         self.sizes = len(self.agents), O, A
         own_actions = np.arange(A) < np.array([[n] for n in self.n_actions])  # (N, A)
+        masks = hasattr(env, "get_avail_actions")
         try:
-            jax.eval_shape(env.get_avail_actions, state)
-            masks = True
-        except (AttributeError, NotImplementedError):
+            masks = masks and bool(jax.eval_shape(env.get_avail_actions, state))
+        except NotImplementedError:  # as in the base class of JaxMARL
             masks = False
 
         def look(observations, state):
