@@ -6,6 +6,7 @@ if __name__ == "envs":  # the folder's own name: a second copy of every module, 
 
 from maicc.envs.adapters import map_observations
 from maicc.envs.batch import BatchEnv, BatchStep, batch_env
+from maicc.envs.jaxmarl import JaxMARLBatch, from_jaxmarl
 from maicc.envs.partners import with_partners
 from maicc.envs.tasks import (
     TaskFamily,
@@ -19,9 +20,11 @@ from maicc.envs.tasks import (
 __all__ = [
     "BatchEnv",
     "BatchStep",
+    "JaxMARLBatch",
     "TaskFamily",
     "batch_env",
     "families",
+    "from_jaxmarl",
     "get_family",
     "importable",
     "map_observations",

@@ -34,6 +34,7 @@ _BUILT_IN = {
         name: f"maicc.envs.games.smac:{name}"
         for name in ("smac_protoss", "smac_terran", "smac_zerg", "smac_all")
     },
+    "mpe_codebook": "maicc.envs.games.mpe_codebook:mpe_codebook",
 }
 
 # An expert sees the whole environment: it makes data, it is not an agent of ours.

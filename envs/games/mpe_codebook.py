@@ -1,0 +1,157 @@
+"""Speaker and listener of MPE (jaxmarl) with a hidden codebook.
+
+The speaker sees the colour of the goal and says a colour. The listener hears a word in its place:
+`codebook[colour]` of 8 words. It sees three landmarks, red, green and blue, and should end near the
+one of the goal's colour. Goal, landmarks and starts are drawn anew in each episode, and the
+codebook is a task's own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from maicc.envs.jaxmarl import JaxMARLBatch, from_jaxmarl, needs_jaxmarl
+from maicc.envs.tasks import TaskFamily, sample_tasks
+from maicc.types import Task
+
+COLOURS, WORDS = 3, 8
+STEPS = 20
+REACH = 0.3  # how near the listener must end; the field is 2 by 2
+SPEAKER, LISTENER = "speaker_0", "listener_0"
+
+
+class State(NamedTuple):
+    """State of a game: MPE's own state, and the word of each colour, (COLOURS,) int."""
+
+    mpe: Any
+    codebook: Any
+
+
+class Codebook:
+    """JaxMARL environment: MPE's speaker and listener, between whom a codebook stands.
+
+    The speaker sees MPE's three numbers, the colour of the goal. The listener sees its own velocity
+    (2), the three landmarks relative to itself (6), and the word that it hears (8, one is 1). The
+    team is paid once, at the end: 1 if the landmark that is nearest to the listener is the goal,
+    and at most 0.3 away.
+
+    Raises:
+        UserError: jaxmarl is not installed.
+    """
+
+    max_steps = STEPS
+
+    def __init__(self) -> None:
+        with needs_jaxmarl("mpe_codebook"):
+            from jaxmarl.environments.mpe.simple_speaker_listener import SimpleSpeakerListenerMPE
+        self.mpe = SimpleSpeakerListenerMPE(max_steps=STEPS)
+        self.agents = self.mpe.agents
+        self.action_space = self.mpe.action_space
+
+    def reset(self, key: Any, codebook: Any) -> tuple[dict[str, Any], State]:
+        seen, mpe = self.mpe.reset(key)
+        return _coded(seen, codebook), State(mpe, codebook)
+
+    def step_env(self, key: Any, state: State, actions: Mapping[str, Any]) -> tuple[Any, ...]:
+        import jax.numpy as jnp
+
+        seen, mpe, *_ = self.mpe.step_env(key, state.mpe, actions)
+        listener, landmarks = mpe.p_pos[1], mpe.p_pos[2:]
+        away = jnp.linalg.norm(landmarks - listener, axis=1)  # (COLOURS,)
+        over = mpe.step >= STEPS
+        paid = over & (away.argmin() == mpe.goal) & (away.min() <= REACH)
+        return (
+            _coded(seen, state.codebook),
+            State(mpe, state.codebook),
+            dict.fromkeys(self.agents, paid),
+            dict.fromkeys([*self.agents, "__all__"], over),
+            {},
+        )
+
+
+def _coded(seen: Mapping[str, Any], codebook: Any) -> dict[str, Any]:
+    """Observations in which the listener hears a word in place of the colour that was said."""
+    import jax.numpy as jnp
+
+    view = seen[LISTENER]
+    heard = jnp.zeros(WORDS).at[codebook].set(view[-COLOURS:])
+    return {**seen, LISTENER: jnp.concatenate([view[:-COLOURS], heard])}
+
+
+@functools.cache
+def game() -> Codebook:
+    """Makes the environment of this process, once."""
+    return Codebook()
+
+
+def steer(landmark: np.ndarray, velocity: np.ndarray) -> int:
+    """Action of a listener that goes to a landmark and stops there.
+
+    An action adds 0.5 to the speed along one axis, and a listener that does nothing more rolls on
+    for 0.4 of its velocity.
+
+    Args:
+        landmark: Relative to the listener, (2,).
+        velocity: (2,).
+    """
+    missing = landmark - 0.4 * velocity
+    axis = int(np.abs(missing).argmax())
+    if abs(missing[axis]) <= 0.1:  # an action moves the listener by 0.2 in all
+        return 0
+    return 1 + 2 * axis + int(missing[axis] > 0)
+
+
+def expert(env: Any, rng: np.random.Generator) -> dict[str, int]:
+    """Says the goal's colour, and walks to the goal."""
+    mpe = env.game_state.mpe
+    goal = int(mpe.goal)
+    return {
+        SPEAKER: goal,
+        LISTENER: steer(mpe.p_pos[2 + goal] - mpe.p_pos[1], mpe.p_vel[1]),
+    }
+
+
+def guess(observation: np.ndarray, mask: np.ndarray, agent: str, rng: np.random.Generator) -> int:
+    """Says the goal's colour, and walks to the landmark that is furthest east whatever it hears.
+
+    This landmark has any colour, and stays the same for an episode.
+    """
+    if agent == SPEAKER:
+        return int(observation[:COLOURS].argmax())
+    landmarks = observation[2:8].reshape(COLOURS, 2)
+    return steer(landmarks[landmarks[:, 0].argmax()], observation[:2])
+
+
+def reveal(parameters: Mapping[str, Any]) -> Sequence[float]:
+    """Tells the codebook: for each colour 8 numbers, of which that of its word is 1."""
+    return np.eye(WORDS)[parameters["codebook"]].ravel().tolist()
+
+
+def _batch(tasks: Sequence[Task]) -> JaxMARLBatch:
+    return JaxMARLBatch(game(), tasks, "shared")
+
+
+_training, _held_out = sample_tasks(
+    lambda rng: {"codebook": rng.permutation(WORDS)[:COLOURS].tolist()}, training=250, held_out=24
+)
+
+mpe_codebook = TaskFamily(
+    name="mpe_codebook",
+    make=lambda codebook: from_jaxmarl(game(), {"codebook": codebook}),
+    training=_training,
+    held_out=_held_out,
+    max_steps=STEPS,
+    return_bounds=(0.0, 1.0),
+    expert=expert,
+    behaviours=guess,
+    make_batch=_batch,
+    team_reward="shared",
+    sizes=(2, 8 + WORDS, 5),
+    reveal=reveal,
+    distance=lambda a, b: sum(x != y for x, y in zip(a["codebook"], b["codebook"], strict=True)),
+    description="MPE's speaker and listener with a hidden codebook of words for colours",
+)
