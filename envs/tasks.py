@@ -28,6 +28,7 @@ _BUILT_IN = {
         name: f"maicc.envs.games.smax:{name}"
         for name in ("smax_protoss", "smax_terran", "smax_zerg", "smax_all")
     },
+    "smax_commander": "maicc.envs.games.smax_commander:smax_commander",
     **{
         name: f"maicc.envs.games.smac:{name}"
         for name in ("smac_protoss", "smac_terran", "smac_zerg", "smac_all")

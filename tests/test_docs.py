@@ -13,6 +13,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "notes").glob("*.md")),
+    *sorted((ROOT / "docs" / "families").glob("*.md")),
 ]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 UNBROKEN = re.compile(r"!\[.*\]\(.*\)|\S*https?://\S+|[-*] \S*https?://\S+")  # image or bare link
