@@ -25,7 +25,10 @@ ENTRY_POINTS = "maicc.task_families"
 REVEALED = "+revealed"  # ends the name of a family that tells the hidden part of its tasks
 _BUILT_IN = {
     **{name: f"maicc.envs.games.lbf:{name}" for name in ("lbf_7x7", "lbf_8x8", "lbf_9x9")},
-    **{name: f"maicc.envs.games.{name}:{name}" for name in ("lbf_levels", "lbf_partners")},
+    **{
+        name: f"maicc.envs.games.{name}:{name}"
+        for name in ("lbf_levels", "lbf_partners", "smax_commander", "mpe_codebook")
+    },
     **{
         name: f"maicc.envs.games.smax:{name}"
         for name in ("smax_protoss", "smax_terran", "smax_zerg", "smax_all")
@@ -34,7 +37,6 @@ _BUILT_IN = {
         name: f"maicc.envs.games.smac:{name}"
         for name in ("smac_protoss", "smac_terran", "smac_zerg", "smac_all")
     },
-    "mpe_codebook": "maicc.envs.games.mpe_codebook:mpe_codebook",
 }
 
 # An expert sees the whole environment: it makes data, it is not an agent of ours.

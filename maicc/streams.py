@@ -55,3 +55,5 @@ class Stream(IntEnum):
     # units of battles
     SMAX_UNITS = 90
     SMAC_UNITS = 91
+    # trials of battles with a hidden commander
+    COMMANDER_TRIALS = 92

@@ -307,6 +307,7 @@ def test_a_family_of_ones_own_in_the_current_folder(tmp_path):
 
 
 BATTLES = [f"{g}_{kind}" for g in ("smax", "smac") for kind in ("protoss", "terran", "zerg", "all")]
+BATTLES.append("smax_commander")
 
 
 @pytest.mark.parametrize("name", ["lbf_7x7", "lbf_9x9", *BATTLES])

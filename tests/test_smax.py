@@ -139,7 +139,7 @@ def test_rewards_ends_and_the_dead():
 
 
 def test_the_time_limit_truncates(monkeypatch):
-    monkeypatch.setattr("maicc.envs.games.smax.MAX_STEPS", 3)
+    monkeypatch.setattr(SmaxBatch, "max_steps", 3)
     games = batch({}, {}, {})
     games.reset([0, 1, 2])
     for _ in range(3):

@@ -40,23 +40,14 @@ class Battle(ParallelEnv):
     """Base of battles as PettingZoo environments: agents `ally_0`, ... and their spaces.
 
     Args:
-        parameters: Parameters of the task.
-        races: Races that the game has.
+        parameters: Parameters of the task, which have been checked.
         layout: Where an observation holds which unit.
         observation_size: Length of an observation.
-
-    Raises:
-        UserError: see `check_parameters`.
     """
 
     def __init__(
-        self,
-        parameters: Mapping[str, Any],
-        races: Collection[str],
-        layout: ObsLayout,
-        observation_size: int,
+        self, parameters: Mapping[str, Any], layout: ObsLayout, observation_size: int
     ) -> None:
-        check_parameters(parameters, races)
         self.parameters, self.render_mode = parameters, None
         self.possible_agents = [f"ally_{i}" for i in range(parameters["allies"])]
         self.agents: list[str] = []

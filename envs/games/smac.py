@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from maicc.envs.adapters import ResetResult, StepResult
-from maicc.envs.games.battles import MAX_STEPS, MOST, Battle, battle_families
+from maicc.envs.games.battles import MAX_STEPS, MOST, Battle, battle_families, check_parameters
 from maicc.envs.games.smac_policies import ATTACK, NO_OP, STOP, focus_fire
 from maicc.streams import Stream
 from maicc.types import ObsLayout, UserError
@@ -71,7 +71,8 @@ class Smac(Battle):
     metadata = {"name": "smac", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
 
     def __init__(self, **parameters: Any) -> None:
-        super().__init__(parameters, RACES, LAYOUT, OBSERVATION_SIZE)
+        check_parameters(parameters, RACES)
+        super().__init__(parameters, LAYOUT, OBSERVATION_SIZE)
         self.game: Any = None
         self._crashed = False  # the game broke off in the last episode
 

@@ -1,4 +1,4 @@
-"""Scripts for SMAX, to make data with: a commander, and the policy of SMAX's own enemies."""
+"""Scripts for SMAX, to make data with: two that see all, and the policy of SMAX's own enemies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from maicc.envs.games.battles import MOST
+from maicc.types import ObsLayout
 
 # SMAX's numbers for its six unit types
 ATTACK = np.array([9.0, 10.0, 13.0, 8.0, 5.0, 12.0])
@@ -18,6 +19,12 @@ WALL = 1.0  # keep this far from the walls, which kill
 STEP_SECONDS = 0.5  # of one action: a weapon that is ready sooner fires within it
 MOVES = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [-1.0, 0.0]])
 FEATURES, OWN = 13, 10  # of a unit that is seen, and of oneself
+LAYOUT = ObsLayout(
+    own=(FEATURES * (2 * MOST - 1), OWN),
+    allies=(0, MOST - 1, FEATURES),
+    enemies=(FEATURES * (MOST - 1), MOST, FEATURES),
+    attack=5,
+)
 _STOP, _FIRST_ATTACK = 4, 5
 _CONTACT = 10.0  # nearer than this, a battle has begun
 _PATIENCE = 30  # steps to wait for the enemy
@@ -26,11 +33,11 @@ _PATIENCE = 30  # steps to wait for the enemy
 def focus_fire(game: Any, rng: np.random.Generator) -> Mapping[str, int]:
     """Waits in formation for the enemy, concentrates fire, and steps back between shots.
 
-    The commander sees the whole battle. Units shoot the enemy that falls soonest, but no more of
+    The script sees the whole battle. Units shoot the enemy that falls soonest, but no more of
     them shoot than it takes. Units with long range keep away from those with short range while
     their weapon cools down.
     """
-    half = len(game.health) // 2
+    half = len(game.legal)  # places of the allies
     allies = np.flatnonzero(game.alive[:half])
     enemies = np.flatnonzero(game.alive[half:])
     actions = {f"ally_{i}": _STOP for i in range(half)}
@@ -38,7 +45,7 @@ def focus_fire(game: Any, rng: np.random.Generator) -> Mapping[str, int]:
         return actions
     offset = game.position[half + enemies][None] - game.position[allies][:, None]  # (a, e, 2)
     distance = np.linalg.norm(offset, axis=-1)
-    if distance.min() > _CONTACT and game.step < _PATIENCE:
+    if distance.min() > _CONTACT and game.steps < _PATIENCE:
         return actions
     kind, reach = game.kind[allies], RANGE[game.kind[half + enemies]]
     legal = game.legal[allies][:, _FIRST_ATTACK + enemies]
@@ -63,22 +70,41 @@ def focus_fire(game: Any, rng: np.random.Generator) -> Mapping[str, int]:
     return actions
 
 
+def hunt(game: Any, rng: np.random.Generator) -> Mapping[str, int]:
+    """Shoots the enemy who commands, or goes for it where it is out of range.
+
+    The hunter sees the whole battle, and knows who commands.
+    """
+    allies, commander = len(game.legal), game.parameters["commander"]
+    actions = {}
+    for i in np.flatnonzero(game.alive[:allies]):
+        move = int(np.argmax(MOVES @ (game.position[allies + commander] - game.position[i])))
+        shot = _FIRST_ATTACK + commander
+        actions[f"ally_{i}"] = shot if game.legal[i, shot] else move
+    return actions
+
+
 def attack_nearest(
-    observation: np.ndarray, action_mask: np.ndarray, agent: str, rng: np.random.Generator
+    observation: np.ndarray,
+    action_mask: np.ndarray,
+    agent: str,
+    rng: np.random.Generator,
+    layout: ObsLayout = LAYOUT,
 ) -> int:
     """Fights as SMAX's heuristic enemies do, on what one unit sees.
 
     The unit shoots the nearest enemy in range. If there is none, it goes towards one of the enemies
     that it sees, and if it sees none, to the middle.
     """
-    enemies = observation[FEATURES * (MOST - 1) : -OWN].reshape(MOST, FEATURES)
+    start, count, size = layout.enemies
+    enemies = observation[start : start + count * size].reshape(count, size)
     health, offset = enemies[:, 0], enemies[:, 1:3]
     in_range = action_mask[_FIRST_ATTACK:].astype(bool)
     if in_range.any():
         distance = np.where(in_range, np.linalg.norm(offset, axis=1), np.inf)
         return _FIRST_ATTACK + int(np.argmin(distance))
     visible = np.flatnonzero(health > 0)
-    position = observation[-OWN + 1 : -OWN + 3]  # on a map of side 1
+    position = observation[layout.own[0] + 1 :][:2]  # on a map of side 1
     towards = offset[rng.choice(visible)] if len(visible) else 0.5 - position
     return int(np.argmax(MOVES @ towards))
 
