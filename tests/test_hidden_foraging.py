@@ -132,3 +132,15 @@ def test_a_partners_chance_follows_from_the_seed():
             env.step({"agent_0": 0, "agent_1": 0})
         traces.append(env.unwrapped.positions)
     assert traces[0] == traces[1]
+
+
+@pytest.mark.parametrize("family", [LEVELS, PARTNERS], ids=lambda family: family.name)
+def test_agents_make_the_same_guess(family):
+    """A guess is right for some tasks and wrong for others, and all agents go along with it."""
+    returns = np.concatenate(
+        [
+            play(family, task, 0.0, [(5, e) for e in range(6)], "policy0").returns
+            for task in family.training_tasks[:30]
+        ]
+    )
+    assert 0.05 < (returns > 0.95).mean() < 0.35

@@ -8,14 +8,14 @@ clears the board, and the time allows for one attempt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
 from lbforaging.foraging.environment import ForagingEnv
 
 from maicc.envs.games.foraging import Board
-from maicc.envs.games.lbf_policies import NONE, cells_beside, walk
+from maicc.envs.games.lbf_policies import LOAD, NONE, Cell, cells_beside, walk
 from maicc.envs.tasks import TaskFamily, sample_tasks
 
 SIZE, MAX_STEPS = 7, 9
@@ -80,18 +80,57 @@ def lifters(levels: Sequence[int], heavy: int) -> list[tuple[int, int]]:
     return [pair for pair in PAIRS if sum(levels[i] for i in pair) == heavy]
 
 
-def expert(env: Levels, rng: np.random.Generator) -> dict[str, int]:
-    """Sends each agent on a shortest way to a cell of its own beside its food, where it loads."""
-    positions, foods, game = env.positions, env.foods, env.game
-    heavy = lifters(game.levels, game.heavy)[0]
-    light = tuple(i for i in range(len(positions)) if i not in heavy)
+def _send(
+    positions: Sequence[Cell],
+    foods: Mapping[Cell, int],
+    heavy: Sequence[int],
+    level: int,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Sends each agent on a shortest way to a cell of its own beside its food, where it loads.
+
+    Args:
+        positions: Cell of each agent.
+        foods: Level of the food at each cell.
+        heavy: Agents that are sent to the food of this `level`; the others go to the other one.
+    """
     actions, taken = [NONE] * len(positions), set(positions)
-    for food, level in foods.items():
-        pair = heavy if level == game.heavy else light
-        for i, goal in zip(pair, cells_beside(food, [positions[i] for i in pair]), strict=True):
-            actions[i], cell = walk(env.size, foods, positions[i], goal, taken, rng)
+    for food, its_level in foods.items():
+        team = [i for i in range(len(positions)) if (i in heavy) == (its_level == level)]
+        for i, goal in zip(team, cells_beside(food, [positions[i] for i in team]), strict=True):
+            actions[i], cell = walk(SIZE, foods, positions[i], goal, taken, rng)
             taken.add(cell)
+    return actions
+
+
+def expert(env: Levels, rng: np.random.Generator) -> dict[str, int]:
+    """Sends the agents that can lift the heavy food to it, and the others to the light one."""
+    game = env.game
+    heavy = lifters(game.levels, game.heavy)[0]
+    actions = _send(env.positions, env.foods, heavy, game.heavy, rng)
     return dict(zip(env.possible_agents, actions, strict=True))
+
+
+def guess(
+    observation: np.ndarray, action_mask: np.ndarray, agent: str, rng: np.random.Generator
+) -> int:
+    """Goes along with a guess, which all agents make alike: it follows from where the foods are.
+
+    Every pair is sent to the heavy food as often as any other.
+    """
+    numbers = observation.astype(int).tolist()
+    foods = {(r, c): level for r, c, level in zip(*[iter(numbers[:6])] * 3, strict=True) if level}
+    own, *others = zip(*[iter(numbers[6:])] * 2, strict=True)
+    number = int(agent.removeprefix("agent_"))
+    positions = [*others[:number], own, *others[number:]]
+    if len(foods) < 2:  # one is lifted: who stands beside the other one stays
+        return LOAD if action_mask[LOAD] else NONE
+    quarters = [
+        2 * (r > SIZE // 2) + (c > SIZE // 2)
+        for r, c in sorted(foods, key=lambda food: foods[food])
+    ]
+    pair = PAIRS[list(permutations(range(4), 2)).index(tuple(quarters)) % len(PAIRS)]
+    return _send(positions, foods, pair, max(foods.values()), rng)[number]
 
 
 def _draw(rng: np.random.Generator) -> dict[str, Any]:
@@ -117,6 +156,7 @@ lbf_levels = TaskFamily(
     max_steps=MAX_STEPS,
     return_bounds=(0.0, 1.0),
     expert=expert,
+    behaviours=guess,
     reveal=reveal,
     description="level-based foraging, four agents whose levels nobody observes",
 )

@@ -7,7 +7,7 @@ Agents see others only when they are near, and the time allows for few second at
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,13 +110,18 @@ class Partners(Board):
         return [0.5, 0.5, 0.0]
 
 
-def _towards(board: Partners, agents: Sequence[int], rng: np.random.Generator) -> list[int]:
-    """Actions of those agents on their way to the partner's food; the others stay as they are."""
-    positions, actions = board.positions, []
-    taken = set(positions)
-    goals = cells_beside(board.target, positions)
+def _send(
+    positions: Sequence[Cell],
+    foods: Collection[Cell],
+    food: Cell,
+    agents: Sequence[int],
+    rng: np.random.Generator,
+) -> list[int]:
+    """Actions of these agents on their way to a food, with room for all three beside it."""
+    actions, taken = [], set(positions)
+    goals = cells_beside(food, positions)
     for i in agents:
-        action, cell = walk(board.size, board.foods, positions[i], goals[i], taken, rng)
+        action, cell = walk(SIZE, foods, positions[i], goals[i], taken, rng)
         actions.append(action)
         taken.add(cell)
     return actions
@@ -125,12 +130,30 @@ def _towards(board: Partners, agents: Sequence[int], rng: np.random.Generator) -
 def partner(env: ParallelEnv, rng: np.random.Generator) -> int:
     """Waits, then goes to the food that it likes best and loads."""
     board = env.unwrapped
-    return NONE if board.game.current_step < board.waits else _towards(board, [2], rng)[0]
+    if board.game.current_step < board.waits:
+        return NONE
+    return _send(board.positions, board.foods, board.target, [2], rng)[0]
 
 
 def expert(env: ParallelEnv, rng: np.random.Generator) -> dict[str, int]:
     """Goes where the partner goes."""
-    return dict(zip(OURS, _towards(env.unwrapped, [0, 1], rng), strict=True))
+    board = env.unwrapped
+    return dict(
+        zip(OURS, _send(board.positions, board.foods, board.target, [0, 1], rng), strict=True)
+    )
+
+
+def guess(
+    observation: np.ndarray, action_mask: np.ndarray, agent: str, rng: np.random.Generator
+) -> int:
+    """Goes to any of the foods, to which one follows from where they are: both agents agree."""
+    cells = [(r, c) for r, c in zip(*[iter(observation.astype(int).tolist())] * 2, strict=True)]
+    foods, own, (other, third) = cells[:FOODS], cells[FOODS], cells[FOODS + 1 :]
+    food = foods[sum(map(sum, foods)) % FOODS]
+    # others who are out of sight are taken to be where they began
+    begun = ((OURS.index(agent) + 1) % 2, other), (2, third)
+    seen = [cell if cell[0] >= 0 else STARTS[i] for i, cell in begun]
+    return _send([own, *seen], foods, food, [0], rng)[0]
 
 
 def _make(**parameters: Any) -> ParallelEnv:
@@ -159,6 +182,7 @@ lbf_partners = TaskFamily(
     max_steps=MAX_STEPS,
     return_bounds=(0.0, 1.0),
     expert=expert,
+    behaviours=guess,
     reveal=reveal,
     description="level-based foraging beside a partner who goes for what it likes",
 )
