@@ -1,8 +1,8 @@
 """Battles on SMAX (jaxmarl): the unit types and dynamics of StarCraft in JAX.
 
-Every team is played in a game of one size, 12 against 12, in which the units that a task does not
-have are dead from the start. Observations and actions therefore mean the same at any team size, and
-one compiled function serves all tasks.
+Every task of a family is played in a game of one size, here 12 against 12, in which the units that
+the task does not have are dead from the start. Observations and actions therefore mean the same at
+any team size, and one compiled function serves all tasks.
 """
 
 from __future__ import annotations
