@@ -15,7 +15,7 @@ import numpy as np
 from lbforaging.foraging.environment import ForagingEnv
 
 from maicc.envs.games.foraging import Board
-from maicc.envs.games.lbf_policies import LOAD, NONE, Cell, cells_beside, walk
+from maicc.envs.games.lbf_policies import NONE, Cell, cells_beside, distance, walk
 from maicc.envs.tasks import TaskFamily, sample_tasks
 
 SIZE, MAX_STEPS = 7, 9
@@ -116,21 +116,27 @@ def guess(
 ) -> int:
     """Goes along with a guess, which all agents make alike: it follows from where the foods are.
 
-    Every pair is sent to the heavy food as often as any other.
+    Every pair is sent to the heavy food as often as any other. The way that one agent plans for all
+    is the same for all, so that nobody stands in another's way.
     """
     numbers = observation.astype(int).tolist()
     foods = {(r, c): level for r, c, level in zip(*[iter(numbers[:6])] * 3, strict=True) if level}
     own, *others = zip(*[iter(numbers[6:])] * 2, strict=True)
     number = int(agent.removeprefix("agent_"))
     positions = [*others[:number], own, *others[number:]]
-    if len(foods) < 2:  # one is lifted: who stands beside the other one stays
-        return LOAD if action_mask[LOAD] else NONE
-    quarters = [
-        2 * (r > SIZE // 2) + (c > SIZE // 2)
-        for r, c in sorted(foods, key=lambda food: foods[food])
-    ]
-    pair = PAIRS[list(permutations(range(4), 2)).index(tuple(quarters)) % len(PAIRS)]
-    return _send(positions, foods, pair, max(foods.values()), rng)[number]
+    pair: Sequence[int]
+    if len(foods) == 2:
+        quarters = [
+            2 * (r > SIZE // 2) + (c > SIZE // 2)
+            for r, c in sorted(foods, key=lambda food: foods[food])
+        ]
+        pair = PAIRS[list(permutations(range(4), 2)).index(tuple(quarters)) % len(PAIRS)]
+    else:  # one is lifted: the two who are nearest to the other one go on
+        (food,) = foods
+        ways = [distance(food, place) for place in positions]
+        pair = np.argsort(ways, kind="stable")[:2].tolist()
+    alike = np.random.default_rng([cell for place in positions for cell in place])
+    return _send(positions, foods, pair, max(foods.values()), alike)[number]
 
 
 def _draw(rng: np.random.Generator) -> dict[str, Any]:
