@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from maicc.config import DecisionConfig, DecisionFit
+from maicc.config import CollectConfig, DecisionConfig, DecisionFit
 from maicc.data.behaviour import play
+from maicc.data.collect import collect
+from maicc.data.dataset import EpisodeFile
+from maicc.data.reveal import reveal_dataset
 from maicc.envs import BatchEnv, batch_env, get_family, importable
 from maicc.experiments import fits
 from maicc.experiments.proof import prove
@@ -65,6 +68,15 @@ def test_what_is_told_is_among_the_agents_own_numbers():
     first = replace(battle.layout, own=(0, 10))
     with pytest.raises(UserError, match="must come last"):
         _ = replace(told, layout=first).spec
+
+
+def test_a_dataset_that_tells_is_the_one_that_would_have_been_collected(tmp_path):
+    config = CollectConfig(episodes=2, levels=[0.5, 1.0], workers=1)
+    for family, name in ((FAMILY, "hidden.h5"), (TOLD, "told.h5")):
+        collect(family, tmp_path / name, config, seed=3)
+    reveal_dataset(tmp_path / "hidden.h5", TOLD, tmp_path / "made.h5")
+    made, told = (EpisodeFile(tmp_path / name) for name in ("made.h5", "told.h5"))
+    assert made.fingerprint == told.fingerprint
 
 
 def tiny():

@@ -13,6 +13,7 @@ from typing import Any
 
 from maicc.config import RunConfig
 from maicc.data.behaviour import play
+from maicc.data.reveal import reveal_dataset
 from maicc.envs import get_family
 from maicc.evaluation.markdown import markdown_table
 from maicc.experiments.benchmark import RANDOM, Plan, finish, gather, plan, write_table
@@ -62,8 +63,20 @@ def prove(
     }
     work = plan(config, {**variants, **controls}, seeds=seeds, tasks=tasks, out=out, draw=draw)
     play_random(work)
+    tell_datasets(work)
     finish(work, **options)
     return write_proof(work)
+
+
+def tell_datasets(work: Plan) -> None:
+    """Makes the oracles' datasets of those that the models without memory learn from."""
+    hidden = {u.config.seed: u for u in work.units if u.variant == MEMORYLESS}
+    for unit in work.units:
+        if unit.variant == ORACLE and not unit.files.episodes.exists():
+            source = hidden[unit.config.seed]
+            source.run(source.stages()[0], threads=1)
+            family = get_family(unit.config.family)
+            reveal_dataset(source.files.episodes, family, unit.files.episodes)
 
 
 def play_random(work: Plan) -> None:
