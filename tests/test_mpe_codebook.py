@@ -13,7 +13,6 @@ pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
 from maicc.envs.games.mpe_codebook import (
     COLOURS,
     LISTENER,
-    REACH,
     SPEAKER,
     STEPS,
     WORDS,
@@ -72,7 +71,7 @@ def test_the_speaker_sees_the_goal_alone_and_the_goal_is_drawn_anew():
     assert goals == {0, 1, 2}
 
 
-def test_only_the_end_is_paid_and_only_at_the_goal():
+def test_only_the_end_is_paid_and_only_nearest_to_the_goal():
     env, rng, outcomes = env_of(3, 4, 5), np.random.default_rng(0), set()
     for seed in range(12):
         seen, aim = env.reset(seed=seed)[0], seed % COLOURS
@@ -84,7 +83,7 @@ def test_only_the_end_is_paid_and_only_at_the_goal():
                 assert set(paid.values()) == {0.0}
         away = np.linalg.norm(seen[LISTENER][2:8].reshape(COLOURS, 2), axis=1)
         goal = int(env.game_state.mpe.goal)
-        reached = away.argmin() == goal and away[goal] <= REACH
+        reached = away.argmin() == goal
         assert paid == {SPEAKER: float(reached), LISTENER: float(reached)}
         assert all(truncated.values())
         outcomes.add((aim == goal, bool(reached)))
@@ -109,7 +108,7 @@ def test_games_in_lock_step_equal_games_alone():
 
 
 @pytest.mark.slow
-def test_who_knows_the_codebook_reaches_the_goal_and_who_guesses_does_so_once_in_three():
+def test_who_knows_the_codebook_reaches_the_goal_and_others_do_so_once_in_three():
     seeds = [(0, e) for e in range(300)]
     reached = {
         policy: play(FAMILY, FAMILY.training_tasks[0], 0.0, seeds, policy).returns
@@ -117,8 +116,8 @@ def test_who_knows_the_codebook_reaches_the_goal_and_who_guesses_does_so_once_in
     }
     assert all(set(returns) <= {0.0, 1.0} for returns in reached.values())
     assert reached["expert"].mean() > 0.96
-    assert 0.25 < reached["policy0"].mean() < 0.42
-    assert reached["random"].mean() < 0.06
+    for policy in ("policy0", "random"):
+        assert 0.25 < reached[policy].mean() < 0.42
 
 
 def test_what_is_revealed_is_the_word_of_each_colour():

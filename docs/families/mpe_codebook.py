@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from maicc.envs import get_family
-from maicc.envs.games.mpe_codebook import LISTENER, REACH, expert
+from maicc.envs.games.mpe_codebook import LISTENER, expert
 
 COLOURS = {"red": "#c0392b", "green": "#27894b", "blue": "#2b62b8"}
 BOARD, GAP, TOP = 200, 30, 60  # pixels; the field is 2 by 2, and a board shows 2.4 by 2.4
@@ -33,10 +33,8 @@ def episode(env, seed: int) -> str:
         x, y = pixel(game.p_pos[2 + i])
         parts.append(f'<circle cx="{x}" cy="{y}" r="7" fill="{colour}"/>')
         if i == goal:
-            reach = round(REACH / 2.4 * BOARD, 1)
             parts.append(
-                f'<circle cx="{x}" cy="{y}" r="{reach}" fill="none" stroke="{colour}" '
-                'stroke-dasharray="3 3"/>'
+                f'<circle cx="{x}" cy="{y}" r="14" fill="none" stroke="{colour}" stroke-width="2"/>'
             )
     line = " ".join(f"{x},{y}" for x, y in map(pixel, path))
     parts.append(f'<polyline points="{line}" fill="none" stroke="#444" stroke-width="1.5"/>')

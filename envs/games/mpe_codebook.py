@@ -1,9 +1,8 @@
 """Speaker and listener of MPE (jaxmarl) with a hidden codebook.
 
-The speaker sees the colour of the goal and says a colour. The listener hears a word in its place:
-`codebook[colour]` of 8 words. It sees three landmarks, red, green and blue, and should end near the
-one of the goal's colour. Goal, landmarks and starts are drawn anew in each episode, and the
-codebook is a task's own.
+The speaker sees the colour of the goal and says a colour. The listener hears a word in its place,
+`codebook[colour]` of 8 words. It sees a red, a green and a blue landmark, and should end nearest to
+the goal. Goal, landmarks and starts are drawn anew in each episode. The codebook is a task's own.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from maicc.envs.tasks import TaskFamily, sample_tasks
 from maicc.types import Task
 
 COLOURS, WORDS = 3, 8
-STEPS = 20
-REACH = 0.3  # how near the listener must end; the field is 2 by 2
+STEPS = 16
 SPEAKER, LISTENER = "speaker_0", "listener_0"
 
 
@@ -36,8 +34,7 @@ class Codebook:
 
     The speaker sees MPE's three numbers, the colour of the goal. The listener sees its own velocity
     (2), the three landmarks relative to itself (6), and the word that it hears (8, one is 1). The
-    team is paid once, at the end: 1 if the landmark that is nearest to the listener is the goal,
-    and at most 0.3 away.
+    team is paid once, at the end: 1 if the landmark that is nearest to the listener is the goal.
 
     Raises:
         UserError: jaxmarl is not installed.
@@ -63,7 +60,7 @@ class Codebook:
         listener, landmarks = mpe.p_pos[1], mpe.p_pos[2:]
         away = jnp.linalg.norm(landmarks - listener, axis=1)  # (COLOURS,)
         over = mpe.step >= STEPS
-        paid = over & (away.argmin() == mpe.goal) & (away.min() <= REACH)
+        paid = over & (away.argmin() == mpe.goal)
         return (
             _coded(seen, state.codebook),
             State(mpe, state.codebook),
