@@ -22,7 +22,8 @@ from maicc.envs.games.mpe_codebook import (
 )
 
 FAMILY = get_family("mpe_codebook")
-HEARD = slice(8, 8 + WORDS)
+NEAREST = slice(8, 8 + COLOURS)
+HEARD = slice(8 + COLOURS, 8 + COLOURS + WORDS)
 
 
 def env_of(*codebook):
@@ -84,6 +85,7 @@ def test_only_the_end_is_paid_and_only_nearest_to_the_goal():
         away = np.linalg.norm(seen[LISTENER][2:8].reshape(COLOURS, 2), axis=1)
         goal = int(env.game_state.mpe.goal)
         reached = away.argmin() == goal
+        assert seen[LISTENER][NEAREST].tolist() == np.eye(COLOURS)[away.argmin()].tolist()
         assert paid == {SPEAKER: float(reached), LISTENER: float(reached)}
         assert all(truncated.values())
         outcomes.add((aim == goal, bool(reached)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from maicc.envs import get_family
-from maicc.envs.games.mpe_codebook import LISTENER, expert
+from maicc.envs.games.mpe_codebook import LISTENER, WORDS, expert
 
 COLOURS = {"red": "#c0392b", "green": "#27894b", "blue": "#2b62b8"}
 BOARD, GAP, TOP = 200, 30, 60  # pixels; the field is 2 by 2, and a board shows 2.4 by 2.4
@@ -27,7 +27,7 @@ def episode(env, seed: int) -> str:
         seen, *_ = env.step(expert(env, rng))
         path.append(env.game_state.mpe.p_pos[1])
     game = env.game_state.mpe
-    goal, word = int(game.goal), int(seen[LISTENER][8:].argmax())
+    goal, word = int(game.goal), int(seen[LISTENER][-WORDS:].argmax())
     parts = [f'<rect width="{BOARD}" height="{BOARD}" fill="#f7f7f5" stroke="#999"/>']
     for i, colour in enumerate(COLOURS.values()):
         x, y = pixel(game.p_pos[2 + i])

@@ -33,8 +33,9 @@ class Codebook:
     """JaxMARL environment: MPE's speaker and listener, between whom a codebook stands.
 
     The speaker sees MPE's three numbers, the colour of the goal. The listener sees its own velocity
-    (2), the three landmarks relative to itself (6), and the word that it hears (8, one is 1). The
-    team is paid once, at the end: 1 if the landmark that is nearest to the listener is the goal.
+    (2), the three landmarks relative to itself (6), which of them is nearest (3, one is 1), and the
+    word that it hears (8, one is 1). The team is paid once, at the end: 1 if the nearest landmark
+    is the goal.
 
     Raises:
         UserError: jaxmarl is not installed.
@@ -51,18 +52,15 @@ class Codebook:
 
     def reset(self, key: Any, codebook: Any) -> tuple[dict[str, Any], State]:
         seen, mpe = self.mpe.reset(key)
-        return _coded(seen, codebook), State(mpe, codebook)
+        return _coded(seen, mpe, codebook), State(mpe, codebook)
 
     def step_env(self, key: Any, state: State, actions: Mapping[str, Any]) -> tuple[Any, ...]:
-        import jax.numpy as jnp
 
         seen, mpe, *_ = self.mpe.step_env(key, state.mpe, actions)
-        listener, landmarks = mpe.p_pos[1], mpe.p_pos[2:]
-        away = jnp.linalg.norm(landmarks - listener, axis=1)  # (COLOURS,)
         over = mpe.step >= STEPS
-        paid = over & (away.argmin() == mpe.goal)
+        paid = over & (_nearest(mpe) == mpe.goal)
         return (
-            _coded(seen, state.codebook),
+            _coded(seen, mpe, state.codebook),
             State(mpe, state.codebook),
             dict.fromkeys(self.agents, paid),
             dict.fromkeys([*self.agents, "__all__"], over),
@@ -70,13 +68,21 @@ class Codebook:
         )
 
 
-def _coded(seen: Mapping[str, Any], codebook: Any) -> dict[str, Any]:
+def _nearest(mpe: Any) -> Any:
+    """Number of the landmark that is nearest to the listener."""
+    import jax.numpy as jnp
+
+    return jnp.linalg.norm(mpe.p_pos[2:] - mpe.p_pos[1], axis=1).argmin()
+
+
+def _coded(seen: Mapping[str, Any], mpe: Any, codebook: Any) -> dict[str, Any]:
     """Observations in which the listener hears a word in place of the colour that was said."""
     import jax.numpy as jnp
 
     view = seen[LISTENER]
+    near = jnp.zeros(COLOURS).at[_nearest(mpe)].set(1.0)
     heard = jnp.zeros(WORDS).at[codebook].set(view[-COLOURS:])
-    return {**seen, LISTENER: jnp.concatenate([view[:-COLOURS], heard])}
+    return {**seen, LISTENER: jnp.concatenate([view[:-COLOURS], near, heard])}
 
 
 @functools.cache
@@ -147,7 +153,7 @@ mpe_codebook = TaskFamily(
     behaviours=guess,
     make_batch=_batch,
     team_reward="shared",
-    sizes=(2, 8 + WORDS, 5),
+    sizes=(2, 8 + COLOURS + WORDS, 5),
     reveal=reveal,
     distance=lambda a, b: sum(x != y for x, y in zip(a["codebook"], b["codebook"], strict=True)),
     description="MPE's speaker and listener with a hidden codebook of words for colours",
