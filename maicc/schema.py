@@ -37,16 +37,17 @@ def limited(
     default: float,
     low: float,
     high: float = float("inf"),
-    ends: str = "[]",
+    ends: str = "",
     *,
     changes_results: bool = True,
 ) -> Any:
     """Makes a field of a number with limits.
 
     Args:
+        ends: As of `Limits`; without it a number is finite, and may be either end.
         changes_results: False for options that say where and how wide the work runs.
     """
-    limits = Limits(low, high, ends)
+    limits = Limits(low, high, ends or ("[)" if high == float("inf") else "[]"))
     return field(default=default, metadata={"limits": limits, "changes_results": changes_results})
 
 

@@ -12,8 +12,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from maicc.config import CollectConfig
 from maicc.data.collect import collect
+from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile, spec_with_bounds
 from maicc.envs import get_family
+from maicc.files import locked
 
 
 class FamilyData(L.LightningDataModule):
@@ -32,8 +34,10 @@ class FamilyData(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Collects the dataset if it does not exist, and checks that it fits the family."""
-        if not self.path.exists():
-            collect(self.family, self.path, CollectConfig(), self.seed)
+        with locked(self.path):
+            if not self.path.exists():
+                check_family(self.family)
+                collect(self.family, self.path, CollectConfig(), self.seed)
         EpisodeFile(self.path).require(self.spec)
 
     @abstractmethod

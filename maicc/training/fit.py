@@ -23,6 +23,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from tqdm import tqdm
 
 from maicc.files import whole_file
@@ -60,19 +61,20 @@ def save(trainer: L.Trainer, path: Path) -> None:
 
 
 class Resumable(Callback):
-    """Keeps the state of a fit at `path`, every `every_n_steps` and on Ctrl-C.
+    """Keeps the state of a fit at `path`, every `every_n_steps`, on Ctrl-C and on SIGTERM.
 
-    Ctrl-C waits for the running step, so that nothing is lost. A second Ctrl-C stops at once.
+    Both wait for the running step, so that nothing is lost. A second one stops at once.
     """
 
     def __init__(self, path: str | Path, every_n_steps: int = 200) -> None:
         self.path, self.every_n_steps, self.interrupted = Path(path), every_n_steps, False
-        self._before: Any = None
+        self._before: dict[int, Any] = {}  # handlers by signal
 
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Starts to catch Ctrl-C; only the main thread can."""
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Starts to catch both, in place of Lightning; only the main thread can."""
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._interrupt)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._interrupt)
 
     def _interrupt(self, number: int, frame: Any) -> None:
         if self.interrupted:
@@ -87,17 +89,16 @@ class Resumable(Callback):
             save(trainer, self.path)
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Gives Ctrl-C back."""
+        """Gives the signals back."""
         self._restore()
 
     def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
-        """Gives Ctrl-C back."""
+        """Gives the signals back."""
         self._restore()
 
     def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        while self._before:
+            signal.signal(*self._before.popitem())
 
 
 class Progress(Callback):
@@ -140,7 +141,8 @@ def fit(
         label: Name of the fit on its bar.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed; the state has been kept.
+        UserError: the loss is not finite, or memory does not suffice.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came; the state has been kept.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +154,7 @@ def fit(
         max_steps=steps,
         gradient_clip_val=1.0,
         callbacks=[resumable, Progress(label)],
+        plugins=[LightningEnvironment()],  # one process, whatever a cluster's variables say
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -165,6 +168,15 @@ def fit(
     except SystemExit:  # what Lightning makes of Ctrl-C before the first step
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
+    except (MemoryError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or ["out of memory"])[0]
+        if not isinstance(error, MemoryError) and "alloc" not in first and "memory" not in first:
+            raise
+        raise UserError(
+            f"{label}: out of memory ({first:.200}); lower its batch_size, or, for the embedding "
+            "of long episodes and large teams, set embedding.window or "
+            "embedding.model.attention=factored"
+        ) from None
     if resumable.interrupted:
         raise KeyboardInterrupt
     save(trainer, path)
