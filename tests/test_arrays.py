@@ -175,7 +175,7 @@ def test_odd_numbers_are_refused(arrays, tmp_path, name, value, message):
 def test_text_in_place_of_numbers_is_refused(arrays, tmp_path):
     given = without(arrays, "actions", actions=np.full(arrays["actions"].shape, "left"))
     np.savez(tmp_path / "in.npz", **given)
-    with pytest.raises(UserError, match="in.npz: field actions is of <U4, expected numbers"):
+    with pytest.raises(UserError, match=r"in.npz: field actions is of <U4, expected numbers"):
         convert_arrays(tmp_path / "in.npz", FAMILY, tmp_path / "out.h5")
 
 

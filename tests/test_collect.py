@@ -269,7 +269,7 @@ def test_environments_that_are_costly_are_reset_again_and_again(tmp_path):
 @pytest.mark.parametrize(
     ("expert", "message"),
     [
-        (lambda env, rng: {i: 0 for i in range(3)}, "expert chose no action for .*it chose for"),
+        (lambda env, rng: dict.fromkeys(range(3), 0), "expert chose no action for .*it chose for"),
         (lambda env, rng: dict.fromkeys(env.agents[:2], 0), "expert chose no action for"),
         (lambda env, rng: dict.fromkeys(env.agents, 7), "expert chose an illegal action for"),
         (lambda env, rng: dict.fromkeys(env.agents, 0.5), "illegal action for .*: 0.5, expected"),

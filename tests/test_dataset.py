@@ -198,8 +198,8 @@ def replaced(name, change):
 def test_headers_and_fields_of_another_kind(path, damage, message):
     with h5py.File(path, "r+") as file:
         damage(file)
+    file = EpisodeFile(path)
     with pytest.raises(UserError, match=message):
-        file = EpisodeFile(path)
         _ = file.fingerprint, len(file), file.read()
 
 
@@ -219,7 +219,7 @@ def test_a_file_that_another_process_writes_is_not_damaged(path):
         [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     other.stdout.readline()
-    with pytest.raises(UserError, match="open in another process.*close it there"):
+    with pytest.raises(UserError, match=r"open in another process.*close it there"):
         EpisodeFile(path).read()
     other.communicate()
     assert len(EpisodeFile(path).read()) == 6
@@ -229,7 +229,7 @@ def test_zeros_inside_a_file_are_damage(path):
     data = bytearray(path.read_bytes())
     data[2000:-2000] = bytes(len(data) - 4000)
     path.write_bytes(data)
-    with pytest.raises(UserError, match="make it again|make the dataset again"):
+    with pytest.raises(UserError, match=r"make it again|make the dataset again"):
         EpisodeFile(path).read()
 
 

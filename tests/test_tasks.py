@@ -137,5 +137,5 @@ def test_a_path_is_no_name_of_a_family(name):
 
 
 def test_the_ending_of_a_file_is_left_out():
-    with pytest.raises(UserError, match="leave .py out"):
+    with pytest.raises(UserError, match=r"leave \.py out"):
         get_family("nowhere.py:f")

@@ -189,6 +189,8 @@ def _fit(argv: list[str]) -> None:
     import lightning as L
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+    from maicc.cli.options import one_line, told
+
     class CLI(LightningCLI):
         """Lightning's command line; the model takes its spec from the data module."""
 
@@ -197,15 +199,21 @@ def _fit(argv: list[str]) -> None:
 
     # args is given on purpose
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-    CLI(
-        L.LightningModule,
-        L.LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_kwargs={"overwrite": True},
-        args=["fit", *argv],
-        parser_kwargs={"prog": "maicc"},
-    )
+    try:
+        CLI(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            args=["fit", *argv],
+            parser_class=one_line(LightningArgumentParser),
+            parser_kwargs={"prog": "maicc"},
+        )
+    except Exception as error:
+        if (mended := told(error)) is None:
+            raise
+        raise mended from None
 
 
 def _adapt(argv: list[str]) -> None:

@@ -30,6 +30,8 @@ from maicc.files import whole_file
 from maicc.training.modules import MaiccModule, load_module
 from maicc.types import UserError
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def resolve_device(device: str) -> str:
     """Turns `auto` into `cuda` where torch has a GPU, and else into `cpu`.
@@ -68,13 +70,15 @@ class Resumable(Callback):
 
     def __init__(self, path: str | Path, every_n_steps: int = 200) -> None:
         self.path, self.every_n_steps, self.interrupted = Path(path), every_n_steps, False
-        self._before: dict[int, Any] = {}  # handlers by signal
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Starts to catch both, in place of Lightning; only the main thread can."""
+        """Starts to catch both, in place of Lightning, until `fit` ends.
+
+        Only the main thread can.
+        """
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._interrupt)
+            for number in _SIGNALS:
+                signal.signal(number, self._interrupt)
 
     def _interrupt(self, number: int, frame: Any) -> None:
         if self.interrupted:
@@ -87,18 +91,6 @@ class Resumable(Callback):
             trainer.should_stop = True
         if self.interrupted or trainer.global_step % self.every_n_steps == 0:
             save(trainer, self.path)
-
-    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Gives the signals back."""
-        self._restore()
-
-    def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
-        """Gives the signals back."""
-        self._restore()
-
-    def _restore(self) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
 
 
 class Progress(Callback):
@@ -162,11 +154,10 @@ def fit(
     )
     if part.exists():  # refuses one of another model or family
         load_module(part, type(module), module.spec)
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         trainer.fit(module, data, ckpt_path=part if part.exists() else None, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C before the first step
-        signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
     except (MemoryError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or ["out of memory"])[0]
@@ -177,6 +168,10 @@ def fit(
             "of long episodes and large teams, set embedding.window or "
             "embedding.model.attention=factored"
         ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     if resumable.interrupted:
         raise KeyboardInterrupt
     save(trainer, path)
