@@ -28,6 +28,8 @@ class Limits(NamedTuple):
     def __str__(self) -> str:
         if self.high == float("inf"):
             return f"{'above' if self.ends[0] == '(' else 'at least'} {self.low:g}"
+        if self.high > 1e6:
+            return f"at least {self.low:g} and at most {self.high:.0f}"
         if self.ends == "[]":
             return f"between {self.low:g} and {self.high:g}"
         return f"in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
