@@ -197,6 +197,7 @@ def _fit(argv: list[str]) -> None:
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
 
+    warnings.simplefilter("ignore", DeprecationWarning)  # Lightning's calls of jsonargparse
     # args is given on purpose
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     try:
