@@ -112,7 +112,8 @@ class BatchEnv:
             _require_known_agents(env, self.rosters[b], [observations])
             _require_agents(env, self.rosters[b], at_reset=True)
             _require_named(env, "reset", self.rosters[b], zip(RESET, parts, strict=True))
-            self._read(b, observations, infos, set(), ended=False)
+            with np.errstate(over="ignore"):
+                self._read(b, observations, infos, set(), ended=False)
         return self._result(np.zeros(self._mask.shape[:2], np.float32))
 
     def step(self, actions: np.ndarray) -> BatchStep:
@@ -142,8 +143,8 @@ class BatchEnv:
         _require_named(env, call, acting, zip(STEP, parts, strict=True))
         _require_known_agents(env, roster, parts[:-1])  # infos may hold more
         terminated, truncated = (
-            {a: _truth(env, f"{name} of {a} at {call}", ends[a]) for a in acting}
-            for name, ends in (("terminations", terminations), ("truncations", truncations))
+            {a: _truth(env, f"{name} at {call}", a, ends[a]) for a in acting}
+            for name, ends in (("termination", terminations), ("truncation", truncations))
         )
         over = {a: a not in acting or terminated[a] or truncated[a] for a in roster}
         _require_told_ends(env, call, [a for a in acting if a not in staying and not over[a]])
@@ -151,13 +152,13 @@ class BatchEnv:
         self._terminated[b] = ended and all(terminated.values())
         at_limit = self._steps == self.max_steps
         self._truncated[b] = (ended or at_limit) and not self._terminated[b]
-        self._read(
-            b, observations, infos, {a for a in roster if over[a] and not ended}, ended=ended
-        )
         self.crashed[b] = any(
-            _truth(env, f"game_crashed of {a}", infos[a].get("game_crashed", False)) for a in acting
+            _truth(env, "game_crashed", a, infos[a].get("game_crashed", False)) for a in acting
         )
-        return self._individual_rewards(b, paid, acting)
+        gone = set() if ended else {a for a in roster if over[a]}
+        with np.errstate(over="ignore"):  # too large for 32 bits is infinite, and is refused
+            self._read(b, observations, infos, gone, ended=ended)
+            return self._individual_rewards(b, paid, acting)
 
     def _individual_rewards(
         self, b: int, paid: Mapping[str, Any], acting: Collection[str]
@@ -171,16 +172,7 @@ class BatchEnv:
         rewards, named = np.zeros((2, self._mask.shape[1]), np.float32)
         for i, agent in enumerate(self.rosters[b]):
             if agent in paid:
-                reward = paid[agent]
-                if type(reward) is not float:
-                    reward = _numbers(env, f"the reward of {agent} at {call}", reward)
-                    if reward.ndim:
-                        raise UserError(
-                            f"{name_of(env)}: the reward of {agent} at {call} is {paid[agent]!r}, "
-                            "expected a number"
-                        )
-                with np.errstate(over="ignore"):
-                    rewards[i], named[i] = reward, 1
+                rewards[i], named[i] = _number(env, f"reward at {call}", agent, paid[agent]), 1
         if not np.isfinite(rewards).all():
             raise UserError(f"{name_of(env)} paid {dict(paid)} at {call}: rewards must be finite")
         if self.team_reward == "shared":
@@ -236,9 +228,7 @@ class BatchEnv:
                 self._observations[b, i] = 0.0
             elif agent in observations:
                 info = infos.get(agent, {})  # of an agent that had left when the episode ended
-                self._alive[b, i] = _truth(
-                    self.envs[b], f"alive of {agent}", info.get("alive", True)
-                )
+                self._alive[b, i] = _truth(self.envs[b], "alive", agent, info.get("alive", True))
                 mask = info.get("action_mask")
                 self._read_agent(b, i, observations[agent], mask, ended=ended)
 
@@ -253,14 +243,14 @@ class BatchEnv:
                     "'observation' in it"
                 )
             observed = observed["observation"]
-        with np.errstate(over="ignore"):
-            observation = _numbers(env, f"what {agent} observed", observed).astype(np.float32)
+        observation = _numbers(env, "observation", agent, observed)
+        observation = observation.astype(np.float32, copy=False)
         _require_shape(env, agent, observation, size)
         _require_finite_observation(env, agent, observation)
         self._observations[b, i, :size] = observation
         self._mask[b, i, :n_actions] = True
         if mask is not None:
-            mask = _numbers(env, f"action_mask of {agent}", mask)
+            mask = _numbers(env, "action_mask", agent, mask)
             _require_mask(env, agent, mask, n_actions)
             if not ended:
                 _require_legal_action(env, agent, mask)
@@ -313,9 +303,9 @@ def _require_named(
     agents: Sequence[str],
     parts: Iterable[tuple[str, Mapping[str, Any]]],
 ) -> None:
+    named = set(agents)
     for name, part in parts:
-        missing = [agent for agent in agents if agent not in part]
-        if missing:
+        if missing := sorted(map(str, named - part.keys())):
             raise UserError(
                 f"{name_of(env)}: {name} of agents {missing} are missing at {call}, which has "
                 f"those of {list(part)}; name every agent that took part"
@@ -332,23 +322,31 @@ def _require_told_ends(env: ParallelEnv, call: str, agents: Sequence[str]) -> No
         )
 
 
-def _truth(env: ParallelEnv, what: str, value: Any) -> bool:
+def _truth(env: ParallelEnv, what: str, agent: str, value: Any) -> bool:
     """Reads True or False, also as a number or as one of numpy's."""
-    if not isinstance(value, bool):
-        array = _numbers(env, what, value)
-        if array.ndim or array not in (0, 1):
-            raise UserError(f"{name_of(env)}: {what} is {value!r}, expected True or False")
+    if not isinstance(value, bool | np.bool_) and _number(env, what, agent, value) not in (0, 1):
+        raise UserError(f"{name_of(env)}: {what} of {agent} is {value!r}, expected True or False")
     return bool(value)
 
 
-def _numbers(env: ParallelEnv, what: str, value: Any) -> np.ndarray:
+def _number(env: ParallelEnv, what: str, agent: str, value: Any) -> Any:
+    """Reads one number, also as one of numpy's."""
+    if isinstance(value, float | int):
+        return value
+    array = _numbers(env, what, agent, value)
+    if array.ndim:
+        raise UserError(f"{name_of(env)}: {what} of {agent} is {value!r}, expected one number")
+    return array
+
+
+def _numbers(env: ParallelEnv, what: str, agent: str, value: Any) -> np.ndarray:
     """Makes an array of numbers, of any shape."""
     try:
         array = np.asarray(value)
     except ValueError:  # of rows that are not equally long
         array = np.empty(0, object)
     if array.dtype.kind not in "biuf":
-        raise UserError(f"{name_of(env)}: {what} is {value!r:.200}, expected numbers")
+        raise UserError(f"{name_of(env)}: {what} of {agent} is {value!r:.200}, expected numbers")
     return array
 
 
@@ -373,7 +371,7 @@ def _require_mask(env: ParallelEnv, agent: str, mask: np.ndarray, n_actions: int
             f"{name_of(env)}: action_mask of {agent} has shape {mask.shape}, "
             f"expected ({n_actions},), one entry per action"
         )
-    if not ((mask == 0) | (mask == 1)).all():
+    if not (mask.astype(bool) == mask).all():
         raise UserError(f"{name_of(env)}: action_mask of {agent} is {mask}, expected 0 or 1 each")
 
 

@@ -191,8 +191,8 @@ class TaskFamily:
 
         A `make_batch` gives none.
         """
-        rosters = []
-        for task in [] if self.make_batch else [self.training_tasks[0], self.training_tasks[-1]]:
+        rosters, tasks = [], [] if self.make_batch else self.training_tasks
+        for task in [*tasks[:1], *tasks[-1:]]:
             with closing(self.make_env(task)) as env:
                 rosters.append([str(agent) for agent in roster_of(env)])
         return rosters
@@ -203,11 +203,12 @@ class TaskFamily:
         Raises:
             UserError: they are not; agents would be taken for one another.
         """
-        if expected and (rosters := self.rosters()) != [list(roster) for roster in expected]:
-            raise UserError(
-                f"{self.name}: possible_agents was {expected[0]} in another process and is "
-                f"{rosters[0]} here; give the agents a fixed order (a set has none)"
-            )
+        for there, here in zip(expected, self.rosters() if expected else [], strict=False):
+            if [a for a in there if a in here] != [a for a in here if a in there]:
+                raise UserError(
+                    f"{self.name}: possible_agents was {list(there)} in another process and is "
+                    f"{here} here; give the agents a fixed order (a set has none)"
+                )
 
     @cached_property
     def spec(self) -> Spec:

@@ -93,7 +93,7 @@ SEEN = (np.zeros(2), np.zeros(2))
         ((SEEN[:1], (1, 1), False, False, {}), "expected one value for each"),
         ((SEEN, (1, 1), "False", False, {}), "terminated is 'False', expected True or False"),
         ((SEEN, (1, 1), False, (False,) * 3, {}), "truncated is .*expected True or False"),
-        ((SEEN, (1, "x"), False, False, {}), "the reward of agent_1 at step 1 is 'x'"),
+        ((SEEN, (1, "x"), False, False, {}), "reward at step 1 of agent_1 is 'x'"),
     ],
 )
 def test_steps_of_gymnasium_environments_that_are_refused(returned, message):

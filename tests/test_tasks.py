@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from maicc.cli import main
 from maicc.envs import families, get_family, importable, register, sample_tasks, tasks
 from maicc.types import ObsLayout, Task, UserError
 
@@ -139,3 +140,21 @@ def test_a_path_is_no_name_of_a_family(name):
 def test_the_ending_of_a_file_is_left_out():
     with pytest.raises(UserError, match=r"leave \.py out"):
         get_family("nowhere.py:f")
+
+
+def test_a_broken_family_does_not_hide_the_others(monkeypatch, capsys):
+    monkeypatch.setattr(tasks, "_plugins", lambda: {"theirs": "nowhere:family"})
+    main(["tasks"])
+    said = capsys.readouterr().out
+    assert "lbf_9x9" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("theirs")]
+    assert "can't be loaded from nowhere:family" in line
+
+
+def test_only_the_order_of_the_same_agents_counts():
+    family = get_family("lbf_7x7")
+    first, last = family.rosters()
+    for fine in ([], [first, last], [[*first, "one more"], last[:2]]):
+        family.require_rosters(fine)
+    with pytest.raises(UserError, match="give the agents a fixed order"):
+        family.require_rosters([first, last[::-1]])

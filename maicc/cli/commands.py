@@ -402,8 +402,12 @@ def _tasks(argv: list[str]) -> None:
     head = ("family", "agents", "obs", "actions", "steps", "returns", "training", "held out", "")
     rows: list[Sequence[Any]] = [head]
     for name in families():
-        family = get_family(name)
-        spec, bounds = family.spec, family.return_bounds
+        try:
+            family = get_family(name)
+            spec, bounds = family.spec, family.return_bounds
+        except Exception as error:  # of an installed family, which must not hide the others
+            rows.append((name, *[""] * (len(head) - 2), f"{type(error).__name__}: {error}"))
+            continue
         rows.append(
             (name, spec.n_agents, spec.observation_size, spec.n_actions, spec.max_steps,
              f"{bounds[0]:g} to {bounds[1]:g}" if bounds else "from the data",
