@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
 from pettingzoo.utils.conversions import aec_to_parallel
 
+from maicc.envs.spaces import name_of, roster_of
 from maicc.types import UserError
 
 # Results of `ParallelEnv.reset` and `ParallelEnv.step`, each part by agent.
@@ -18,6 +19,46 @@ ResetResult = tuple[dict[str, Any], dict[str, dict[str, Any]]]  # observations, 
 StepResult = tuple[  # observations, rewards, terminations, truncations, infos
     dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
 ]
+
+RESET = ("observations", "infos")
+STEP = ("observations", "rewards", "terminations", "truncations", "infos")
+
+
+def called(env: Any, **arguments: Any) -> Any:
+    """Calls `env.reset`.
+
+    Raises:
+        UserError: it does not take the arguments.
+    """
+    try:
+        return env.reset(**arguments)
+    except TypeError as error:
+        if "reset() got an unexpected keyword argument" not in str(error):
+            raise
+        raise UserError(
+            f"{name_of(env)}: {error}; expected reset(seed=None, options=None), "
+            "which seeds all that is random"
+        ) from None
+
+
+def parts_of(env: Any, call: str, result: Any, names: Sequence[str]) -> Any:
+    """Takes apart what `call` has returned: a dict by agent for each of the names.
+
+    Raises:
+        UserError: it has returned something else.
+    """
+    if not isinstance(result, tuple) or len(result) != len(names):
+        came = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+        raise UserError(
+            f"{name_of(env)}: {call} returned {came}, expected {len(names)}: {', '.join(names)}"
+        )
+    for name, part in zip(names, result, strict=True):
+        if not isinstance(part, Mapping):
+            raise UserError(
+                f"{name_of(env)}: {call} returned {name} as "
+                f"{type(part).__name__}, expected a dict by agent"
+            )
+    return result
 
 
 def as_parallel(env: Any) -> ParallelEnv:
@@ -32,10 +73,11 @@ def as_parallel(env: Any) -> ParallelEnv:
     if isinstance(env, ParallelEnv):
         return env
     if isinstance(env, AECEnv):
-        if not env.metadata.get("is_parallelizable", False):
+        if not (getattr(env, "metadata", None) or {}).get("is_parallelizable", False):
             raise UserError(
-                f"{type(env.unwrapped).__name__} says it is not parallelizable: its agents act one "
-                "after the other within a step, which is not supported"
+                f"{name_of(env)} does not say in its metadata that it "
+                "is_parallelizable: its agents act one after the other within a step, which is not "
+                "supported"
             )
         return aec_to_parallel(env)
     if isinstance(getattr(env, "action_space", None), spaces.Tuple):
@@ -53,8 +95,13 @@ class _Mapped(BaseParallelWrapper):
         super().__init__(env)
         self._change = change
         self._spaces: dict[str, spaces.Box] = {}
-        for agent in env.possible_agents:
+        for agent in roster_of(env):
             box = env.observation_space(agent)
+            if not isinstance(box, spaces.Box):
+                raise UserError(
+                    f"{name_of(env)}: {agent} has observation space {box}, and "
+                    "map_observations changes Boxes only"
+                )
             low, high = (np.asarray(change(bound), np.float32) for bound in (box.low, box.high))
             self._spaces[agent] = spaces.Box(low, high, dtype=np.float32)
 
@@ -65,12 +112,13 @@ class _Mapped(BaseParallelWrapper):
         return {a: np.asarray(self._change(o), np.float32) for a, o in observations.items()}
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
-        observations, infos = self.env.reset(seed=seed, options=options)
+        result = called(self.env, seed=seed, options=options)
+        observations, infos = parts_of(self.env, "reset", result, RESET)
         return self._changed(observations), infos
 
     def step(self, actions: dict[str, int]) -> StepResult:
-        observations, rewards, terminations, truncations, infos = self.env.step(actions)
-        return self._changed(observations), rewards, terminations, truncations, infos
+        observations, *others = parts_of(self.env, "step", self.env.step(actions), STEP)
+        return self._changed(observations), *others
 
 
 def map_observations(env: Any, change: Callable[[np.ndarray], np.ndarray]) -> ParallelEnv:
@@ -104,6 +152,11 @@ class TupleEnv(ParallelEnv):
         self._action_spaces = self._by_agent(env.action_space)
 
     def _by_agent(self, values: Any) -> dict[str, Any]:
+        if not hasattr(values, "__len__") or len(values) != len(self.possible_agents):
+            raise UserError(
+                f"{name_of(self)} has actions for {len(self.possible_agents)} "
+                f"agents, and gave {values!r:.200}; expected one value for each"
+            )
         return dict(zip(self.possible_agents, values, strict=True))
 
     def observation_space(self, agent: str) -> spaces.Space:
@@ -113,13 +166,25 @@ class TupleEnv(ParallelEnv):
         return self._action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
-        observations, _ = self.env.reset(seed=seed, options=options)
+        result = called(self.env, seed=seed, options=options)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise UserError(f"{name_of(self)}: reset must return observations and infos")
+        observations, _ = result
         self.agents = list(self.possible_agents)
         return self._by_agent(observations), {agent: {} for agent in self.agents}
 
     def step(self, actions: dict[str, int]) -> StepResult:
         joint_action = tuple(actions[agent] for agent in self.possible_agents)
-        observations, rewards, terminated, truncated, _ = self.env.step(joint_action)
+        result = self.env.step(joint_action)
+        if not isinstance(result, tuple) or len(result) != 5:
+            raise UserError(
+                f"{name_of(self)}: step must return observations, rewards, "
+                "terminated, truncated and infos"
+            )
+        observations, rewards, terminated, truncated, _ = result
+        for name, ends in (("terminated", terminated), ("truncated", truncated)):
+            if np.shape(ends) not in ((), (len(joint_action),)) or not np.isin(ends, (0, 1)).all():
+                raise UserError(f"{name_of(self)}: {name} is {ends!r}, expected True or False")
         over = bool(np.all(np.logical_or(terminated, truncated)))
         ended = over and not bool(np.any(truncated))
         agents = self.agents
@@ -127,7 +192,7 @@ class TupleEnv(ParallelEnv):
             self.agents = []
         return (
             self._by_agent(observations),
-            {agent: float(r) for agent, r in self._by_agent(rewards).items()},
+            self._by_agent(rewards),
             dict.fromkeys(agents, ended),
             dict.fromkeys(agents, over and not ended),
             {agent: {} for agent in agents},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from maicc.envs.spaces import agent_sizes, largest_sizes, name_of
+from maicc.envs.adapters import RESET, STEP, called, parts_of
+from maicc.envs.spaces import agent_sizes, largest_sizes, name_of, roster_of
 from maicc.envs.tasks import TaskFamily, TeamReward
 from maicc.types import Task, UserError
 
@@ -52,7 +53,8 @@ class BatchEnv:
         sizes: Agents, observation numbers and actions to pad to; the largest among `envs` if None.
 
     Raises:
-        UserError: agents, spaces, masks or rewards of an environment break the contract.
+        UserError: an environment breaks the contract: in its agents, its spaces, or in what reset
+            and step return. Nothing that is missing or odd there is given a meaning.
     """
 
     def __init__(
@@ -67,7 +69,12 @@ class BatchEnv:
         self.envs = list(envs)
         self.team_reward = team_reward
         self.max_steps = max_steps
-        self.rosters = [list(env.possible_agents) for env in envs]
+        if len({id(env.unwrapped) for env in self.envs}) < len(self.envs):
+            raise UserError(
+                f"`make` gave the same {name_of(self.envs[0])} twice; it must make a fresh "
+                "environment each time, as many are played side by side"
+            )
+        self.rosters = [roster_of(env) for env in envs]
         self._sizes = [
             [agent_sizes(env, agent) for agent in roster]
             for env, roster in zip(self.envs, self.rosters, strict=True)
@@ -86,6 +93,7 @@ class BatchEnv:
         self._mask = np.zeros((B, N, A), bool)
         self._mask[~self.agent_mask, 0] = True
         self._alive = self.agent_mask.copy()
+        self._sharing = self.agent_mask.copy()  # (B, N) whose rewards are the team's if `shared`
         self._terminated = np.ones(B, bool)
         self._truncated = np.zeros(B, bool)
         # episodes in which the game broke off, as `infos[agent]["game_crashed"]` tells
@@ -99,9 +107,14 @@ class BatchEnv:
         self.crashed[:] = False
         self._steps = 0
         for b, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
-            observations, infos = env.reset(seed=int(seed))
+            parts = parts_of(env, "reset", called(env, seed=int(seed)), RESET)
+            observations, infos = parts
             _require_every_agent(env, self.rosters[b], observations)
-            self._read(b, observations, infos, set(), ended=False)
+            _require_known_agents(env, self.rosters[b], [observations])
+            _require_agents(env, self.rosters[b], at_reset=True)
+            _require_named(env, "reset", self.rosters[b], zip(RESET, parts, strict=True))
+            with np.errstate(over="ignore"):
+                self._read(b, observations, infos, set(), ended=False)
         return self._result(np.zeros(self._mask.shape[:2], np.float32))
 
     def step(self, actions: np.ndarray) -> BatchStep:
@@ -119,29 +132,62 @@ class BatchEnv:
 
     def _step_one(self, b: int, actions: np.ndarray) -> np.ndarray:
         """Steps environment `b` with actions (N,), and returns its agents' rewards (N,)."""
-        env, roster = self.envs[b], self.rosters[b]
+        env, roster, call = self.envs[b], self.rosters[b], f"step {self._steps}"
+        acting = [agent for agent in roster if agent in env.agents]
         chosen = dict(zip(roster, actions.tolist(), strict=False))
-        observations, paid, terminations, truncations, infos = env.step(
-            {agent: chosen[agent] for agent in roster if agent in env.agents}
+        result = env.step({agent: chosen[agent] for agent in acting})
+        parts = parts_of(env, call, result, STEP)
+        observations, paid, terminations, truncations, infos = parts
+        staying = _require_agents(env, acting)
+        if staying:  # who is gone from `agents`, and is named nowhere, has left before this step
+            acting = [a for a in acting if a in staying or any(a in part for part in parts)]
+        _require_named(env, call, acting, zip(STEP, parts, strict=True))
+        _require_known_agents(env, roster, parts[:-1])  # infos may hold more
+        terminated, truncated = (
+            {a: _truth(env, f"{name} at {call}", a, ends[a]) for a in acting}
+            for name, ends in (("termination", terminations), ("truncation", truncations))
         )
-        rewards = self._individual_rewards(b, paid)
-        _require_finite_rewards(env, paid, rewards, self._steps)
-        over = [terminations.get(a, True) or truncations.get(a, True) for a in roster]
-        ended = not env.agents or all(over)
-        self._terminated[b] = ended and all(terminations.get(a, True) for a in roster)
+        over = {a: a not in acting or terminated[a] or truncated[a] for a in roster}
+        _require_told_ends(env, call, [a for a in acting if a not in staying and not over[a]])
+        ended = not staying or all(over.values())
+        self._terminated[b] = ended and all(terminated.values())
         at_limit = self._steps == self.max_steps
         self._truncated[b] = (ended or at_limit) and not self._terminated[b]
-        self.crashed[b] = any(info.get("game_crashed", False) for info in infos.values())
-        gone = {a for a, is_over in zip(roster, over, strict=True) if is_over and not ended}
-        self._read(b, observations, infos, gone, ended=ended)
-        return rewards
+        self.crashed[b] = any(
+            _truth(env, "game_crashed", a, infos[a].get("game_crashed", False)) for a in acting
+        )
+        gone = set() if ended else {a for a in roster if over[a]}
+        with np.errstate(over="ignore"):  # too large for 32 bits is infinite, and is refused
+            self._read(b, observations, infos, gone, ended=ended)
+            return self._individual_rewards(b, paid, acting)
 
-    def _individual_rewards(self, b: int, paid: Mapping[str, float]) -> np.ndarray:
-        """Rewards (N,) of the agents of environment `b`; a missing one is the shared one, or 0."""
-        missing = next(iter(paid.values()), 0.0) if self.team_reward == "shared" else 0.0
-        rewards = np.zeros(self._mask.shape[1], np.float32)
+    def _individual_rewards(
+        self, b: int, paid: Mapping[str, Any], acting: Collection[str]
+    ) -> np.ndarray:
+        """Rewards (N,) of the agents of environment `b`; those that have left are paid nothing.
+
+        If the reward is shared, it is what the living are paid, and those that have left get it
+        too.
+        """
+        env, call = self.envs[b], f"step {self._steps}"
+        rewards, named = np.zeros((2, self._mask.shape[1]), np.float32)
         for i, agent in enumerate(self.rosters[b]):
-            rewards[i] = paid.get(agent, missing)
+            if agent in paid:
+                rewards[i], named[i] = _number(env, f"reward at {call}", agent, paid[agent]), 1
+        if not np.isfinite(rewards).all():
+            raise UserError(f"{name_of(env)} paid {dict(paid)} at {call}: rewards must be finite")
+        if self.team_reward == "shared":
+            acted = np.isin(np.arange(len(rewards)), [self.rosters[b].index(a) for a in acting])
+            living = acted & self._alive[b]
+            self._sharing[b] = living if living.any() else acted
+            shared = rewards[self._sharing[b]]
+            if not np.allclose(shared, shared[0], 1e-5, 1e-6):
+                raise UserError(
+                    f"{name_of(env)} paid {dict(paid)} at {call}, and team_reward=shared means "
+                    "that every agent is paid the same: use sum or mean, and tell of the dead that "
+                    "stay by infos[agent]['alive']"
+                )
+            rewards[(named == 0) & self.agent_mask[b]] = shared[0]
         return rewards
 
     def close(self) -> None:
@@ -155,7 +201,7 @@ class BatchEnv:
             self._observations.copy(),
             self._mask.copy(),
             self._alive.copy(),
-            team_rewards(rewards, self.agent_mask, self.team_reward),
+            team_rewards(rewards, self.agent_mask, self.team_reward, self._sharing),
             rewards,
             self._terminated.copy(),
             self._truncated.copy(),
@@ -177,30 +223,36 @@ class BatchEnv:
                 which nobody plays.
         """
         for i, agent in enumerate(self.rosters[b]):
-            info = infos.get(agent, {})
-            self._alive[b, i] = agent not in gone and info.get("alive", True)
             if agent in gone:
+                self._alive[b, i] = False
                 self._mask[b, i] = np.arange(self._mask.shape[2]) == 0
                 self._observations[b, i] = 0.0
             elif agent in observations:
+                info = infos.get(agent, {})  # of an agent that had left when the episode ended
+                self._alive[b, i] = _truth(self.envs[b], "alive", agent, info.get("alive", True))
                 mask = info.get("action_mask")
                 self._read_agent(b, i, observations[agent], mask, ended=ended)
-        _require_known_agents(self.envs[b], self.rosters[b], observations)
 
     def _read_agent(self, b: int, i: int, observed: Any, mask: Any, *, ended: bool) -> None:
         """Takes over what agent `i` of environment `b` observed, and its action mask if any."""
         env, agent, (size, n_actions) = self.envs[b], self.rosters[b][i], self._sizes[b][i]
         if isinstance(observed, Mapping):
             mask = observed.get("action_mask", mask)
+            if "observation" not in observed:
+                raise UserError(
+                    f"{name_of(env)}: {agent} observed a dict of {list(observed)}, expected "
+                    "'observation' in it"
+                )
             observed = observed["observation"]
-        observation = np.asarray(observed, np.float32)
+        observation = _numbers(env, "observation", agent, observed)
+        observation = observation.astype(np.float32, copy=False)
         _require_shape(env, agent, observation, size)
         _require_finite_observation(env, agent, observation)
         self._observations[b, i, :size] = observation
         self._mask[b, i, :n_actions] = True
         if mask is not None:
-            mask = np.asarray(mask)
-            _require_mask_shape(env, agent, mask, n_actions)
+            mask = _numbers(env, "action_mask", agent, mask)
+            _require_mask(env, agent, mask, n_actions)
             if not ended:
                 _require_legal_action(env, agent, mask)
             self._mask[b, i, :n_actions] = mask.astype(bool)
@@ -221,21 +273,82 @@ def _require_every_agent(
 
 
 def _require_known_agents(
-    env: ParallelEnv, roster: Sequence[str], observations: Collection[str]
+    env: ParallelEnv, roster: Sequence[str], parts: Sequence[Mapping[str, Any]]
 ) -> None:
-    unknown = set(observations) - set(roster)
+    unknown = set().union(*parts) - set(roster)
     if unknown:
         raise UserError(
-            f"{name_of(env)} returned agents {sorted(unknown)} that are not in "
+            f"{name_of(env)} returned agents {sorted(map(str, unknown))} that are not in "
             f"possible_agents {roster}; the roster must be fixed"
         )
 
 
-def _require_finite_rewards(
-    env: ParallelEnv, paid: Mapping[str, float], rewards: np.ndarray, step: int
+def _require_agents(
+    env: ParallelEnv, before: Sequence[str], *, at_reset: bool = False
+) -> Collection[str]:
+    """Returns the agents that are there, which are some of those that were there before."""
+    agents: Any = getattr(env, "agents", None)
+    listed = isinstance(agents, Collection) and not isinstance(agents, str)
+    if not listed or set(agents) - set(before) or (at_reset and set(before) - set(agents)):
+        when = "after reset" if at_reset else "after a step"
+        rule = "every agent takes part from the start" if at_reset else "agents may only leave"
+        raise UserError(
+            f"{name_of(env)}: `agents` is {agents!r} {when}, and was {list(before)} before: {rule}"
+        )
+    return agents
+
+
+def _require_named(
+    env: ParallelEnv,
+    call: str,
+    agents: Sequence[str],
+    parts: Iterable[tuple[str, Mapping[str, Any]]],
 ) -> None:
-    if not np.isfinite(rewards).all():
-        raise UserError(f"{name_of(env)} paid {dict(paid)} at step {step}: rewards must be finite")
+    named = set(agents)
+    for name, part in parts:
+        if missing := sorted(map(str, named - part.keys())):
+            raise UserError(
+                f"{name_of(env)}: {name} of agents {missing} are missing at {call}, which has "
+                f"those of {list(part)}; name every agent that took part"
+            )
+        if name == "infos" and not all(isinstance(part[agent], Mapping) for agent in agents):
+            raise UserError(f"{name_of(env)}: infos at {call} are {part}, expected a dict by agent")
+
+
+def _require_told_ends(env: ParallelEnv, call: str, agents: Sequence[str]) -> None:
+    if agents:
+        raise UserError(
+            f"{name_of(env)}: {agents} are gone from `agents` after {call}, and neither "
+            "terminations nor truncations say so; set one of them to True"
+        )
+
+
+def _truth(env: ParallelEnv, what: str, agent: str, value: Any) -> bool:
+    """Reads True or False, also as a number or as one of numpy's."""
+    if not isinstance(value, bool | np.bool_) and _number(env, what, agent, value) not in (0, 1):
+        raise UserError(f"{name_of(env)}: {what} of {agent} is {value!r}, expected True or False")
+    return bool(value)
+
+
+def _number(env: ParallelEnv, what: str, agent: str, value: Any) -> Any:
+    """Reads one number, also as one of numpy's."""
+    if isinstance(value, float | int):
+        return value
+    array = _numbers(env, what, agent, value)
+    if array.ndim:
+        raise UserError(f"{name_of(env)}: {what} of {agent} is {value!r}, expected one number")
+    return array
+
+
+def _numbers(env: ParallelEnv, what: str, agent: str, value: Any) -> np.ndarray:
+    """Makes an array of numbers, of any shape."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # of rows that are not equally long
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{name_of(env)}: {what} of {agent} is {value!r:.200}, expected numbers")
+    return array
 
 
 def _require_shape(env: ParallelEnv, agent: str, observation: np.ndarray, size: int) -> None:
@@ -253,12 +366,14 @@ def _require_finite_observation(env: ParallelEnv, agent: str, observation: np.nd
         )
 
 
-def _require_mask_shape(env: ParallelEnv, agent: str, mask: np.ndarray, n_actions: int) -> None:
+def _require_mask(env: ParallelEnv, agent: str, mask: np.ndarray, n_actions: int) -> None:
     if mask.shape != (n_actions,):
         raise UserError(
             f"{name_of(env)}: action_mask of {agent} has shape {mask.shape}, "
             f"expected ({n_actions},), one entry per action"
         )
+    if not (mask.astype(bool) == mask).all():
+        raise UserError(f"{name_of(env)}: action_mask of {agent} is {mask}, expected 0 or 1 each")
 
 
 def _require_legal_action(env: ParallelEnv, agent: str, mask: np.ndarray) -> None:
@@ -268,10 +383,17 @@ def _require_legal_action(env: ParallelEnv, agent: str, mask: np.ndarray) -> Non
         )
 
 
-def team_rewards(individual: np.ndarray, agent_mask: np.ndarray, kind: TeamReward) -> np.ndarray:
-    """Team rewards (...,) from individual rewards (..., N), which are 0 for absent agents."""
+def team_rewards(
+    individual: np.ndarray, agent_mask: np.ndarray, kind: TeamReward, sharing: np.ndarray
+) -> np.ndarray:
+    """Team rewards (...,) from individual rewards (..., N), which are 0 for absent agents.
+
+    Args:
+        agent_mask: (..., N) agents that are there.
+        sharing: (..., N) agents that are all paid the team's reward, if it is `shared`.
+    """
     if kind == "shared":
-        return individual[..., 0]
+        return np.take_along_axis(individual, sharing.argmax(-1)[..., None], -1)[..., 0]
     total = individual.sum(-1)
     return total if kind == "sum" else total / agent_mask.sum(-1).astype(np.float32)
 
@@ -311,9 +433,12 @@ def batch_env(family: TaskFamily, tasks: Sequence[Task]) -> BatchEnv:
     if family.make_batch is not None:
         return family.make_batch(tasks)
     s = family.spec
-    return BatchEnv(
-        [family.make_env(task) for task in tasks],
-        family.team_reward,
-        s.max_steps,
-        (s.n_agents, s.observation_size, s.n_actions),
-    )
+    sizes = (s.n_agents, s.observation_size, s.n_actions)
+    with ExitStack() as opened:  # closed if one of them can't be made
+        envs = []
+        for task in tasks:
+            envs.append(family.make_env(task))
+            opened.callback(envs[-1].close)
+        batch = BatchEnv(envs, family.team_reward, s.max_steps, sizes)
+        opened.pop_all()
+    return batch

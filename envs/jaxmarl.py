@@ -143,11 +143,12 @@ class JaxMARLBatch:
         self._states = None
 
     def _result(self, rewards: np.ndarray) -> BatchStep:
+        living = np.where(self._alive.any(1, keepdims=True), self._alive, self.agent_mask)
         return BatchStep(
             self._observations.copy(),
             self._mask.copy(),
             self._alive.copy(),
-            team_rewards(rewards, self.agent_mask, self.team_reward),
+            team_rewards(rewards, self.agent_mask, self.team_reward, living),
             rewards,
             *self._over.copy(),
         )

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
+from operator import attrgetter
 from typing import Any, Literal, get_args
 
 import numpy as np
 from pettingzoo import ParallelEnv
 
 from maicc.envs.adapters import as_parallel, map_observations
-from maicc.envs.spaces import largest_sizes
+from maicc.envs.spaces import largest_sizes, roster_of
 from maicc.streams import Stream
 from maicc.types import ObsLayout, Spec, Task, UserError
 
@@ -115,8 +118,8 @@ class TaskFamily:
     def __post_init__(self) -> None:
         for kind in ("training", "held_out"):
             object.__setattr__(self, kind, _named(getattr(self, kind)))
-        if self.max_steps < 1:
-            raise UserError(f"{self.name}: max_steps={self.max_steps} must be at least 1")
+        for name, length in (("max_steps", 1), ("at_once", 1), ("sizes", 3), ("return_bounds", 2)):
+            object.__setattr__(self, name, self._plain_numbers(name, length))
         if self.return_bounds is not None and not self.return_bounds[0] < self.return_bounds[1]:
             raise UserError(
                 f"{self.name}: return_bounds={self.return_bounds} must be the lowest return and a "
@@ -127,6 +130,25 @@ class TaskFamily:
                 f"{self.name}: team_reward={self.team_reward!r} is not one of: "
                 f"{', '.join(get_args(TeamReward))}"
             )
+
+    def _plain_numbers(self, name: str, length: int) -> Any:
+        """Option `name` as finite numbers of Python's, whole and above 0 but for `return_bounds`.
+
+        Raises:
+            UserError: it is something else.
+        """
+        given, bounds = getattr(self, name), name == "return_bounds"
+        if given is None and name != "max_steps":
+            return None
+        listed = given if length > 1 and np.iterable(given) else [given]
+        numbers = [n.item() if isinstance(n, np.generic) else n for n in listed]
+        if len(numbers) != length or not all(
+            type(n) in (int, float) and math.isfinite(n) if bounds else type(n) is int and n >= 1
+            for n in numbers
+        ):
+            kind = "finite numbers" if bounds else "whole numbers, at least 1"
+            raise UserError(f"{self.name}: {name}={given!r}, expected {length} {kind}")
+        return numbers[0] if length == 1 else tuple(numbers)
 
     @property
     def fingerprint(self) -> str:
@@ -162,7 +184,7 @@ class TaskFamily:
 
     def task(self, **parameters: Any) -> Task:
         """Makes a task of one's own choice from its parameters."""
-        return Task(self.name, _name(parameters), parameters)
+        return Task(self.name, _name(parameters), _plain(parameters))
 
     def make_env(self, task: Task) -> ParallelEnv:
         """Makes a fresh environment of `task`.
@@ -203,6 +225,30 @@ class TaskFamily:
         told = self.hidden_part(self.training_tasks[0]) if self.tells else ()
         return self.spec.observation_size - len(told)
 
+    def rosters(self) -> list[list[str]]:
+        """Rosters of the first and of the last training task, which tell orders of agents apart.
+
+        A `make_batch` gives none.
+        """
+        rosters, tasks = [], [] if self.make_batch else self.training_tasks
+        for task in [*tasks[:1], *tasks[-1:]]:
+            with closing(self.make_env(task)) as env:
+                rosters.append([str(agent) for agent in roster_of(env)])
+        return rosters
+
+    def require_rosters(self, expected: Sequence[Sequence[str]]) -> None:
+        """Checks that agents are in the same order here as where `rosters` gave `expected`.
+
+        Raises:
+            UserError: they are not; agents would be taken for one another.
+        """
+        for there, here in zip(expected, self.rosters() if expected else [], strict=False):
+            if [a for a in there if a in here] != [a for a in here if a in there]:
+                raise UserError(
+                    f"{self.name}: possible_agents was {list(there)} in another process and is "
+                    f"{here} here; give the agents a fixed order (a set has none)"
+                )
+
     @cached_property
     def spec(self) -> Spec:
         """Sizes of the largest task, with the step limit, the return bounds and the layout."""
@@ -212,9 +258,8 @@ class TaskFamily:
         if sizes is None:
             task_sizes = []
             for task in (*self.training_tasks, *self.held_out_tasks):
-                env = self.make_env(task)
-                task_sizes.append(largest_sizes(env))
-                env.close()
+                with closing(self.make_env(task)) as env:
+                    task_sizes.append(largest_sizes(env))
             sizes = tuple(map(max, zip(*task_sizes, strict=True)))
         if self.layout is not None:
             self._check_layout(self.layout, *sizes[1:])
@@ -287,8 +332,10 @@ def _named(tasks: Any) -> Mapping[str, Mapping[str, Any]]:
         return {name: _plain(parameters) for name, parameters in tasks.items()}
     plain = [_plain(parameters) for parameters in tasks]
     named = {_name(parameters): parameters for parameters in plain}
-    if len(named) < len(plain):
+    if len({json.dumps(parameters, sort_keys=True) for parameters in plain}) < len(plain):
         raise UserError("the same task is listed twice; every task has its own parameters")
+    if len(named) < len(plain):
+        raise UserError("two tasks have the same name; give a dict of parameters by task name")
     return named
 
 
@@ -299,10 +346,11 @@ def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
         UserError: they are not plain JSON.
     """
     try:
-        return json.loads(json.dumps(dict(parameters), default=lambda number: number.item()))
+        plain = json.dumps(dict(parameters), default=lambda n: n.item(), allow_nan=False)
+        return json.loads(plain)
     except (AttributeError, TypeError, ValueError):
         raise UserError(
-            f"task parameters {dict(parameters)} are not plain JSON: use numbers, text, truth "
+            f"task parameters {parameters} are not plain JSON: use finite numbers, text, truth "
             "values, lists and dicts of them"
         ) from None
 
@@ -371,12 +419,20 @@ def get_family(name: str) -> TaskFamily:
     if target is None:
         raise UserError(f"no task family {name!r}; there are: {', '.join(families())}")
     module, _, attribute = target.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
+        raise UserError(
+            f"{target!r} is no MODULE:ATTRIBUTE: write my_module:my_family for `my_family` in the "
+            "file my_module.py of this folder"
+        )
     if ":" in name and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a console script does not look there by itself
     try:
-        family = getattr(import_module(module), attribute)
+        family = attrgetter(attribute)(import_module(module))
     except (ImportError, AttributeError) as error:
-        raise UserError(f"task family {name!r} can't be loaded from {target}: {error}") from None
+        hint = "; leave .py out" if module.endswith(".py") else ""
+        raise UserError(
+            f"task family {name!r} can't be loaded from {target}: {error}{hint}"
+        ) from None
     if not isinstance(family, TaskFamily):
         raise UserError(f"{target} is a {type(family).__name__}, expected a maicc.envs.TaskFamily")
     if family.name == name:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from maicc.schema import identity, limited
 from maicc.types import Spec, UserError
 
+MOST_SEED = 2**31 - 1  # torch's seeds, which are made of it, have 64 bits
+
 
 @dataclass
 class CollectConfig:
@@ -302,7 +304,7 @@ class MemoryConfig:
     candidates: int = limited(50, 1)
     alpha: float = limited(1.0, 0, 1)
     score: Literal["paper", "code", "similarity", "random"] = "paper"
-    margin: float = limited(0.3, 0)
+    margin: float = limited(0.3, 0, ends="[]")
     max_episodes: int = limited(0, 0)
     cache_gib: float = limited(1.0, 0, changes_results=False)
 
@@ -354,7 +356,7 @@ class RunConfig:
 
     family: str
     method: str = "maicc"
-    seed: int = limited(0, 0)
+    seed: int = limited(0, 0, MOST_SEED)
     device: Literal["auto", "cpu", "cuda"] = field(
         default="auto", metadata={"changes_results": False}
     )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from glob import escape
+from io import BytesIO
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from maicc.types import UserError
 
@@ -39,15 +46,22 @@ class ModelFiles:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; on success it is flushed to disk and takes its name."""
+    """Gives a temporary path beside `path`; on success it is flushed to disk and takes its name.
+
+    The temporary name is another one each time, so that two processes may write one file.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}.part")
     try:
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "rb+") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno and not error.filename:  # a full disk, which does not say which
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -57,25 +71,90 @@ def locked(path: str | Path) -> Iterator[None]:
     """Waits while another process makes `path`, and keeps others waiting inside the block.
 
     The other process may have made the file: look for it inside the block, not before. The lock is
-    a hidden file beside `path`, and ends with the process that holds it. In a folder that cannot be
-    written there is no lock, and nobody waits.
+    a hidden file beside `path`, and ends with the process that holds it. Where a folder cannot be
+    written or its file system has no locks, there is no lock, and nobody waits.
     """
-    import fcntl
-
-    path, lock = Path(path), None
-    with suppress(OSError):
+    path = Path(path)
+    lock = FileLock(  # the same one for each path, so that blocks may stand inside one another
+        path.with_name(f".{path.name}.lock"), is_singleton=True, fallback_to_soft=False
+    )
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path.with_name(f".{path.name}.lock"), "a")  # noqa: SIM115 - closed below
-    if lock is None:
-        yield
-        return
-    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(blocking=False)
+        except Timeout:
             print(f"{path}: another process is making it; waiting")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.acquire()
+        for name in (path.name, f"{path.stem}.part"):
+            for left in path.parent.glob(f".{escape(name)}.*.part"):  # by a process that was killed
+                left.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            _say_unlocked(path.parent, error.strerror)
+    try:
         yield
+    finally:
+        if lock.is_locked:
+            lock.release()
+
+
+@contextmanager
+def hdf5_to_write(path: str | Path) -> Iterator[Any]:
+    """Gives an HDF5 file in memory, which is then written whole or not at all.
+
+    HDF5 itself leaves the process broken where a disk is full, and needs locks that not every file
+    system has.
+    """
+    import h5py
+
+    image = BytesIO()
+    with h5py.File(image, "w") as file:
+        yield file
+    with whole_file(path) as temporary:
+        temporary.write_bytes(image.getbuffer())
+
+
+@contextmanager
+def hdf5_to_read(path: str | Path, fix: str) -> Iterator[Any]:
+    """Opens an HDF5 file to read.
+
+    Args:
+        fix: What to do where it is damaged.
+
+    Raises:
+        UserError: it is damaged, or another process has opened it to write.
+    """
+    import h5py
+
+    try:
+        try:
+            file = h5py.File(path, "r")
+        except OSError as error:
+            if "unable to lock file" not in str(error):
+                raise
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise UserError(
+                    f"{path}: open in another process, perhaps in a notebook, which may write to "
+                    "it; close it there and give the same command again"
+                ) from None
+            file = h5py.File(path, "r", locking=False)  # a file system without locks
+        with file:
+            yield file
+    except UserError:
+        raise
+    except PermissionError:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: not a readable HDF5 file, perhaps cut short ({first}); {fix}"
+        ) from None
+
+
+@cache
+def _say_unlocked(folder: Path, why: str) -> None:
+    """Says once of each folder that it has no locks."""
+    print(f"{folder}: no locks here ({why}); do not run two commands in it at the same time")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -86,7 +165,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    write_text(path, json.dumps(value, indent=1, default=plain_number) + "\n")
+
+
+def plain_number(value: Any) -> Any:
+    """Turns one of numpy's numbers into Python's, for `json.dumps`."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{value!r} is no number")
 
 
 def read_json(path: str | Path) -> Any:

@@ -28,6 +28,8 @@ class Limits(NamedTuple):
     def __str__(self) -> str:
         if self.high == float("inf"):
             return f"{'above' if self.ends[0] == '(' else 'at least'} {self.low:g}"
+        if self.high > 1e6:
+            return f"at least {self.low:g} and at most {self.high:.0f}"
         if self.ends == "[]":
             return f"between {self.low:g} and {self.high:g}"
         return f"in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
@@ -37,16 +39,17 @@ def limited(
     default: float,
     low: float,
     high: float = float("inf"),
-    ends: str = "[]",
+    ends: str = "",
     *,
     changes_results: bool = True,
 ) -> Any:
     """Makes a field of a number with limits.
 
     Args:
+        ends: As of `Limits`; without it a number is finite, and may be either end.
         changes_results: False for options that say where and how wide the work runs.
     """
-    limits = Limits(low, high, ends)
+    limits = Limits(low, high, ends or ("[)" if high == float("inf") else "[]"))
     return field(default=default, metadata={"limits": limits, "changes_results": changes_results})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any, NamedTuple
 
 
@@ -51,8 +52,10 @@ class ObsLayout:
     heals: int | None = None
 
     def __post_init__(self) -> None:
-        for group in ("own", "allies", "enemies"):
-            object.__setattr__(self, group, tuple(getattr(self, group)))  # JSON has lists
+        for group in ("own", "allies", "enemies"):  # JSON has lists, NumPy integers of its own
+            object.__setattr__(self, group, tuple(map(index, getattr(self, group))))
+        object.__setattr__(self, "attack", index(self.attack))
+        object.__setattr__(self, "heals", None if self.heals is None else index(self.heals))
 
 
 @dataclass(frozen=True)

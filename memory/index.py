@@ -197,6 +197,9 @@ def empty_index(width: int, factory: str) -> Any:
         index = faiss.index_factory(width, kind, faiss.METRIC_INNER_PRODUCT)
         if parameters:
             faiss.ParameterSpace().set_index_parameters(index, parameters)
+        if index.is_trained:  # some take no keys without numbers of the user's own
+            index.add(np.zeros((1, width), np.float32))
+            index.reset()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"index {factory!r} of width {width} can't be made: {reason}") from None

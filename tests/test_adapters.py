@@ -4,11 +4,11 @@ import gymnasium as gym
 import lbforaging  # noqa: F401 - registers the environments
 import numpy as np
 import pytest
-from pettingzoo import ParallelEnv
+from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.test import parallel_api_test
 from pettingzoo.utils.conversions import parallel_to_aec
 
-from maicc.envs import get_family, map_observations
+from maicc.envs import BatchEnv, get_family, map_observations
 from maicc.envs.adapters import TupleEnv, as_parallel
 from maicc.types import UserError
 
@@ -64,3 +64,55 @@ def test_observations_changed():
     assert env.observation_space(agent).shape == (2,)
     assert env.observation_space(agent) is env.observation_space(agent)
     parallel_api_test(env, num_cycles=20)
+
+
+class Rooms(gym.Env):
+    """Two agents in a Gymnasium environment; `step` returns what it is told to."""
+
+    observation_space = gym.spaces.Tuple([gym.spaces.Box(0, 1, (2,))] * 2)
+    action_space = gym.spaces.Tuple([gym.spaces.Discrete(2)] * 2)
+
+    def __init__(self, returned):
+        self.returned = returned
+
+    def reset(self, seed=None, options=None):
+        return (np.zeros(2), np.zeros(2)), {}
+
+    def step(self, actions):
+        return self.returned
+
+
+SEEN = (np.zeros(2), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ((SEEN, 1.0, False, {}), "step must return observations, rewards, terminated"),
+        ((SEEN, 1.0, False, False, {}), "has actions for 2 agents, and gave 1.0"),
+        ((SEEN[:1], (1, 1), False, False, {}), "expected one value for each"),
+        ((SEEN, (1, 1), "False", False, {}), "terminated is 'False', expected True or False"),
+        ((SEEN, (1, 1), False, (False,) * 3, {}), "truncated is .*expected True or False"),
+        ((SEEN, (1, "x"), False, False, {}), "reward at step 1 of agent_1 is 'x'"),
+    ],
+)
+def test_steps_of_gymnasium_environments_that_are_refused(returned, message):
+    batch = BatchEnv([as_parallel(Rooms(returned))])
+    batch.reset([0])
+    with pytest.raises(UserError, match=message):
+        batch.step(np.zeros((1, 2), int))
+
+
+def test_only_boxes_are_mapped():
+    env = FAMILY.make_env(TASK)
+    env.observation_space = lambda agent: gym.spaces.Discrete(3)
+    with pytest.raises(UserError, match="map_observations changes Boxes only"):
+        map_observations(env, np.ravel)
+
+
+def test_an_aec_environment_without_metadata_is_refused():
+    class Turns(AECEnv):
+        pass
+
+    with pytest.raises(UserError, match="does not say in its metadata"):
+        as_parallel(Turns())

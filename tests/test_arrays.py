@@ -146,3 +146,46 @@ def test_padding_may_hold_anything(arrays, tmp_path):
     np.savez(tmp_path / "mine.npz", **given)
     convert_arrays(tmp_path / "mine.npz", FAMILY, tmp_path / "out.h5")
     assert np.array_equal(EpisodeFile(tmp_path / "out.h5").read().rewards, arrays["rewards"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("rewards", np.inf, r"in.npz: field rewards, episode 2: a value is NaN or infinite"),
+        ("rewards", 1e39, "field rewards, episode 2: a value is NaN or infinite"),
+        ("observations", np.nan, "field observations, episode 2: a value is NaN or infinite"),
+        ("actions", np.nan, "field actions has numbers that are no integers"),
+        ("length", 2.5, "field length has numbers that are no integers"),
+        ("length", 0, "field length has 0.0, expected 1 or more"),
+        ("action_mask", 0.5, "field action_mask has numbers that are neither 0 nor 1"),
+        ("terminated", 3, "field terminated has numbers that are neither 0 nor 1"),
+    ],
+)
+def test_odd_numbers_are_refused(arrays, tmp_path, name, value, message):
+    field = arrays[name].astype(np.float64)
+    field[2] = value
+    given = without(arrays, name, **{name: field})
+    np.savez(tmp_path / "in.npz", **given)
+    unbounded = replace(FAMILY, return_bounds=None)
+    with pytest.raises(UserError, match=message):
+        convert_arrays(tmp_path / "in.npz", unbounded, tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_text_in_place_of_numbers_is_refused(arrays, tmp_path):
+    given = without(arrays, "actions", actions=np.full(arrays["actions"].shape, "left"))
+    np.savez(tmp_path / "in.npz", **given)
+    with pytest.raises(UserError, match=r"in.npz: field actions is of <U4, expected numbers"):
+        convert_arrays(tmp_path / "in.npz", FAMILY, tmp_path / "out.h5")
+
+
+def test_unequal_shares_of_a_shared_reward_are_refused(arrays, tmp_path):
+    shared = replace(FAMILY, team_reward="shared")
+    each = np.repeat(arrays["rewards"][..., None], 3, 2)
+    np.savez(tmp_path / "in.npz", **without(arrays, "rewards", rewards=each))
+    convert_arrays(tmp_path / "in.npz", shared, tmp_path / "out.h5")
+    assert np.array_equal(EpisodeFile(tmp_path / "out.h5").read().rewards, arrays["rewards"])
+    each[4, 0, 1] += 1
+    np.savez(tmp_path / "in.npz", **without(arrays, "rewards", rewards=each))
+    with pytest.raises(UserError, match="field rewards, episode 4: team_reward=shared means"):
+        convert_arrays(tmp_path / "in.npz", shared, tmp_path / "out2.h5")

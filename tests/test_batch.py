@@ -7,7 +7,7 @@ import pytest
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from maicc.envs import BatchEnv, get_family
+from maicc.envs import BatchEnv, TaskFamily, batch_env, get_family
 from maicc.types import UserError
 
 
@@ -189,3 +189,188 @@ def test_refused_when_played(env, message):
 
     with pytest.raises(UserError, match=message):
         play()
+
+
+class Changed(Toy):
+    """Returns what `change` makes of the five parts of a step, which it may alter."""
+
+    def __init__(self, change, **options):
+        super().__init__(**options)
+        self.change = change
+
+    def step(self, actions):
+        parts = [dict(part) for part in super().step(actions)]
+        return self.change(self, parts) or tuple(parts)
+
+
+def part(number, **entries):
+    """Alters a part of a step: an entry of None is left out."""
+
+    def change(env, parts):
+        for agent, value in entries.items():
+            parts[number].pop(agent, None)
+            if value is not None:
+                parts[number][agent] = value
+
+    return change
+
+
+def emptied(env, parts):
+    env.agents = []
+
+
+def one_is_gone(env, parts):
+    env.agents = ["a"]
+
+
+def comes_back(env, parts):
+    env.agents = ["a"] if env.t == 1 else ["a", "b"]
+    parts[2]["b"] = env.t == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda env, parts: tuple(parts[:4]), "step 1 returned 4 values, expected 5: observations"),
+        (lambda env, parts: [*parts], "step 1 returned list, expected 5"),
+        (lambda env, parts: (*parts[:4], None), "returned infos as NoneType, expected a dict"),
+        (part(0, b=None), r"observations of agents \['b'\] are missing at step 1"),
+        (part(1, b=None), r"rewards of agents \['b'\] are missing at step 1"),
+        (part(2, b=None), r"terminations of agents \['b'\] are missing at step 1"),
+        (part(3, a=None, b=None, __all__=False), r"truncations of agents \['a', 'b'\] are missing"),
+        (part(4, b=None), r"infos of agents \['b'\] are missing at step 1"),
+        (part(4, b=3), "infos at step 1 are .*expected a dict by agent"),
+        (part(2, __all__=False), r"agents \['__all__'\] that are not in possible_agents"),
+        (part(1, ghost=1.0), r"agents \['ghost'\] that are not in possible_agents"),
+        (part(2, a="False"), "termination at step 1 of a is 'False', expected numbers"),
+        (part(3, a=2), "truncation at step 1 of a is 2, expected True or False"),
+        (part(3, a=np.array([False])), "expected one number"),
+        (part(1, a=None, b=None), r"rewards of agents \['a', 'b'\] are missing"),
+        (part(1, a=np.array([1.0])), r"reward at step 1 of a is array.*expected one number"),
+        (part(1, a="1"), "reward at step 1 of a is '1', expected numbers"),
+        (part(1, a=1e39), "rewards must be finite"),
+        (part(0, a=np.array(["1", "2"])), "observation of a is .*expected numbers"),
+        (part(0, a=[[1], [1, 2]]), "observation of a is .*expected numbers"),
+        (part(0, a={"seen": np.zeros(2)}), "a observed a dict of .*'observation' in it"),
+        (part(4, a={"action_mask": [1, 0.5, 0]}), "action_mask of a is .*expected 0 or 1 each"),
+        (part(4, a={"action_mask": [1, np.nan, 0]}), "expected 0 or 1 each"),
+        (part(4, a={"alive": "no"}), "alive of a is 'no', expected numbers"),
+        (emptied, r"\['a', 'b'\] are gone from `agents` after step 1, and neither"),
+        (one_is_gone, r"\['b'\] are gone from `agents` after step 1, and neither"),
+        (comes_back, r"`agents` is \['a', 'b'\] after a step, and was \['a'\] before"),
+    ],
+)
+def test_what_is_missing_or_odd_in_a_step_is_refused(change, message):
+    batch = BatchEnv([Changed(change)])
+    batch.reset([0])
+    if change is comes_back:
+        batch.step(np.zeros((1, 2), int))
+    with pytest.raises(UserError, match=message):
+        batch.step(np.zeros((1, 2), int))
+
+
+@pytest.mark.parametrize("team_reward", ["sum", "shared"])
+def test_numbers_of_other_kinds_are_taken_for_what_they_are(team_reward):
+    def change(env, parts):
+        parts[1] = {"a": np.float64(2), "b": np.array(2)}
+        parts[2] = {"a": np.False_, "b": 0}
+        parts[4]["common"] = "more than the agents' infos"
+
+    batch = BatchEnv([Changed(change)], team_reward)
+    batch.reset([0])
+    now = batch.step(np.zeros((1, 2), int))
+    assert now.rewards.tolist() == [4.0 if team_reward == "sum" else 2.0]
+    assert not now.done.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "reset", "message"),
+    [
+        (
+            "reset",
+            lambda seed=None, options=None: {"a": 0, "b": 0},
+            "reset returned dict, expected",
+        ),
+        ("reset", lambda seed=None: ({}, {}, {}), "reset returned 3 values, expected 2"),
+        ("reset", lambda: ({}, {}), "unexpected keyword argument 'seed'; expected reset"),
+    ],
+)
+def test_resets_that_are_refused(name, reset, message):
+    env = Toy()
+    reset.__qualname__ = reset.__name__ = name
+    env.reset = reset
+    with pytest.raises(UserError, match=message):
+        BatchEnv([env]).reset([0])
+
+
+def test_an_environment_that_is_over_at_reset_is_refused():
+    env = Toy()
+    real = env.reset
+
+    def reset(seed=None, options=None):
+        result = real(seed)
+        env.agents = []
+        return result
+
+    env.reset = reset
+    with pytest.raises(UserError, match=r"`agents` is \[\] after reset.*from the start"):
+        BatchEnv([env]).reset([0])
+
+
+@pytest.mark.parametrize("roster", [None, [], {"a", "b"}, ["a", "a"], "ab"])
+def test_rosters_without_an_order_are_refused(roster):
+    env = Toy()
+    env.possible_agents = roster
+    with pytest.raises(UserError, match=r"possible_agents is .*expected a list of all agents"):
+        BatchEnv([env])
+
+
+def test_the_same_environment_twice_is_refused():
+    env = Toy()
+    with pytest.raises(UserError, match="must make a fresh environment each time"):
+        BatchEnv([env, env])
+
+
+def test_unequal_shares_of_a_shared_reward_are_refused():
+    batch = BatchEnv([Changed(part(1, a=1.0, b=10.0))], "shared")
+    batch.reset([0])
+    with pytest.raises(UserError, match="team_reward=shared means that every agent is paid the"):
+        batch.step(np.zeros((1, 2), int))
+
+
+def dies(env, parts):
+    """The first agent dies in step 2, is told to have ended, and is paid 0 from then on."""
+    if env.t >= 2:
+        parts[0]["a"], parts[1]["a"], parts[2]["a"], parts[3]["a"] = np.zeros(2), 0.0, True, False
+        parts[4]["a"] = {}
+        env.agents = [agent for agent in env.agents if agent != "a"]
+
+
+def stays_dead(env, parts):
+    """The first agent dies in step 2 and stays, paid 0."""
+    if env.t >= 2:
+        parts[1]["a"], parts[4]["a"] = 0.0, {"alive": False}
+
+
+@pytest.mark.parametrize("change", [dies, stays_dead])
+def test_a_shared_reward_is_that_of_the_living(change):
+    batch = BatchEnv([Changed(change)], "shared")
+    batch.reset([0])
+    assert [batch.step(np.zeros((1, 2), int)).rewards[0] for _ in range(3)] == [1.0, 1.0, 1.0]
+
+
+def test_the_made_are_closed_where_one_cannot_be_made():
+    made, closed = [], []
+
+    def make(**parameters):
+        if len(made) == 2:
+            raise RuntimeError("no third one")
+        env = Toy()
+        made.append(env)
+        env.close = lambda: closed.append(env)
+        return env
+
+    family = TaskFamily("toy", make, [{"i": i} for i in range(4)], [], 3, sizes=(2, 2, 3))
+    with pytest.raises(RuntimeError, match="no third one"):
+        batch_env(family, family.training_tasks)
+    assert sorted(map(id, closed)) == sorted(map(id, made))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from maicc.cli import main
-from maicc.data.contract import check_contract, report
+from maicc.data.behaviour import AT_ONCE
+from maicc.data.contract import check_contract, check_family, report
 from maicc.envs import TaskFamily, get_family, register, tasks
+from maicc.types import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +158,82 @@ def test_seeds_are_checked_against_history_too():
 
     verdicts = {v.item: v for v in check_contract(dataclasses.replace(family(), make=Remembers))}
     assert "in an environment that had been played before" in verdicts["seeds"].found
+
+
+def test_environments_that_share_what_changes_are_refused_before_any_work():
+    class Shares(Toy):
+        @property
+        def steps(self):
+            return Shares.count
+
+        @steps.setter
+        def steps(self, value):
+            Shares.count = value
+
+    shared = dataclasses.replace(family(), make=Shares)
+    with pytest.raises(UserError, match="keep what changes in `self`"):
+        check_family(shared)
+    verdicts = {v.item: v for v in check_contract(shared)}
+    assert not all(v.fine for v in verdicts.values())
+    check_family(family())
+
+
+def test_the_check_leaves_no_environment_open():
+    opened, closed = [], []
+
+    class Counted(Toy):
+        def __init__(self, **parameters):
+            super().__init__(**parameters)
+            opened.append(self)
+
+        def close(self):
+            closed.append(self)
+
+    assert all(v.fine for v in check_contract(dataclasses.replace(family(), make=Counted)))
+    assert {id(env) for env in opened} == {id(env) for env in closed}
+
+
+def test_many_tasks_are_not_opened_at_once():
+    most = [0]
+
+    class Counted(Toy):
+        now = 0
+
+        def __init__(self, goal, broken, n):
+            super().__init__(goal, broken)
+            Counted.now += 1
+            most[0] = max(most[0], Counted.now)
+
+        def close(self):
+            Counted.now -= 1
+
+    many = [{"goal": 0, "broken": "", "n": n} for n in range(120)]
+    check_family(family(make=Counted, training=many[:100], held_out=many[100:]))
+    assert most[0] == AT_ONCE
+    assert Counted.now == 0
+
+
+SET = """
+from tests.test_check import Toy, family
+
+class Unordered(Toy):
+    def __init__(self, **parameters):
+        super().__init__(**parameters)
+        self.possible_agents = list({"ann", "bob", "cy", "dan", "eve", "fay"})
+
+family = family(make=Unordered)
+"""
+
+
+def test_an_order_of_agents_that_other_processes_do_not_have_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "unordered.py").write_text(SET)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parent.parent}")
+    ours = get_family("unordered:family")
+    rosters = ours.rosters()
+    ours.require_rosters(rosters)
+    with pytest.raises(UserError, match="in another process and is"):
+        ours.require_rosters([rosters[0][::-1]] * 2)
+    verdicts = list(check_contract(ours))
+    assert [v.item for v in verdicts if not v.fine] == ["spaces"]
+    assert "give the agents a fixed order" in verdicts[-1].found

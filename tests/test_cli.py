@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import pytest
 import yaml
 
 from maicc.cli import main
+from maicc.cli.commands import COMMANDS
+from maicc.cli.options import _variants
+from maicc.envs import get_family, tasks
+from maicc.experiments.units import with_overrides
+from maicc.experiments.validate import memory_needed
+from maicc.types import UserError
 from tests.commands import TINY, maicc, refused
 from tests.conftest import tiny_config
 
@@ -321,3 +334,101 @@ def test_shipped_configurations_parse(name, capsys):
     assert (
         shown["embedding"]["model"]["encoder"] == shown["decision"]["model"]["encoder"] == encoder
     )
+
+
+def test_json_stands_alone_where_an_environment_prints(tiny_run, monkeypatch, capsys):
+    family = get_family("lbf_7x7")
+
+    def loud(**parameters):
+        print("hello")
+        return family.make(**parameters)
+
+    monkeypatch.setitem(tasks._registered, "lbf_7x7", dataclasses.replace(family, make=loud))
+    main(["credit", str(tiny_run)])
+    said = capsys.readouterr()
+    assert "step_correlation" in json.loads(said.out)
+    assert "hello" in said.err
+
+
+def test_what_a_terminal_cannot_show_is_replaced(monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setitem(COMMANDS, "tasks", lambda argv: print("2 \N{PLUS-MINUS SIGN} 1"))
+    main(["tasks"])
+    assert shown.buffer.getvalue() == b"2 ? 1\n"
+
+
+def test_a_reader_that_has_read_enough(tmp_path):
+    command = f"{sys.executable} -m maicc tasks lbf_7x7 | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)
+
+
+@pytest.mark.parametrize("interrupt", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_is_told_as_ctrl_c(monkeypatch, capsys, interrupt):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setitem(COMMANDS, "run", lambda argv: signal.raise_signal(interrupt))
+    with pytest.raises(SystemExit) as stop:
+        main(["run"])
+    assert stop.value.code == 130
+    assert "the same command goes on where it stopped" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_commands_draw_without_the_backend_of_a_notebook(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    main(["--version"])
+    assert os.environ["MPLBACKEND"] == "Agg"
+
+
+def test_a_file_of_variants_is_read_as_a_runs_yaml(tmp_path):
+    path = tmp_path / "v.yaml"
+    path.write_text("fast: {decision.optimiser.learning_rate: 1e-3, collect.levels: [1e-1, 1]}\n")
+    (options,) = _variants(path, "fast").values()
+    config = with_overrides(tiny_config(), options)
+    assert config.decision.optimiser.learning_rate == 0.001
+    assert config.collect.levels == [0.1, 1]
+    path.write_bytes(b"\xff\xfe: 1")
+    with pytest.raises(UserError, match="is not YAML"):
+        _variants(path, "fast")
+
+
+@pytest.mark.parametrize("command", [["run", "lbf_7x7"], ["collect", "lbf_7x7"]])
+def test_a_seed_has_an_upper_end(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    assert "2147483648" in refused(capsys, *command, f"--seed={2**31}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_memory_of_the_teachers_attention_is_told():
+    config = tiny_config()
+    crowd = dataclasses.replace(get_family("lbf_7x7"), sizes=(30, 2, 3), max_steps=1000)
+    config.embedding.batch_size = 1
+    tokens = 1000 * 61  # the square of it in truth values and in numbers: 5 bytes
+    said = memory_needed(config, crowd)
+    assert f"{5 * tokens**2 / 2**30:.1f} GiB for the teacher's attention" in said
+    assert "(embedding.window, embedding.model.attention=factored)" in said
+    config.embedding.window = 10
+    assert "0.0 GiB for the teacher's attention" in memory_needed(config, crowd)
+    config.embedding.model.attention = "factored"
+    assert "teacher" not in memory_needed(config, crowd)
+
+
+def test_a_collection_that_another_process_makes_is_waited_for(tmp_path, capsys):
+    arguments = ["collect", "lbf_7x7", "--episodes=1", "--levels=[1.0]", "--workers=1"]
+    main([*arguments, f"--out={tmp_path / 'x.h5'}"])
+    real = Path.exists
+
+    def exists_later(self):
+        return real(self) and not (self.name == "x.h5" and len(looked) < 1 and not looked.append(1))
+
+    looked: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "exists", exists_later)  # it was not there at first
+        main([*arguments, f"--out={tmp_path / 'x.h5'}"])
+        assert f"{tmp_path / 'x.h5'} is there" in capsys.readouterr().out
+        looked.clear()
+        said = refused(capsys, *arguments, "--seed=1", f"--out={tmp_path / 'x.h5'}")
+        assert "another process has made it, with other options" in said

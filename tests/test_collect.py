@@ -3,6 +3,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +16,7 @@ from maicc.config import CollectConfig
 from maicc.data import behaviour as module_behaviour
 from maicc.data import collect as module
 from maicc.data.behaviour import calibrate, episode_count, play
-from maicc.data.collect import check_settings, collect
+from maicc.data.collect import check_settings, collect, plan_of
 from maicc.data.dataset import EpisodeFile
 from maicc.data.episodes import FIELDS
 from maicc.envs import get_family
@@ -259,3 +264,91 @@ def test_environments_that_are_costly_are_reset_again_and_again(tmp_path):
     assert len(made) == 2
     assert np.array_equal(one.observations, all_at_once.observations)
     assert np.array_equal(one.rewards, all_at_once.rewards)
+
+
+@pytest.mark.parametrize(
+    ("expert", "message"),
+    [
+        (lambda env, rng: dict.fromkeys(range(3), 0), "expert chose no action for .*it chose for"),
+        (lambda env, rng: dict.fromkeys(env.agents[:2], 0), "expert chose no action for"),
+        (lambda env, rng: dict.fromkeys(env.agents, 7), "expert chose an illegal action for"),
+        (lambda env, rng: dict.fromkeys(env.agents, 0.5), "illegal action for .*: 0.5, expected"),
+        (lambda env, rng: dict.fromkeys(env.agents, None), "illegal action for .*: None"),
+        (lambda env, rng: [0, 0, 0], "expected a dict of actions by agent"),
+    ],
+)
+def test_what_an_expert_may_not_choose(tmp_path, expert, message):
+    """It is refused at the first step, and leaves nothing that spoils the next call."""
+    broken = dataclasses.replace(FAMILY, expert=expert)
+    with pytest.raises(UserError, match=message):
+        collect(broken, tmp_path / "x.h5", SMALL, seed=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_units_survive_what_has_nothing_to_do_with_them(tmp_path, monkeypatch):
+    """Processes that can't be started are no fault of the family's."""
+    few = dataclasses.replace(FAMILY, training=dict(list(FAMILY.training.items())[:1]))
+    config = CollectConfig(episodes=2, levels=[1.0], explorer=True, workers=1)
+    real = module._play_unit
+
+    def stops(*args, **kwargs):
+        if args[-1][1] == 1:
+            raise KeyboardInterrupt
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(module, "_play_unit", stops)
+    with pytest.raises(KeyboardInterrupt):
+        collect(few, tmp_path / "x.h5", config, seed=0)
+    monkeypatch.setattr(module, "_play_unit", real)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "ProcessPoolExecutor", full)
+    monkeypatch.setattr(module, "importable", lambda family: True)
+    (parts,) = tmp_path.iterdir()
+    (parts / "task0-behaviour0.npz").rename(parts / "kept.npz")  # two units are waiting
+    with pytest.raises(UserError, match=r"/dev/shm.*No space left.*set collect.workers=1"):
+        collect(few, tmp_path / "x.h5", dataclasses.replace(config, workers=2), seed=0)
+    assert (parts / "kept.npz").exists()
+
+
+def test_a_worker_that_dies_is_told_of(tmp_path):
+    with pytest.raises(UserError, match="__main__"), module._pool(1) as pool:
+        pool.submit(os._exit, 1).result()
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    code = (
+        "import os, sys, time\n"
+        "from maicc.data.collect import _pool\n"
+        "if __name__ == '__main__':\n"
+        "    with _pool(1) as pool:\n"
+        "        print(pool.submit(os.getpid).result(), flush=True)\n"
+        "        pool.submit(time.sleep, 600)\n"
+        "        time.sleep(600)\n"
+    )
+    (tmp_path / "parent.py").write_text(code)
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    worker = int(parent.stdout.readline())
+    os.kill(worker, 0)
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        if b"Z" in Path(f"/proc/{worker}/stat").read_bytes().rsplit(b")", 1)[1][:3]:
+            return  # ended, and nobody has asked for its exit code
+        time.sleep(0.1)
+    raise AssertionError("the worker lives on")
+
+
+def test_a_plan_of_numpys_numbers_is_the_same_plan():
+    plain = CollectConfig(episodes=4, levels=[0.5])
+    theirs = CollectConfig(episodes=np.int64(4), levels=[np.float64(0.5)])
+    assert plan_of(FAMILY, plain, 3) == plan_of(FAMILY, theirs, np.int64(3))

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -150,3 +153,91 @@ def test_missing_file_and_foreign_file(tmp_path):
 def test_dataset_of_another_family(path):
     with pytest.raises(UserError, match="family lbf_7x7 instead of lbf_9x9"):
         EpisodeFile(path).require(get_family("lbf_9x9").spec)
+
+
+def changed_spec(file):
+    spec = json.loads(file.attrs["spec"])
+    file.attrs["spec"] = json.dumps({**spec, "later": 1})
+
+
+def replaced(name, change):
+    def apply(file):
+        values = file[name][:]
+        del file[name]
+        change(file, values)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.attrs.pop("spec"), "attribute 'spec' is missing"),
+        (lambda file: file.attrs.pop("fingerprint"), "attribute 'fingerprint' is missing"),
+        (changed_spec, "attribute 'spec'.*or use the version that wrote it"),
+        (lambda file: file.attrs.update(tasks="[3]"), "attribute 'tasks'"),
+        (lambda file: file.attrs.update(behaviours="{"), "attribute 'behaviours'"),
+        (lambda file: file.attrs.update(schema=[1, 2]), "this version reads schema 1"),
+        (replaced("rewards", lambda f, x: f.create_group("rewards")), "field rewards is no array"),
+        (replaced("rewards", lambda f, x: f.update(rewards="text")), "field rewards is no array"),
+        (
+            replaced("actions", lambda f, x: f.update(actions=x + 0.5)),
+            "field actions is of float64, expected int64",
+        ),
+        (
+            replaced("agent_mask", lambda f, x: f.update(agent_mask=x.astype(int))),
+            "field agent_mask is of int64, expected bool",
+        ),
+        (
+            replaced("rewards", lambda f, x: f.update(rewards=x.astype(float) + 1e39)),
+            "field rewards, episode 0: a value is NaN or infinite",
+        ),
+        (replaced("length", lambda f, x: f.create_group("length")), "field length"),
+    ],
+)
+def test_headers_and_fields_of_another_kind(path, damage, message):
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    file = EpisodeFile(path)
+    with pytest.raises(UserError, match=message):
+        _ = file.fingerprint, len(file), file.read()
+
+
+def test_half_precision_is_read_as_what_it_is(path):
+    before = EpisodeFile(path).read().observations
+    with h5py.File(path, "r+") as file:
+        del file["observations"]
+        file["observations"] = before.astype(np.float16)
+    again = EpisodeFile(path).read().observations
+    assert again.dtype == np.float32
+    assert np.array_equal(again, before.astype(np.float16))
+
+
+def test_a_file_that_another_process_writes_is_not_damaged(path):
+    code = "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print(); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    other.stdout.readline()
+    with pytest.raises(UserError, match=r"open in another process.*close it there"):
+        EpisodeFile(path).read()
+    other.communicate()
+    assert len(EpisodeFile(path).read()) == 6
+
+
+def test_zeros_inside_a_file_are_damage(path):
+    data = bytearray(path.read_bytes())
+    data[2000:-2000] = bytes(len(data) - 4000)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"make it again|make the dataset again"):
+        EpisodeFile(path).read()
+
+
+def test_rosters_and_the_plan_are_kept(tmp_path, episodes):
+    args = (episodes, FAMILY.spec, FAMILY.training_tasks, LEVELS)
+    write_episodes(tmp_path / "x.h5", *args, plan="abc", rosters=FAMILY.rosters())
+    write_episodes(tmp_path / "y.h5", *args)
+    x, y = EpisodeFile(tmp_path / "x.h5"), EpisodeFile(tmp_path / "y.h5")
+    assert (x.plan, x.rosters) == ("abc", FAMILY.rosters())
+    assert (y.plan, y.rosters) == ("", [])
+    assert x.fingerprint == y.fingerprint

@@ -75,3 +75,12 @@ def test_links_that_were_checked_out_as_text_files(tmp_path):
     assert finding.needed
     assert finding.state == "maicc/envs: text files in place of links"
     assert "git checkout -- maicc/envs" in finding.fix
+
+
+def test_a_user_without_a_home(monkeypatch):
+    for name in ("HOME", "SC2PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])  # no entry
+    found = {f.name: f for f in doctor()}["SC2PATH"]
+    assert not found.fine
+    assert "no such folder" in found.state

@@ -51,3 +51,29 @@ def test_fit_trains_a_rival(tiny_run, tmp_path, monkeypatch, capsys):
     assert load_module(checkpoint, ATModule).config.episodes == 3
     said = refused(capsys, *arguments, "--data.init_args.episodes=3")
     assert "set data.init_args.episodes=4" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "no task family 'nope'; there are: lbf_7x7"),
+        (["--nope=3"], "unrecognized arguments: --nope=3; `maicc fit --help` lists the options"),
+        (["--trainer.max_steps=x"], '"trainer.max_steps"'),
+        (
+            ["--data.family=lbf_7x7", "--model.init_args.optimiser.learning_rate=.nan"],
+            "optimiser.learning_rate=nan must be above 0",
+        ),
+    ],
+)
+def test_refusals_are_shown_as_those_of_other_commands(
+    tmp_path, monkeypatch, capsys, more, message
+):
+    monkeypatch.chdir(tmp_path)
+    said = refused(
+        capsys, "fit", "--model=maicc.training.EmbeddingModule",
+        "--data=maicc.training.EpisodeData", "--data.family=nope", *more,
+    )  # fmt: skip
+    assert message in said
+    (last,) = [line for line in said.splitlines() if line.startswith("maicc:")]
+    assert said.endswith(last + "\n")
+    assert "usage:" not in said

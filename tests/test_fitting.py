@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import pickle
+import signal
 
 import pytest
 import torch
 
+from maicc.baselines.dpt import DPTModule
+from maicc.config import OptimiserConfig
 from maicc.envs import get_family
 from maicc.experiments.fits import fit_model
 from maicc.files import ModelFiles
@@ -126,3 +129,123 @@ def test_chance_in_a_step_follows_from_the_datas_seed(tiny_run, tmp_path, monkey
     monkeypatch.setattr(MaiccModule, "on_train_batch_start", note)
     fit_model("decision", config, files)
     assert seeds == [(3, 3_000_000_021 + step) for step in range(2)]
+
+
+@pytest.mark.parametrize(("method", "fit_name"), [("maicc", "embedding"), ("dpt", "decision")])
+def test_a_fit_stops_at_the_first_loss_that_is_not_finite(
+    tiny_run, tmp_path, monkeypatch, method, fit_name
+):
+    """What was kept before stays, and is sound."""
+    config = tiny_config(method)
+    getattr(config, fit_name).steps = 9
+    files = ModelFiles(tiny_run / "episodes.h5", {fit_name: tmp_path / "x.ckpt"})
+    real, seen = Resumable.on_train_batch_end, []
+
+    def ctrl_c(self, trainer, *rest):
+        seen.append(trainer.global_step)
+        self.interrupted = trainer.global_step == 2
+        real(self, trainer, *rest)
+
+    monkeypatch.setattr(Resumable, "on_train_batch_end", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        fit_model(fit_name, config, files)
+    module = type(load_part(tmp_path / "x.part.ckpt"))
+    step = module.training_step
+
+    def diverges(self, batch, batch_index):
+        return step(self, batch, batch_index) * (torch.nan if self.global_step == 4 else 1.0)
+
+    monkeypatch.setattr(module, "training_step", diverges)
+    with pytest.raises(UserError, match=r"loss of nan after 4 steps.*learning_rate=0.001.*scale"):
+        fit_model(fit_name, config, files)
+    assert seen == [1, 2, 3, 4]
+    assert not (tmp_path / "x.ckpt").exists()
+    load_part(tmp_path / "x.part.ckpt")
+
+
+def load_part(path):
+    kind = torch.load(path, weights_only=True)["maicc"]["kind"]
+    kinds = {"embedding": EmbeddingModule, "decision": DecisionModule, "dpt": DPTModule}
+    return load_module(path, kinds[kind])
+
+
+def test_a_learning_rate_that_is_too_high_leaves_no_model(tiny_run, tmp_path):
+    config = tiny_config()
+    config.embedding.optimiser.learning_rate = 1e20
+    config.embedding.optimiser.schedule = "constant"
+    files = ModelFiles(tiny_run / "episodes.h5", {"embedding": tmp_path / "x.ckpt"})
+    with pytest.raises(UserError, match=r"lower optimiser.learning_rate=1e\+20, or scale"):
+        fit_model("embedding", config, files)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tiny_run, tmp_path):
+    checkpoint = torch.load(tiny_run / "embedding.ckpt", weights_only=True)
+    next(iter(checkpoint["state_dict"].values())).view(-1)[0] = torch.inf
+    torch.save(checkpoint, tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match=r"bad.ckpt: has weights that are not finite"):
+        load_module(tmp_path / "bad.ckpt", EmbeddingModule)
+    module = EmbeddingModule(get_family("lbf_7x7").spec)
+    module.on_save_checkpoint({})
+    next(module.parameters()).data.view(-1)[0] = torch.nan
+    with pytest.raises(UserError, match="weight that is not finite"):
+        module.on_save_checkpoint({})
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "message"),
+    [
+        (
+            OptimiserConfig(learning_rate=float("nan")),
+            "optimiser.learning_rate=nan must be above 0",
+        ),
+        (
+            OptimiserConfig(weight_decay=float("inf")),
+            "optimiser.weight_decay=inf must be at least 0",
+        ),
+        (
+            OptimiserConfig(weight_decay=float("nan")),
+            "optimiser.weight_decay=nan must be at least 0",
+        ),
+    ],
+)
+def test_modules_refuse_numbers_that_are_not_finite(optimiser, message):
+    with pytest.raises(UserError, match=message):
+        DecisionModule(get_family("lbf_7x7").spec, optimiser=optimiser)
+
+
+def test_too_little_memory_is_told_in_a_line(tiny_run, tmp_path, monkeypatch):
+    def full(self, batch, batch_index):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 b")
+
+    monkeypatch.setattr(EmbeddingModule, "training_step", full)
+    files = ModelFiles(tiny_run / "episodes.h5", {"embedding": tmp_path / "x.ckpt"})
+    with pytest.raises(UserError, match=r"embedding.window or embedding.model.attention=factored"):
+        fit_model("embedding", tiny_config(), files)
+
+
+def test_a_clusters_variables_do_not_matter(tiny_run, tmp_path, monkeypatch):
+    job = {"JOB_ID": 1, "JOB_NAME": "train", "NTASKS": 4, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
+    for name, value in {**job, "NODELIST": "n1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    files = ModelFiles(tiny_run / "episodes.h5", {"embedding": tmp_path / "x.ckpt"})
+    fit_model("embedding", tiny_config(), files)
+    assert files["embedding"].exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_keep_the_state_and_are_given_back(tiny_run, tmp_path, monkeypatch, number):
+    config, before = tiny_config(), signal.getsignal(number)
+    real = Resumable.on_train_batch_end
+
+    def signalled(self, trainer, *rest):
+        if trainer.global_step == 2:
+            signal.raise_signal(number)
+        real(self, trainer, *rest)
+
+    monkeypatch.setattr(Resumable, "on_train_batch_end", signalled)
+    files = ModelFiles(tiny_run / "episodes.h5", {"embedding": tmp_path / "x.ckpt"})
+    with pytest.raises(KeyboardInterrupt):
+        fit_model("embedding", config, files)
+    assert torch.load(tmp_path / "x.part.ckpt", weights_only=True)["global_step"] == 2
+    assert signal.getsignal(number) == before

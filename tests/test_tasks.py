@@ -3,10 +3,12 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
+from maicc.cli import main
 from maicc.envs import families, get_family, importable, register, sample_tasks, tasks
-from maicc.types import Task, UserError
+from maicc.types import ObsLayout, Task, UserError
 
 
 def test_built_in_families_are_listed():
@@ -84,3 +86,75 @@ def test_tasks_as_lists_and_from_a_sampler():
         sample_tasks(draw, training=3, held_out=3)
     with pytest.raises(UserError, match="listed twice"):
         dataclasses.replace(family, training=[training[0], training[0]])
+
+
+def changed(**changes):
+    return dataclasses.replace(get_family("lbf_7x7"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"return_bounds": (-np.inf, np.inf)}, "return_bounds=.*expected 2 finite numbers"),
+        ({"return_bounds": (0, float("nan"))}, "expected 2 finite numbers"),
+        ({"return_bounds": 2.0}, "expected 2 finite numbers"),
+        ({"return_bounds": (2, 1)}, "must be the lowest return and a higher one"),
+        ({"max_steps": 0}, "max_steps=0, expected 1 whole numbers, at least 1"),
+        ({"max_steps": 5.5}, "max_steps=5.5, expected 1 whole"),
+        ({"max_steps": None}, "max_steps=None, expected 1 whole"),
+        ({"sizes": (2, 2)}, "sizes=.*expected 3 whole numbers"),
+        ({"sizes": (2, 2, 0)}, "at least 1"),
+        ({"at_once": 0}, "at_once=0, expected 1 whole"),
+        ({"training": [{"x": float("inf")}]}, "use finite numbers"),
+        ({"training": [3]}, "task parameters 3 are not plain JSON"),
+        ({"training": [{"a": 1, "b": 2}, {"b": 2, "a": 1}]}, "the same task is listed twice"),
+        ({"training": [{"a": 1}, {"a": "1"}]}, "two tasks have the same name"),
+    ],
+)
+def test_numbers_and_tasks_that_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        changed(**changes)
+
+
+def test_numbers_of_numpy_become_pythons():
+    ours = changed(
+        max_steps=np.prod((3, 5)),
+        return_bounds=(np.int64(0), np.float32(2)),
+        sizes=tuple(np.array([3, 8, 6])),
+        layout=ObsLayout(tuple(np.array([0, 2])), (2, 1, 3), (5, np.int64(2), 1), np.int64(4)),
+    )
+    plain = changed(max_steps=15, return_bounds=(0, 2.0))
+    assert ours.fingerprint == plain.fingerprint
+    assert json.loads(json.dumps(dataclasses.asdict(ours.spec)))["max_steps"] == 15
+    assert ours.task(size=np.int64(7)).parameters == {"size": 7}
+    with pytest.raises(TypeError):
+        ObsLayout((0, 0.5), (2, 1, 3), (5, 2, 1), 4)
+
+
+@pytest.mark.parametrize("name", ["./m:f", "./m.py:f", ":f", "m:", "a b:f", "m:f:g"])
+def test_a_path_is_no_name_of_a_family(name):
+    with pytest.raises(UserError, match="is no MODULE:ATTRIBUTE: write my_module:my_family"):
+        get_family(name)
+
+
+def test_the_ending_of_a_file_is_left_out():
+    with pytest.raises(UserError, match=r"leave \.py out"):
+        get_family("nowhere.py:f")
+
+
+def test_a_broken_family_does_not_hide_the_others(monkeypatch, capsys):
+    monkeypatch.setattr(tasks, "_plugins", lambda: {"theirs": "nowhere:family"})
+    main(["tasks"])
+    said = capsys.readouterr().out
+    assert "lbf_9x9" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("theirs")]
+    assert "can't be loaded from nowhere:family" in line
+
+
+def test_only_the_order_of_the_same_agents_counts():
+    family = get_family("lbf_7x7")
+    first, last = family.rosters()
+    for fine in ([], [first, last], [[*first, "one more"], last[:2]]):
+        family.require_rosters(fine)
+    with pytest.raises(UserError, match="give the agents a fixed order"):
+        family.require_rosters([first, last[::-1]])

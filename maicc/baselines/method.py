@@ -119,12 +119,14 @@ class Trained(ABC):
     Attributes:
         spec: Sizes of the task family.
         tasks: Tasks of the dataset; none where teams do not use the dataset.
+        rosters: Rosters of the dataset's tasks, as `TaskFamily.rosters` gives them.
         content: Hashes of everything that results follow from.
         parameters: Count of the numbers in the networks that act.
     """
 
     spec: Spec
     tasks: Sequence[Task] = ()
+    rosters: Sequence[Sequence[str]] = ()
     content: str
     parameters: int
 

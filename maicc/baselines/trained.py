@@ -46,6 +46,7 @@ class TrainedMAICC(Trained):
         self.device = resolve_device(device)
         dataset = EpisodeFile(files.episodes)
         self.spec, self.tasks = dataset.require(spec or dataset.spec), dataset.tasks
+        self.rosters = dataset.rosters
         self.decision = load_module(files[acting], DecisionModule, self.spec).net
         acts: list[torch.nn.Module] = [self.decision]
         stored, keys = slices(dataset.read(), self.spec.bounds), None
@@ -105,7 +106,7 @@ class TrainedRival(Trained):
     ) -> None:
         self.device, self.options = resolve_device(device), options
         dataset = EpisodeFile(files.episodes)
-        self.spec = dataset.require(spec or dataset.spec)
+        self.spec, self.rosters = dataset.require(spec or dataset.spec), dataset.rosters
         self.module = load_module(files["decision"], module, self.spec)
         self.content = f"{module.kind} {weights_hash(self.module)}"
         self.parameters = count_parameters(self.module.net)

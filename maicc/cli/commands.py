@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -38,8 +43,25 @@ First steps:  maicc tasks
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command that the user typed.
 
-    The exit code is 2 after an error that the user can put right, and 130 after Ctrl-C.
+    The exit code is 2 after an error that the user can put right, and 130 after Ctrl-C or SIGTERM,
+    which keep the same. The process belongs to the command: matplotlib draws without a display, and
+    what a terminal can't show is replaced.
     """
+    os.environ["MPLBACKEND"] = "Agg"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main else None
+    try:
+        _main(arguments)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _main(arguments: Sequence[str] | None) -> None:
+    """Runs the command, and tells its errors in a line."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
@@ -54,9 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if command is None:
             raise UserError(f"no command {argv[0]!r}; there are: {', '.join(COMMANDS)}")
         command(argv[1:])
+        sys.stdout.flush()
     except UserError as error:
         print(f"maicc: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # `maicc tasks | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         print(f"maicc: {error}", file=sys.stderr)
         sys.exit(2)
@@ -117,14 +143,15 @@ def _collect(argv: list[str]) -> None:
     options = parser.parse_args(argv)
 
     from maicc.data.arrays import convert_arrays
-    from maicc.data.collect import collect
+    from maicc.data.collect import check_settings, collect, plan_of
     from maicc.data.contract import check_family
+    from maicc.data.dataset import EpisodeFile
     from maicc.data.reference import convert_reference
     from maicc.envs import get_family
+    from maicc.files import locked
 
     family = get_family(options.family)
-    if options.seed < 0:
-        raise UserError(f"--seed={options.seed} must be at least 0")
+    _check_seed(options.seed)
     out = Path(options.out or f"runs/{family.name.replace(':', '.')}.h5")
     if out.exists():
         raise UserError(f"{out} is there already; choose another --out, or remove it")
@@ -136,9 +163,24 @@ def _collect(argv: list[str]) -> None:
     if options.from_arrays:
         convert_arrays(Path(options.from_arrays), family, out)
         return
-    check_family(family)
     config = CollectConfig(**{f.name: getattr(options, f.name) for f in fields(CollectConfig)})
-    collect(family, out, config, options.seed)
+    check_settings(family, config)
+    check_family(family)
+    with locked(out):
+        if not out.exists():
+            collect(family, out, config, options.seed)
+        elif EpisodeFile(out).plan == plan_of(family, config, options.seed):
+            print(f"{out} is there")
+        else:
+            raise UserError(f"{out}: another process has made it, with other options; remove it")
+
+
+def _check_seed(seed: int) -> None:
+    """Raises UserError unless a seed is in its limits."""
+    from maicc.config import MOST_SEED
+
+    if not 0 <= seed <= MOST_SEED:
+        raise UserError(f"--seed={seed} must be at least 0 and at most {MOST_SEED}")
 
 
 def _fit(argv: list[str]) -> None:
@@ -147,23 +189,32 @@ def _fit(argv: list[str]) -> None:
     import lightning as L
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+    from maicc.cli.options import one_line, told
+
     class CLI(LightningCLI):
         """Lightning's command line; the model takes its spec from the data module."""
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
 
+    warnings.simplefilter("ignore", DeprecationWarning)  # Lightning's calls of jsonargparse
     # args is given on purpose
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-    CLI(
-        L.LightningModule,
-        L.LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_kwargs={"overwrite": True},
-        args=["fit", *argv],
-        parser_kwargs={"prog": "maicc"},
-    )
+    try:
+        CLI(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            args=["fit", *argv],
+            parser_class=one_line(LightningArgumentParser),
+            parser_kwargs={"prog": "maicc"},
+        )
+    except Exception as error:
+        if (mended := told(error)) is None:
+            raise
+        raise mended from None
 
 
 def _adapt(argv: list[str]) -> None:
@@ -192,8 +243,7 @@ def _adapt(argv: list[str]) -> None:
     out, folder = Path(options.out), Path(options.folder)
     if out.exists():
         raise UserError(f"{out} is there already; choose another --out, or remove it")
-    if options.seed < 0:
-        raise UserError(f"seed={options.seed} must be at least 0")
+    _check_seed(options.seed)
     names = [f.name for f in fields(settings) if f.name != "training_runs"]
     config = type(settings)(
         training_runs=options.runs, **{name: getattr(options, name) for name in names}
@@ -298,7 +348,9 @@ def _credit(argv: list[str]) -> None:
     from maicc.evaluation.credit import credit
     from maicc.files import ModelFiles
 
-    print(json.dumps(credit(ModelFiles.in_folder(options.folder)), indent=1))
+    with redirect_stdout(sys.stderr):  # an environment may print
+        value = credit(ModelFiles.in_folder(options.folder))
+    print(json.dumps(value, indent=1))
 
 
 def _context(argv: list[str]) -> None:
@@ -319,7 +371,8 @@ def _context(argv: list[str]) -> None:
     config = read_config(folder)
     if not isinstance(config, MaiccRun):
         raise UserError(f"{folder}: method {config.method} looks up no contexts, only maicc does")
-    value = context_value(ModelFiles.in_folder(folder), config.decision.retrieval)
+    with redirect_stdout(sys.stderr):
+        value = context_value(ModelFiles.in_folder(folder), config.decision.retrieval)
     print(json.dumps(value, indent=1))
 
 
@@ -352,8 +405,12 @@ def _tasks(argv: list[str]) -> None:
     head = ("family", "agents", "obs", "actions", "steps", "returns", "training", "held out", "")
     rows: list[Sequence[Any]] = [head]
     for name in families():
-        family = get_family(name)
-        spec, bounds = family.spec, family.return_bounds
+        try:
+            family = get_family(name)
+            spec, bounds = family.spec, family.return_bounds
+        except Exception as error:  # of an installed family, which must not hide the others
+            rows.append((name, *[""] * (len(head) - 2), f"{type(error).__name__}: {error}"))
+            continue
         rows.append(
             (name, spec.n_agents, spec.observation_size, spec.n_actions, spec.max_steps,
              f"{bounds[0]:g} to {bounds[1]:g}" if bounds else "from the data",

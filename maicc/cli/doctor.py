@@ -102,7 +102,7 @@ def _protobuf() -> Finding:
 
 def _starcraft() -> Iterator[Finding]:
     """Checks the folder of StarCraft II, its binary and the maps of SMAC."""
-    root = Path(os.environ.get("SC2PATH", Path.home() / "StarCraftII"))
+    root = Path(os.environ.get("SC2PATH", os.path.expanduser("~/StarCraftII")))
     default = "" if "SC2PATH" in os.environ else " (the default)"
     yield Finding(
         "SC2PATH", root.is_dir(), f"{root}{default}"

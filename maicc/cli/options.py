@@ -29,11 +29,27 @@ def make_parser(command: str, what: str) -> ArgumentParser:
     """
     from jsonargparse import ArgumentParser
 
-    class Parser(ArgumentParser):
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise UserError(f"{' '.join(message.split())}; `{self.prog} --help` lists the options")
+    return one_line(ArgumentParser)(prog=f"maicc {command}", description=what)
 
-    return Parser(prog=f"maicc {command}", description=what)
+
+def one_line(parser: type) -> Any:
+    """Makes a class of parsers whose errors are one line, which names the help."""
+
+    class Parser(parser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            prog = self.prog.replace(" [options]", "")  # of a command within Lightning's
+            raise told(ex) or UserError(
+                f"{' '.join(message.split())}; `{prog} --help` lists the options"
+            )
+
+    return Parser
+
+
+def told(error: BaseException | None) -> UserError | None:
+    """Finds the error that the user can put right behind a library's; None if there is none."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def run_options(parser: ArgumentParser, argv: Sequence[str]) -> tuple[RunConfig, dict[str, Any]]:
@@ -248,10 +264,11 @@ def variant_options(
 def _variants(path: Path, names: str) -> dict[str, Any]:
     """Reads the variants of those names from a file, each with the options it sets."""
     import yaml
+    from jsonargparse import get_loader
 
-    try:
-        variants = yaml.safe_load(Path(_existing(str(path))).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    try:  # as a run's YAML is read, to which 1e-3 is a number
+        variants: Any = get_loader("yaml")(Path(_existing(str(path))).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not YAML: {error}") from None
     if not isinstance(variants, dict) or not all(
         isinstance(options or {}, dict) for options in variants.values()

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-import h5py
 import numpy as np
 
 from maicc.data.behaviour import with_bounds
@@ -36,6 +35,7 @@ from maicc.data.episodes import EpisodeBatch, alive_by_sight, empty_episodes
 from maicc.data.returns import share_of_maximum
 from maicc.envs import TaskFamily
 from maicc.envs.batch import team_rewards
+from maicc.files import hdf5_to_read
 from maicc.types import Behaviour, Spec, UserError
 
 NEEDED = {"observations": (4,), "actions": (3,), "rewards": (2, 3), "length": (1,), "task": (1,)}
@@ -77,11 +77,15 @@ def convert_arrays(source: Path, family: TaskFamily, out: Path) -> None:
 
 def _check(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> None:
     """Checks the arrays against each other and against the family."""
+    for name in sorted({*NEEDED, *OPTIONAL} & set(arrays) - {"task"}):
+        if arrays[name].dtype.kind not in "biuf":
+            raise UserError(f"field {name} is of {arrays[name].dtype}, expected numbers")
     _check_sizes(arrays, family)
     _check_shapes(arrays, family.spec)
     _check_lengths(arrays)
     _check_agents(arrays)
     _check_actions(arrays, family.spec)
+    _check_finite(arrays)
 
 
 def _check_sizes(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> None:
@@ -115,10 +119,16 @@ def _check_lengths(arrays: Mapping[str, np.ndarray]) -> None:
     T = actions.shape[1]
     if not len(actions):
         raise UserError("no episodes")
-    if not np.array_equal(actions, actions.astype(np.int64)):
-        raise UserError("field actions has numbers that are no integers")
+    for name in sorted({"actions", "length", "behaviour"} & set(arrays)):
+        if not (np.mod(arrays[name], 1) == 0).all():
+            raise UserError(f"field {name} has numbers that are no integers")
+    for name in sorted({"action_mask", "agent_mask", "alive", "terminated"} & set(arrays)):
+        if not np.isin(arrays[name], (0, 1)).all():
+            raise UserError(f"field {name} has numbers that are neither 0 nor 1")
     if (length > T).any():
         raise UserError(f"field length has {length.max()}, and {T} steps are there")
+    if (length < 1).any():
+        raise UserError(f"field length has {length.min()}, expected 1 or more")
 
 
 def _check_agents(arrays: Mapping[str, np.ndarray]) -> None:
@@ -138,6 +148,17 @@ def _check_actions(arrays: Mapping[str, np.ndarray], spec: Spec) -> None:
         taken = np.where(played, actions, 0).astype(np.int64)
         if not np.take_along_axis(legal, taken[..., None], 3)[..., 0][played].all():
             raise UserError("field actions has actions that its action_mask forbids")
+
+
+def _check_finite(arrays: Mapping[str, np.ndarray]) -> None:
+    """Checks what was observed and paid, up to the last step of each episode."""
+    for name, later in (("observations", 1), ("rewards", 0)):
+        array = arrays[name]
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array.astype(np.float32)).reshape(*array.shape[:2], -1).all(2)
+        bad = (~finite & (np.arange(array.shape[1]) < arrays["length"][:, None] + later)).any(1)
+        if bad.any():
+            raise UserError(f"field {name}, episode {bad.argmax()}: a value is NaN or infinite")
 
 
 def _agent_mask(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -200,7 +221,30 @@ def _rewards(
     individual = np.where(_played(arrays, length), individual, 0.0).astype(np.float32)
     if rewards.ndim == 2:  # as given, to the last digit
         return np.where(played, rewards, 0.0).astype(np.float32), individual
-    return team_rewards(individual, agent_mask[:, None], family.team_reward), individual
+    living = _living(arrays, played)
+    team = team_rewards(individual, agent_mask[:, None], family.team_reward, living)
+    unequal = ~np.isclose(individual, team[..., None], 1e-5, 1e-6) & living
+    if family.team_reward == "shared" and unequal.any():
+        raise UserError(
+            f"field rewards, episode {unequal.any((1, 2)).argmax()}: team_reward=shared means that "
+            "every agent is paid the same; give rewards (E, T) of the team, or use sum or mean"
+        )
+    return team, individual
+
+
+def _living(arrays: Mapping[str, np.ndarray], played: np.ndarray) -> np.ndarray:
+    """Agents that go on after a step, or all that are there where none does: (E, T, N) bool.
+
+    Args:
+        played: (E, T).
+    """
+    there = _played(arrays, arrays["length"])
+    alive = arrays.get("alive", there).astype(bool) & there
+    later = np.concatenate([alive[:, 1:], alive[:, -1:]], 1)
+    later = np.where(later.any(2, keepdims=True), later, True)  # at an episode's last step
+    living = alive & later
+    living = np.where(living.any(2, keepdims=True), living, there)
+    return np.where(played[..., None], living, True)
 
 
 def behaviours_of(
@@ -245,8 +289,10 @@ def _read(source: Path) -> dict[str, np.ndarray]:
             with np.load(source, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         else:
-            with h5py.File(source, "r") as file:
-                arrays = {name: file[name][:] for name in file}
+            with hdf5_to_read(source, "make it again") as file:
+                arrays = {name: file[name][:] for name in {*NEEDED, *OPTIONAL} & set(file)}
+    except UserError:
+        raise
     except (OSError, ValueError, BadZipFile) as error:
         raise UserError(f"{source}: not a readable .npz or HDF5 file ({error})") from None
     for name, dimensions in {**NEEDED, **OPTIONAL}.items():

@@ -18,10 +18,10 @@ from maicc.data.episodes import EpisodeBatch, concatenate, empty_episodes
 from maicc.data.returns import share_of_maximum
 from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env
 from maicc.streams import Stream
-from maicc.types import Behaviour, Task
+from maicc.types import Behaviour, Task, UserError
 
 _TRIAL_EPISODES = 144  # per trial, about; at least 2 and at most 16 of a task
-_AT_ONCE = 50  # environments side by side, unless the family says how many
+AT_ONCE = 50  # environments side by side, unless the family says how many
 _CALIBRATION_TRIALS = 8
 ANNEALED = "annealed"  # name of an expert whose rates of random actions fall evenly
 
@@ -46,12 +46,20 @@ def play(
         policy: `expert` or `annealed`, the family's expert or its only behaviour; `policy0`,
             `policy1`, ..., its behaviours; `explorer`, which starts every episode knowing nothing;
             `random`.
+
+    Raises:
+        UserError: an environment breaks the contract, or the policy chooses what it may not.
     """
     policy = "expert" if policy == ANNEALED else policy
-    limit = len(seeds) if family.make_batch else _AT_ONCE
+    limit = len(seeds) if family.make_batch else AT_ONCE
     size = min(len(seeds), family.at_once or limit)
     env = batch_env(family, [task] * size)
     try:
+        if any(roster != env.rosters[0] for roster in env.rosters):
+            raise UserError(
+                f"{family.name}: possible_agents of task {task.name} are {env.rosters[0]} in one "
+                "environment and in another order or others in the next; give them a fixed order"
+            )
         parts = []
         for start in range(0, len(seeds), size):
             chunk = list(seeds[start : start + size])
@@ -73,10 +81,59 @@ def labelling_policy(family: TaskFamily) -> str | None:
 
 
 def chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
-    """Makes the function that chooses actions as `policy` does, in one episode of each row."""
-    rosters, expert, sight = env.rosters, family.expert, family.observed
+    """Makes the function that chooses actions as `policy` does, in one episode of each row.
+
+    The function raises UserError if the policy chooses what it may not.
+    """
     if policy == "random":
         return lambda b, shown, rng: {}
+    choose = _chooser(family, policy, env)
+
+    def checked(b: int, shown: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
+        chosen = choose(b, shown, rng)
+        _check_choice(policy, chosen, env.rosters[b], shown.action_mask[b], shown.alive[b])
+        return chosen
+
+    return checked
+
+
+def _check_choice(
+    policy: str,
+    chosen: Mapping[str, int],
+    roster: Sequence[str],
+    action_mask: np.ndarray,
+    alive: np.ndarray,
+) -> None:
+    """Checks that a policy chose a legal action for every agent that has a choice.
+
+    Args:
+        action_mask: (N, A).
+        alive: (N,) whether an agent takes part.
+
+    Raises:
+        UserError: it did not.
+    """
+    if not isinstance(chosen, Mapping):
+        raise UserError(f"{policy} chose {chosen!r}, expected a dict of actions by agent")
+    for i, agent in enumerate(roster):
+        legal, action = np.flatnonzero(action_mask[i]), chosen.get(agent)
+        if len(legal) < 2 or (action is None and not alive[i]):
+            continue
+        if action is None and agent not in chosen:
+            raise UserError(
+                f"{policy} chose no action for {agent}, which takes part; it chose for "
+                f"{list(chosen)}"
+            )
+        if isinstance(action, bool) or not hasattr(action, "__index__") or action not in legal:
+            raise UserError(
+                f"{policy} chose an illegal action for {agent}: {action!r}, expected one of "
+                f"{legal.tolist()}; look at the action mask before choosing"
+            )
+
+
+def _chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
+    """Makes the function of `chooser`, without checks."""
+    rosters, expert, sight = env.rosters, family.expert, family.observed
     if policy == "explorer":
         assert family.explorer is not None
         teams = [[family.explorer() for _ in roster] for roster in rosters]
@@ -94,7 +151,7 @@ def chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
     def behave(b: int, shown: BatchStep, rng: np.random.Generator) -> Mapping[str, int]:
         seen, masks = shown.observations[b, :, :sight], shown.action_mask[b]
         agents = zip(rosters[b], seen, masks, strict=False)
-        return {agent: int(act(o, mask, agent, rng)) for agent, o, mask in agents}
+        return {agent: act(o, mask, agent, rng) for agent, o, mask in agents}
 
     return behave
 
@@ -158,8 +215,7 @@ def _play(
                 legal = np.flatnonzero(shown.action_mask[b, i])
                 act_at_random = draws[b, t, i, 0] < rate
                 random_action = legal[int(draws[b, t, i, 1] * len(legal))]
-                # an agent that has left has one legal action; one that the policy does not name
-                # acts at random
+                # an agent that has left has one legal action
                 forced = act_at_random or len(legal) == 1
                 actions[b, i] = random_action if forced else planned.get(agent, random_action)
         shown = env.step(actions)

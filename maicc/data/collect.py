@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from multiprocessing import get_context
-from os import cpu_count
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +34,7 @@ from maicc.data.dataset import write_episodes
 from maicc.data.episodes import FIELDS, EpisodeBatch, join
 from maicc.data.returns import share_of_maximum
 from maicc.envs import TaskFamily, get_family, importable
-from maicc.files import read_json, whole_file, write_json
+from maicc.files import plain_number, read_json, whole_file, write_json
 from maicc.streams import Stream
 from maicc.types import Behaviour, UserError
 
@@ -65,23 +69,45 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
 
     The episodes of one task and one behaviour are a unit with a seed of its own. A unit is kept
     beside `path` as soon as it is played, so that an interrupted collection goes on where it
-    stopped.
+    stopped. What is refused leaves no units: they were played by what is to be mended.
 
     Raises:
-        UserError: `check_settings` refuses the options.
+        UserError: `check_settings` refuses the options, an environment or a policy breaks the
+            contract, or processes can't be started.
     """
     check_settings(family, config)
-    path = Path(path)
+    path, plan = Path(path), plan_of(family, config, seed)
+    parts = path.with_name(f"{path.name}.{plan[:8]}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    try:
+        _collect(family, path, config, seed, parts, plan)
+    except _NoProcessesError:
+        raise
+    except UserError:
+        shutil.rmtree(parts)
+        raise
+
+
+class _NoProcessesError(UserError):
+    """Processes that can't be started or have died; the units that are finished are sound."""
+
+
+def plan_of(family: TaskFamily, config: CollectConfig, seed: int) -> str:
+    """SHA-256 of all that a collected dataset follows from, but for the environments' code."""
     players = behaviour_names(family, config)
     origin = [family.name, family.fingerprint, config.episodes, config.levels, players, seed]
     if config.anneal:
         origin.append(config.anneal)
-    plan = json.dumps([*origin, list(FIELDS)])
-    parts = path.with_name(f"{path.name}.{hashlib.sha256(plan.encode()).hexdigest()[:8]}.parts")
-    parts.mkdir(parents=True, exist_ok=True)
+    plan = json.dumps([*origin, list(FIELDS)], default=plain_number)
+    return hashlib.sha256(plan.encode()).hexdigest()
 
+
+def _collect(
+    family: TaskFamily, path: Path, config: CollectConfig, seed: int, parts: Path, plan: str
+) -> None:
+    """Collects, with the units kept in the folder `parts`."""
     tasks = family.training_tasks
-    bounded, behaviours = _planned(family, config, seed, parts / "plan.json")
+    bounded, behaviours, rosters = _planned(family, config, seed, parts / "plan.json")
     units = [
         (task, behaviour) for task in range(len(tasks)) for behaviour in range(len(behaviours))
     ]
@@ -89,8 +115,8 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     waiting = [unit for unit in units if not _part(parts, *unit).exists()]
     counts = [episodes_each(behaviour.name, config) for behaviour in behaviours]
     total = len(tasks) * sum(counts)
-    run = partial(_play_unit, family.name, counts, seed, behaviours, parts)
-    workers = min(config.workers or cpu_count() or 1, max(len(waiting), 1))
+    run = partial(_play_unit, family.name, counts, seed, behaviours, parts, rosters)
+    workers = min(config.workers or os.cpu_count() or 1, max(len(waiting), 1))
     if not importable(family):
         workers = 1  # known in this process only
     with tqdm(desc="collect", unit="episode", total=total) as bar:
@@ -100,14 +126,9 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
                 run(unit, family=family)
                 bar.update(counts[unit[1]])
         else:
-            # spawn: a forked child would inherit locks of whatever threads the parent runs
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                try:
-                    for unit, _ in zip(waiting, pool.map(run, waiting), strict=True):
-                        bar.update(counts[unit[1]])
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+            with _pool(workers) as pool:
+                for unit, _ in zip(waiting, pool.map(run, waiting), strict=True):
+                    bar.update(counts[unit[1]])
 
     episodes = _joined([_part(parts, *unit) for unit in units], total)
     if family.return_bounds is None:
@@ -115,29 +136,85 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     behaviours = [
         _reached(behaviour, episodes, i, bounded) for i, behaviour in enumerate(behaviours)
     ]
-    write_episodes(path, episodes, bounded.spec, tasks, behaviours)
+    write_episodes(path, episodes, bounded.spec, tasks, behaviours, plan=plan, rosters=rosters)
     shutil.rmtree(parts)
     by_behaviour = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
     print(f"{path}: {total} episodes; mean return by behaviour: {by_behaviour}")
 
 
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Gives processes, which end when the block does, or this process, however it ends.
+
+    Raises:
+        UserError: they can't be started.
+    """
+    fix = "set collect.workers=1"
+    try:
+        # spawn: a forked child would inherit locks of whatever threads the parent runs
+        pool = ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=_end_with_parent
+        )
+    except (OSError, ImportError) as error:
+        raise _NoProcessesError(
+            f"processes side by side need shared memory, which is /dev/shm on Linux ({error}); "
+            f"make it larger and writable, or {fix}"
+        ) from None
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise _NoProcessesError(
+            "a process that collects has ended: a script must call this under "
+            "`if __name__ == '__main__':` and not come from stdin; or the process was killed, "
+            f"perhaps for want of memory; or {fix}"
+        ) from None
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()  # units that are finished are kept
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Makes a worker end with its parent, also a killed one, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _planned(
     family: TaskFamily, config: CollectConfig, seed: int, path: Path
-) -> tuple[TaskFamily, list[Behaviour]]:
-    """Calls `plan_behaviours`, and keeps its result at `path` so that trials are played once."""
+) -> tuple[TaskFamily, list[Behaviour], list[list[str]]]:
+    """Calls `plan_behaviours`, and keeps its result at `path` so that trials are played once.
+
+    Returns:
+        The family with bounds, the behaviours, and rosters that every process must have.
+    """
     if path.exists():
         plan = read_json(path)
         bounds = plan["bounds"] and tuple(plan["bounds"])
-        return replace(family, return_bounds=bounds), [Behaviour(**b) for b in plan["behaviours"]]
+        rosters = plan.get("rosters", [])
+        family.require_rosters(rosters)
+        bounded = replace(family, return_bounds=bounds)
+        return bounded, [Behaviour(**b) for b in plan["behaviours"]], rosters
+    rosters = family.rosters()
     total = trial_episodes(family, config)
     with tqdm(desc="calibrate", unit="episode", total=total, leave=False) as bar:
         bounded, behaviours = plan_behaviours(family, config, seed, bar.update)
     plan = {
         "bounds": bounded.return_bounds,
         "behaviours": [asdict(behaviour) for behaviour in behaviours],
+        "rosters": rosters,
     }
     write_json(path, plan)
-    return bounded, behaviours
+    return bounded, behaviours, rosters
 
 
 def _reached(
@@ -164,6 +241,7 @@ def _play_unit(
     seed: int,
     behaviours: list[Behaviour],
     parts: Path,
+    rosters: list[list[str]],
     unit: tuple[int, int],
     family: TaskFamily | None = None,
 ) -> None:
@@ -171,8 +249,11 @@ def _play_unit(
 
     Args:
         counts: Number of episodes of each behaviour.
+        rosters: Rosters that this process must have.
     """
-    family = family or get_family(family_name)
+    if family is None:
+        family = get_family(family_name)
+        family.require_rosters(rosters)
     task, behaviour = unit
     played = range(counts[behaviour])
     seeds = [(seed, Stream.COLLECTION, task, behaviour, episode) for episode in played]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 import time
 import traceback
 import warnings
@@ -18,9 +21,9 @@ from pettingzoo.test import parallel_api_test
 from pettingzoo.utils import BaseParallelWrapper
 
 from maicc.config import CollectConfig
-from maicc.data.behaviour import behaviour_names, play
+from maicc.data.behaviour import AT_ONCE, behaviour_names, play
 from maicc.data.episodes import EpisodeBatch
-from maicc.envs import TaskFamily, batch_env
+from maicc.envs import TaskFamily, batch_env, importable
 from maicc.envs.spaces import observation_box, random_actions, random_legal
 from maicc.types import Task, UserError
 
@@ -104,10 +107,35 @@ def _tasks(family: TaskFamily) -> Verdict:
 
 def _spaces(family: TaskFamily, task: Task) -> str:
     s = family.spec
+    _require_one_order(family)
     return (
         f"up to {s.n_agents} agents, {s.observation_size} observation numbers, {s.n_actions} "
         f"actions, {s.max_steps} steps"
     )
+
+
+def _require_one_order(family: TaskFamily) -> None:
+    """Checks that agents have the same order in other processes, where sets have another.
+
+    Raises:
+        UserError: they do not.
+    """
+    code = (
+        "import json, sys; sys.path.insert(0, ''); from maicc.envs import get_family; "
+        "print('\\n' + json.dumps(get_family(sys.argv[1]).rosters()))"
+    )
+    others = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, family.name],
+            env={**os.environ, "PYTHONHASHSEED": seed}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )
+        for seed in (("0", "1") if importable(family) else ())
+    ]  # fmt: skip
+    told = [(other.communicate()[0], other.returncode) for other in others]
+    for said, failed in told:
+        if not failed:
+            family.require_rosters(json.loads(said.splitlines()[-1]))
 
 
 def _episodes(family: TaskFamily, task: Task) -> str:
@@ -145,50 +173,88 @@ class _OnlyLegal(BaseParallelWrapper):
 
 
 def _pettingzoo(family: TaskFamily, task: Task) -> str:
-    env = _OnlyLegal(family.make_env(task))
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as caught:
+    with (
+        closing(_OnlyLegal(family.make_env(task))) as env,
+        redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
         parallel_api_test(env, num_cycles=2 * family.max_steps)
-    env.close()
     texts = [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning)]
     return "parallel_api_test passed" + (f"; it warns: {texts[0]}" if texts else "")
 
 
 def _observations(family: TaskFamily, task: Task) -> Verdict | str:
     """Checks the values against the observation space, which `_episodes` does not."""
-    env, largest = family.make_env(task), 0.0
-    for step, (observations, _) in enumerate(_walk(env, family.max_steps, seed=0)):
-        for agent, observation in observations.items():
-            box = observation_box(env, agent)
-            numbers = np.array(_numbers(observation))
-            largest = max(largest, float(np.abs(numbers).max()))
-            beyond = np.maximum(box.low - numbers, numbers - box.high)
-            if beyond.max() > 1e-4:
-                value = numbers[beyond.argmax()]
-                return Verdict(
-                    "observations", False,
-                    f"{agent} saw {value:.4g} at step {step}, outside its observation_space",
-                    "widen the Box in observation_space, or clip what is observed",
-                )  # fmt: skip
-    env.close()
+    largest = 0.0
+    with closing(family.make_env(task)) as env:
+        for step, (observations, _) in enumerate(_walk(env, family.max_steps, seed=0)):
+            for agent, observation in observations.items():
+                box = observation_box(env, agent)
+                numbers = np.array(_numbers(observation))
+                largest = max(largest, float(np.abs(numbers).max()))
+                beyond = np.maximum(box.low - numbers, numbers - box.high)
+                if beyond.max() > 1e-4:
+                    value = numbers[beyond.argmax()]
+                    return Verdict(
+                        "observations", False,
+                        f"{agent} saw {value:.4g} at step {step}, outside its observation_space",
+                        "widen the Box in observation_space, or clip what is observed",
+                    )  # fmt: skip
     scale = "; numbers above 10 are learnt badly, scale them to about 1" if largest > 10 else ""
     return f"inside their spaces, up to {largest:.3g}{scale}"
 
 
 def _seeds(family: TaskFamily, task: Task) -> Verdict | str:
-    """Checks that the same seed gives the same episode, in fresh and in used environments."""
-    first, second = family.make_env(task), family.make_env(task)
-    _trace(second, family.max_steps, 1)
-    episode = _trace(first, family.max_steps, 7)
-    if episode != _trace(second, family.max_steps, 7):
-        alike = episode == _trace(family.make_env(task), family.max_steps, 7)
-        return Verdict(
-            "seeds", False,
-            "reset(seed=7) and the same actions gave another episode"
-            + (" in an environment that had been played before" if alike else ""),
-            "draw everything random in reset and step from a generator that reset(seed) seeds",
-        )  # fmt: skip
+    """Checks that the same seed gives the same episode, whatever was played before or beside it."""
+    with (
+        closing(family.make_env(task)) as fresh,
+        closing(family.make_env(task)) as used,
+        closing(family.make_env(task)) as third,
+    ):
+        _trace(used, family.max_steps, 1)
+        episode = _trace(fresh, family.max_steps, 7)
+        if episode != _trace(used, family.max_steps, 7):
+            alike = episode == _trace(third, family.max_steps, 7)
+            return Verdict(
+                "seeds", False,
+                "reset(seed=7) and the same actions gave another episode"
+                + (" in an environment that had been played before" if alike else ""),
+                "draw everything random in reset and step from a generator that reset(seed) seeds",
+            )  # fmt: skip
+    if not family.at_once:
+        _require_apart(family)
     return "reset(seed) fixes the episode"
+
+
+def _require_apart(family: TaskFamily) -> None:
+    """Checks that environments share nothing, if a seed fixes an episode of theirs.
+
+    The first task is played alone, and beside itself and the last task.
+
+    Raises:
+        UserError: beside others it was played differently.
+    """
+    first, last = family.training_tasks[0], [*family.training_tasks, *family.held_out_tasks][-1]
+    alone, again = (_first_row(family, [first]) for _ in range(2))
+    if alone == again and alone != _first_row(family, [first, first, last]):
+        raise UserError(
+            f"{family.name}: an episode of task {first.name} was another one with other "
+            "environments beside it; keep what changes in `self`, not in the class or the module"
+        )
+
+
+def _first_row(family: TaskFamily, tasks: list[Task]) -> list[bytes]:
+    """What the first of several environments showed in an episode of random legal actions."""
+    with closing(batch_env(family, tasks)) as env:
+        rng, others = np.random.default_rng(7), np.random.default_rng(8)
+        shown, rows = env.reset(range(7, 7 + len(tasks))), []
+        while not shown.done[0]:
+            rows.append(b"".join(part[0].tobytes() for part in shown))
+            actions = random_legal(shown.action_mask, others)
+            actions[0] = random_legal(shown.action_mask[0], rng)
+            shown = env.step(actions)
+        return [*rows, b"".join(part[0].tobytes() for part in shown)]
 
 
 def _time_limit(family: TaskFamily, task: Task) -> str:
@@ -225,12 +291,7 @@ def _behaviours(family: TaskFamily, task: Task) -> Verdict | str:
     for name in behaviour_names(family, config):
         if name == "random":
             continue
-        episodes = play(family, task, 0.0, [(0, 0), (0, 1)], name)
-        legal = np.take_along_axis(episodes.action_mask[:, :-1], episodes.actions[..., None], 3)
-        if not legal[..., 0][_agents_steps(episodes)].all():
-            fix = "look at the action mask before choosing"
-            return Verdict("behaviours", False, f"{name} chose an illegal action", fix)
-        returns = episodes.returns
+        returns = play(family, task, 0.0, [(0, 0), (0, 1)], name).returns
         if not _within(returns, family):
             result = f"{name} got {returns.min():.4g} to {returns.max():.4g}"
             return Verdict(
@@ -242,14 +303,13 @@ def _behaviours(family: TaskFamily, task: Task) -> Verdict | str:
 
 
 def _speed(family: TaskFamily, task: Task) -> str:
-    env, rng = batch_env(family, [task]), np.random.default_rng(0)
-    steps, start = 0, time.perf_counter()
-    while time.perf_counter() - start < _SECONDS:
-        shown = env.reset([steps])
-        while not shown.done.all() and time.perf_counter() - start < _SECONDS:
-            shown = env.step(random_legal(shown.action_mask, rng))
-            steps += 1
-    env.close()
+    rng, steps, start = np.random.default_rng(0), 0, time.perf_counter()
+    with closing(batch_env(family, [task])) as env:
+        while time.perf_counter() - start < _SECONDS:
+            shown = env.reset([steps])
+            while not shown.done.all() and time.perf_counter() - start < _SECONDS:
+                shown = env.step(random_legal(shown.action_mask, rng))
+                steps += 1
     return f"{steps / (time.perf_counter() - start):.0f} steps/s in one process"
 
 
@@ -324,8 +384,11 @@ def check_family(family: TaskFamily) -> None:
         raise UserError(f"family {family.name} needs at least one training and one held-out task")
     tasks = [*family.training_tasks, *family.held_out_tasks]
     rng = np.random.default_rng(0)
-    for group in [[tasks[0]], [tasks[-1]]] if family.at_once else [tasks]:
+    groups = [tasks[i : i + AT_ONCE] for i in range(0, len(tasks), AT_ONCE)]
+    for group in [[tasks[0]], [tasks[-1]]] if family.at_once else groups:
         with closing(batch_env(family, group)) as env:
             shown = env.reset(range(len(group)))
             while not shown.done.all():
                 shown = env.step(random_legal(shown.action_mask, rng))
+    if not family.at_once and not family.make_batch:
+        _require_apart(family)

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
 from maicc.data.alive import cut_at_death
 from maicc.data.episodes import FIELDS, EpisodeBatch, check_episodes, fill_missing, outcomes
-from maicc.files import whole_file
+from maicc.files import hdf5_to_read, hdf5_to_write
 from maicc.types import Behaviour, Spec, Task, Trajectories, UserError
 
 SCHEMA = 1
@@ -83,8 +82,16 @@ def write_episodes(
     spec: Spec,
     tasks: Sequence[Task],
     behaviours: Sequence[Behaviour],
+    *,
+    plan: str = "",
+    rosters: Sequence[Sequence[str]] = (),
 ) -> None:
-    """Writes a dataset file, whole or not at all. Refuses what `EpisodeFile` would refuse."""
+    """Writes a dataset file, whole or not at all. Refuses what `EpisodeFile` would refuse.
+
+    Args:
+        plan: Hash of all that a collection follows from.
+        rosters: Rosters of tasks, as `TaskFamily.rosters` gives them; none if they are unknown.
+    """
     raw = {name: np.asarray(getattr(episodes, name)) for name in FIELDS}
     header = {
         "spec": json.dumps(asdict(spec)),
@@ -102,8 +109,9 @@ def write_episodes(
     for name, array in arrays.items():
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with hdf5_to_write(path) as file:
         file.attrs.update(header, schema=SCHEMA, fingerprint=digest.hexdigest())
+        file.attrs.update(plan=plan, rosters=json.dumps(list(rosters)))
         for name, array in arrays.items():
             chunks = (min(len(array), 64), *array.shape[1:])
             file.create_dataset(name, data=array, chunks=chunks, compression="lzf")
@@ -124,20 +132,15 @@ class EpisodeFile:
     def _header(self) -> dict[str, Any]:
         if not self.path.exists():
             raise UserError(f"{self.path}: no such dataset; make it with `maicc collect`")
-        try:
-            with h5py.File(self.path, "r") as file:
-                header = dict(file.attrs)
-                header["shapes"] = {k: v.shape for k, v in file.items()}
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: not a readable HDF5 file, perhaps cut short ({error}); make it again"
-            ) from None
+        with hdf5_to_read(self.path, "make it again") as file:
+            header = dict(file.attrs)
+            header["shapes"] = {k: getattr(v, "shape", None) for k, v in file.items()}
         if "schema" not in header:
             raise UserError(
                 f"{self.path}: no attribute 'schema', so this is not a maicc dataset; the authors' "
                 "layout is read with `maicc collect --from-reference`"
             )
-        if header["schema"] != SCHEMA:
+        if str(header["schema"]) != str(SCHEMA):
             raise UserError(
                 f"{self.path}: schema {header['schema']}, this version reads schema {SCHEMA}; make "
                 "the dataset again or use the version that wrote it"
@@ -147,25 +150,56 @@ class EpisodeFile:
     @cached_property
     def spec(self) -> Spec:
         """Sizes of the family that the episodes are of, and its return bounds."""
-        return Spec.from_json(json.loads(self._header["spec"]))
+        return self._part("spec", Spec.from_json)
 
     @cached_property
     def tasks(self) -> list[Task]:
         """Tasks that the episodes' `task` counts in."""
-        return [Task(**task) for task in json.loads(self._header["tasks"])]
+        return self._part("tasks", lambda tasks: [Task(**task) for task in tasks])
 
     @cached_property
     def behaviours(self) -> list[Behaviour]:
         """Behaviours that the episodes' `behaviour` counts in."""
-        return [Behaviour(**behaviour) for behaviour in json.loads(self._header["behaviours"])]
+        return self._part("behaviours", lambda listed: [Behaviour(**values) for values in listed])
+
+    @property
+    def rosters(self) -> list[list[str]]:
+        """Rosters of tasks, as `TaskFamily.rosters` gives them; none if they are unknown."""
+        return self._part("rosters", list) if "rosters" in self._header else []
+
+    @property
+    def plan(self) -> str:
+        """Hash of all that a collection follows from; empty if the data were not collected."""
+        return str(self._header.get("plan", ""))
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the file's content."""
-        return str(self._header["fingerprint"])
+        return self._part("fingerprint", str, str)
+
+    def _part(
+        self, name: str, make: Callable[[Any], Any], read: Callable[[Any], Any] = json.loads
+    ) -> Any:
+        """Makes something of an attribute of the file.
+
+        Raises:
+            UserError: the attribute is missing, or of another kind.
+        """
+        header = self._header
+        try:
+            return make(read(header[name]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{self.path}: attribute {name!r} is missing or can't be read "
+                f"({type(error).__name__}: {error}); make the dataset again, or use the version "
+                "that wrote it"
+            ) from None
 
     def __len__(self) -> int:
-        return int(self._header["shapes"]["length"][0])
+        shape = self._header["shapes"].get("length")
+        if not shape:
+            raise UserError(f"{self.path}: field length is missing; make it again")
+        return int(shape[0])
 
     def require(self, spec: Spec) -> Spec:
         """Checks that the dataset fits `spec`, and returns the dataset's spec.
@@ -190,7 +224,7 @@ class EpisodeFile:
     def expert_actions(self) -> np.ndarray:
         """Actions (E, T, N) that the best behaviour policy would have chosen; -1 where unknown."""
         E, spec = len(self), self.spec
-        with h5py.File(self.path, "r") as file:
+        with hdf5_to_read(self.path, "make it again") as file:
             if "expert_actions" not in file:
                 return np.full((E, spec.max_steps, spec.n_agents), -1)
             return file["expert_actions"][:].astype(np.int64)
@@ -198,14 +232,15 @@ class EpisodeFile:
     def read(self, index: Any = slice(None)) -> EpisodeBatch:
         """Reads and checks the episodes at `index` (a slice or sorted integers)."""
         spec, n_tasks, n_behaviours = self.spec, len(self.tasks), len(self.behaviours)
-        try:
-            with h5py.File(self.path, "r") as file:
-                missing = [name for name in FIELDS if FIELDS[name].needed and name not in file]
-                if missing:
-                    raise UserError(f"{self.path}: field {missing[0]} is missing; make it again")
-                arrays = {name: file[name][index] for name in FIELDS if name in file}
-        except OSError as error:
-            raise UserError(f"{self.path}: damaged ({error}); make the dataset again") from None
+        with hdf5_to_read(self.path, "make it again") as file:
+            missing = [name for name in FIELDS if FIELDS[name].needed and name not in file]
+            if missing:
+                raise UserError(f"{self.path}: field {missing[0]} is missing; make it again")
+            arrays = {}
+            for name in [name for name in FIELDS if name in file]:
+                if not getattr(file[name], "ndim", 0):
+                    raise UserError(f"{self.path}: field {name} is no array; make it again")
+                arrays[name] = file[name][index]
         check_episodes(str(self.path), arrays, spec, n_tasks, n_behaviours)
         return fill_missing(arrays)
 

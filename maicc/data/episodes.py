@@ -133,6 +133,10 @@ def join(parts: Iterable[Mapping[str, np.ndarray]], total: int) -> EpisodeBatch:
     return EpisodeBatch(**whole)
 
 
+# NumPy's kinds that a field of a kind may be stored as
+_KINDS: Mapping[type, str] = {np.float32: "f", np.int64: "iu", np.bool_: "b"}
+
+
 def check_episodes(
     where: str, arrays: Mapping[str, np.ndarray], spec: Spec, n_tasks: int, n_behaviours: int
 ) -> None:
@@ -141,9 +145,13 @@ def check_episodes(
     Raises:
         UserError: the first field and episode that break it; `where` names the file.
     """
-    T, A, E = spec.max_steps, spec.n_actions, len(arrays["length"])
+    T, A, E = spec.max_steps, spec.n_actions, len(np.atleast_1d(arrays["length"]))
     expected = shapes(spec, E)
     for name, array in arrays.items():
+        if array.dtype.kind not in _KINDS[FIELDS[name].kind]:
+            raise UserError(
+                f"{where}: field {name} is of {array.dtype}, expected {FIELDS[name].kind.__name__}"
+            )
         if array.shape != expected[name]:
             raise UserError(
                 f"{where}: field {name} has shape {array.shape}, expected {expected[name]}"
@@ -156,7 +164,8 @@ def check_episodes(
 
     for name, array in arrays.items():
         if FIELDS[name].kind is np.float32:
-            refuse(name, ~np.isfinite(array), "a value is NaN or infinite")
+            with np.errstate(over="ignore"):
+                refuse(name, ~np.isfinite(array.astype(np.float32)), "a value is NaN or infinite")
     refuse("agent_mask", ~arrays["agent_mask"].any(-1), "no agent is there")
     refuse("length", (arrays["length"] < 1) | (arrays["length"] > T), f"length outside 1 to {T}")
     for name, lowest in (("actions", 0), ("expert_actions", -1)):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from maicc.data.arrays import behaviours_of
@@ -19,6 +18,7 @@ from maicc.data.dataset import write_episodes
 from maicc.data.episodes import EpisodeBatch, alive_by_sight, empty_episodes
 from maicc.data.returns import solved
 from maicc.envs import TaskFamily
+from maicc.files import hdf5_to_read
 from maicc.types import Spec, UserError
 
 REFERENCE_FIELDS = ("actions", "avail_actions", "obs", "reward", "terminated", "filled")
@@ -71,7 +71,10 @@ def _check(arrays: Mapping[str, np.ndarray], family: TaskFamily, source: Path) -
             raise UserError(
                 f"{source}: field {name} has shape {arrays[name].shape}, expected {shape}"
             )
-        bad = ~np.isfinite(arrays[name].astype(np.float64)).reshape(E, -1).all(1)
+        if arrays[name].dtype.kind not in "biuf":
+            raise UserError(f"{source}: field {name} is of {arrays[name].dtype}, expected numbers")
+        with np.errstate(over="ignore"):
+            bad = ~np.isfinite(arrays[name].astype(np.float32)).reshape(E, -1).all(1)
         if bad.any():
             raise UserError(f"{source}: field {name}, episode {bad.argmax()}: NaN or infinite")
     actions = arrays["actions"]
@@ -126,13 +129,8 @@ def _episodes(
 def _read(source: Path) -> dict[str, np.ndarray]:
     if not source.exists():
         raise UserError(f"{source}: no such file")
-    try:
-        with h5py.File(source, "r") as file:
-            missing = [name for name in REFERENCE_FIELDS if name not in file]
-            if missing:
-                raise UserError(f"{source}: field {missing[0]} is missing")
-            return {name: file[name][:] for name in REFERENCE_FIELDS}
-    except OSError as error:
-        raise UserError(
-            f"{source}: not a readable HDF5 file, perhaps cut short ({error})"
-        ) from None
+    with hdf5_to_read(source, "fetch it again") as file:
+        missing = [name for name in REFERENCE_FIELDS if name not in file]
+        if missing:
+            raise UserError(f"{source}: field {missing[0]} is missing")
+        return {name: file[name][:] for name in REFERENCE_FIELDS}

@@ -73,9 +73,18 @@ class _Adaptation:
         seed: int,
         state_file: Path | None,
     ) -> None:
-        self.config, self.state_file = config, state_file
+        self.config, self.seed, self.state_file = config, seed, state_file
         self.seeds = [seed * 1000 + i for i in range(len(tasks))]
         self.env = batch_env(family, tasks)
+        try:
+            self._begin(models, family, tasks)
+        except BaseException:
+            self.env.close()
+            raise
+
+    def _begin(self, models: Trained, family: TaskFamily, tasks: Sequence[Task]) -> None:
+        """Makes the teams, or takes over the state of those that were interrupted."""
+        config, seed, state_file = self.config, self.seed, self.state_file
         self.team = models.team(self.seeds, config, agent_mask=self.env.agent_mask)
         self.nearest = nearest_tasks(family, tasks, models.tasks)
         low, high = models.spec.bounds
@@ -156,10 +165,11 @@ def adapt(
         label: Name of the progress bar.
 
     Raises:
-        UserError: no episodes or no tasks.
+        UserError: no episodes or no tasks, or an environment breaks the contract.
     """
     if config.episodes < 1 or not tasks:
         raise UserError("adapt.episodes and adapt.runs must be at least 1")
+    family.require_rosters(models.rosters)
     state = _Adaptation(models, family, tasks, config, seed, state_file)
     last_saved = time.monotonic()
     first = state.finished

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import platform
-import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -92,8 +92,18 @@ def bench(name: str, device: str = "auto", largest: int = 2_700_000) -> dict[str
             "peak_gflops": {p: round(value / 1e9, 1) for p, value in peak.items()},
         },
         "rows": rows,
-        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_memory_gib": _peak_memory(),
     }
+
+
+def _peak_memory() -> float | None:
+    """GiB that this process has taken at most; None on Windows, which does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
 
 
 def _models(

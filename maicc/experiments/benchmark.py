@@ -199,6 +199,7 @@ def run_explorer(work: Plan) -> None:
                 for agent in team:
                     agent.end_episode()
                 returns.append(round(total, 6))
+            env.close()
             runs.append({"task": task.to_json(), "seed": seed, "returns": returns})
     write_json(path, {"described": description, "runs": runs})
 

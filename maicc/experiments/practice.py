@@ -36,6 +36,7 @@ def play_practice(config: RunConfig, fit: str, path: Path, files: ModelFiles) ->
     rounds_before = run.practice.rounds - rounds_left
     before = replace(run, practice=replace(run.practice, rounds=rounds_before))
     models = method.load(before, files, family.spec, config.device)
+    family.require_rosters(models.rosters)
     adapt = replace(
         run.adapt,
         episodes=run.practice.episodes,

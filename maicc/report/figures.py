@@ -1,19 +1,20 @@
 """Figures of the report, as SVG text.
 
-This module imports neither torch nor lightning.
+They are drawn without pyplot and from matplotlib's own defaults, whatever backend and matplotlibrc
+the user has. This module imports neither torch nor lightning.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import matplotlib.style
 import numpy as np
+from matplotlib.figure import Figure
 
 from maicc.evaluation.stats import WINDOW
 from maicc.types import Behaviour
@@ -29,16 +30,38 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib's own type lists every key
     "svg.hashsalt": "maicc",  # the same data give the same bytes
     "svg.fonttype": "none",
     "legend.frameon": False,
+    "text.parse_math": False,  # names may hold dollar signs
 }
+LONGEST = 40  # characters of a name
+MOST = 30  # names in a legend, or panels of a figure
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """Gives a figure, in inches, and the style in which all of it is drawn."""
+    with matplotlib.style.context(["default", STYLE]):
+        yield Figure(figsize=(width, height))
+
+
+def short(name: str) -> str:
+    """Name of one line and at most `LONGEST` characters."""
+    name = "".join(c if c.isprintable() else " " for c in name)
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _legend(axes: Any, artists: Sequence[Any], names: Sequence[str], **options: Any) -> None:
+    """Draws a legend; matplotlib itself leaves names out that begin with an underscore."""
+    legend = axes.legend(artists, ["name"] * len(names), **options)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(short(name))
 
 
 def _svg(figure: Any) -> str:
-    """SVG text of a figure, which is closed."""
+    """SVG text of a figure."""
     text = io.StringIO()
     figure.savefig(
         text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
     )
-    plt.close(figure)
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
@@ -49,8 +72,8 @@ def adaptation_curve(groups: Mapping[str, np.ndarray], return_max: float) -> str
         groups: Returns (runs, episodes) of each group of runs.
         return_max: Highest return, drawn as a line.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.5, 3.6))
+    with _figure(7.5, 3.6) as figure:
+        axes = figure.subplots()
         for i, (name, returns) in enumerate(groups.items()):
             label = f"{name} ({len(returns)} runs)"
             _curve(axes, returns, color=COLOURS[i], label=label, linewidth=1.8)
@@ -69,8 +92,8 @@ def benchmark_curves(
         flat: Methods that do not adapt. They are drawn as one level, the mean of all episodes.
         return_max: Highest return, drawn as a line.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.5, max(4.4, 0.17 * len(groups))))
+    with _figure(7.5, max(4.4, 0.17 * len(groups))) as figure:
+        axes = figure.subplots()
         ends, colours = {}, {}
         for i, (name, returns) in enumerate(groups.items()):
             colours[name] = COLOURS[0] if i == 0 else MANY((2 * i) % 20 + (i >= 10))
@@ -90,7 +113,7 @@ def benchmark_curves(
         heights = _separate(np.array([*ends.values()]), line)
         for i, (name, end) in enumerate(ends.items()):
             axes.annotate(
-                f"{name} {end:.2f}", (1.01, heights[i]), xycoords=("axes fraction", "data"),
+                f"{short(name)} {end:.2f}", (1.01, heights[i]), xycoords=("axes fraction", "data"),
                 fontsize=8, va="center", color=colours[name], weight="normal" if i else "bold",
             )  # fmt: skip
         return _svg(figure)
@@ -138,8 +161,8 @@ def _separate(values: np.ndarray, gap: float) -> np.ndarray:
 
 def share_curves(shares: Mapping[str, Sequence[float | None]]) -> str:
     """Draws shares of retrieval per episode. None stands for an episode without retrieval."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.5, 2.4))
+    with _figure(7.5, 2.4) as figure:
+        axes = figure.subplots()
         for i, (name, values) in enumerate(shares.items()):
             x = np.arange(1, len(values) + 1)
             axes.plot(x, np.array(values, float), color=COLOURS[i], label=name, linewidth=1.5)
@@ -155,26 +178,28 @@ def return_histogram(
 ) -> str:
     """Draws the distribution of the dataset's returns, one panel for each behaviour, six in a row.
 
+    Of more than `MOST` behaviours it draws some, evenly apart.
+
     Args:
         returns: Return of each episode, (E,).
         behaviour: Number of each episode's behaviour, (E,).
         behaviours: The behaviours.
     """
-    with plt.rc_context(STYLE):
-        n = len(behaviours)
-        rows, columns = -(-n // 6), min(n, 6)
-        size = (1.9 * columns, 2.4 * rows)
-        figure, axes = plt.subplots(
-            rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False
-        )
+    shown = np.unique(np.linspace(0, len(behaviours) - 1, MOST).round().astype(int)).tolist()
+    n = len(shown)
+    rows, columns = -(-n // 6), min(n, 6)
+    with _figure(1.9 * columns, 2.4 * rows) as figure:
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         bins = np.linspace(returns.min(), returns.max() + 1e-6, 13)
         for ax in axes.flat[n:]:
             ax.axis("off")
-        for i, (ax, level) in enumerate(zip(axes.flat, behaviours, strict=False)):
+        for ax, i in zip(axes.flat, shown, strict=False):
+            level = behaviours[i]
             chosen = returns[behaviour == i]
             weights = np.full(len(chosen), 1 / max(len(chosen), 1))
             ax.hist(chosen, bins, weights=weights, color=COLOURS[0])
-            aim = f"aim {level.target:.0%}, " if level.name == "expert" else f"{level.name}, "
+            expert = level.name == "expert"
+            aim = f"aim {level.target:.0%}, " if expert else f"{short(level.name)}, "
             ax.set_title(f"{aim}reached {level.reached:.0%}", fontsize=8)
             ax.set_xlabel("return")
         axes[0, 0].set_ylabel("share of episodes")
@@ -187,15 +212,20 @@ def key_map(points: np.ndarray, task: np.ndarray, names: Sequence[str]) -> str:
     Args:
         points: The keys, (P, 2).
         task: Number of each key's task, (P,).
-        names: Names of the tasks.
+        names: Names of the tasks; of more than `MOST` there is no legend.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.2, 4.2))
-        shades = plt.get_cmap("tab10" if len(names) <= 10 else "turbo", len(names))
-        for i, name in enumerate(names):
+    with _figure(6.2, 4.2) as figure:
+        axes = figure.subplots()
+        shades = matplotlib.colormaps["tab10" if len(names) <= 10 else "turbo"].resampled(
+            len(names)
+        )
+        drawn = []
+        for i in range(len(names)):
             x, y = points[task == i].T
-            axes.scatter(x, y, s=9, color=shades(i), label=name, linewidths=0)
+            drawn.append(axes.scatter(x, y, s=9, color=shades(i), linewidths=0))
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, markerscale=2)
+        if len(names) <= MOST:
+            place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+            _legend(axes, drawn, names, fontsize=8, markerscale=2, **place)
         return _svg(figure)

@@ -10,14 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from jinja2 import Environment, PackageLoader, Template
 
 from maicc.data.dataset import EpisodeFile
 from maicc.data.episodes import EpisodeBatch, outcomes
 from maicc.evaluation.run_folder import parse_config
-from maicc.files import read_json, write_text
+from maicc.files import hdf5_to_read, read_json, write_text
 from maicc.report.figures import (
     adaptation_curve,
     benchmark_curves,
@@ -28,6 +27,7 @@ from maicc.report.figures import (
 from maicc.types import UserError
 
 _POINTS = 1500  # keys in the map
+_FEWEST, _DIGITS = 5, 4  # distinct keys of a map; digits to which they differ
 _FEW = 0.05  # of the look-ups: too few to tell where they lead
 
 Section = dict[str, str]  # title, text and figure
@@ -109,16 +109,23 @@ def _dataset(folder: Path, dataset: EpisodeFile) -> list[Section]:
     ]
     keys = sorted(folder.glob("keys-*.h5"), key=lambda path: path.stat().st_mtime)
     if keys:
-        points, task = _map(keys[-1], episodes, dataset.spec.bounds)
-        sections.append(
-            {
-                "title": "Keys",
-                "text": "The last key of single agents in the best offline episodes, laid out "
-                "by t-SNE and coloured by task. Apart means told apart.",
-                "figure": key_map(points, task, [t.name for t in dataset.tasks]),
-            }
-        )
+        sections.append(_keys(keys[-1], episodes, dataset))
     return sections
+
+
+def _keys(path: Path, episodes: EpisodeBatch, dataset: EpisodeFile) -> Section:
+    """Section on keys: a map, or why there is none."""
+    text, figure = "", ""
+    try:
+        points, task = _map(path, episodes, dataset.spec.bounds)
+        text = (
+            "The last key of single agents in the best offline episodes, laid out by t-SNE and "
+            "coloured by task. Apart means told apart."
+        )
+        figure = key_map(points, task, [t.name for t in dataset.tasks])
+    except UserError as error:
+        text = f"No map of the keys: {error}."
+    return {"title": "Keys", "text": text, "figure": figure}
 
 
 def write_benchmark(
@@ -156,7 +163,11 @@ def _returns(result: dict[str, Any]) -> np.ndarray:
 def _map(
     path: Path, episodes: EpisodeBatch, bounds: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lays out the last keys of a sample of the best episodes: (P, 2), and their tasks (P,)."""
+    """Lays out the last keys of a sample of the best episodes: (P, 2), and their tasks (P,).
+
+    Raises:
+        UserError: too few keys differ, keys are not finite, or the file can't be read.
+    """
     from sklearn.manifold import TSNE
 
     returns = episodes.returns
@@ -167,9 +178,18 @@ def _map(
     first = np.cumsum(size) - size  # number of an episode's first slice
     agent = rng.integers(size[chosen])
     alive = outcomes(episodes, bounds).alive[chosen, :, agent]  # (P, T)
-    with h5py.File(path, "r") as file:
-        vectors = file["vectors"][:][first[chosen] + agent, alive.sum(1) - 1]
+    with hdf5_to_read(path, "remove it and it is made again") as file:
+        vectors = file["vectors"][:][first[chosen] + agent, alive.sum(1) - 1]  # (P, D)
+    if not np.isfinite(vectors).all():
+        raise UserError("keys are not finite")
+    # equal keys have one place: t-SNE ends the process where all are equal
+    _, distinct, place = np.unique(
+        vectors.round(_DIGITS), axis=0, return_index=True, return_inverse=True
+    )
+    if len(distinct) < _FEWEST:
+        raise UserError(f"{len(chosen)} keys have {len(distinct)} values, and {_FEWEST} are needed")
     points = TSNE(
-        perplexity=min(30, (len(chosen) - 1) / 3), init="pca", random_state=0
-    ).fit_transform(vectors)
-    return points, episodes.task[chosen]
+        perplexity=min(30, (len(distinct) - 1) / 3), init="pca", random_state=0
+    ).fit_transform(vectors[np.sort(distinct)])
+    order = np.argsort(np.argsort(distinct))  # place among the sorted ones
+    return points[order[place.ravel()]], episodes.task[chosen]

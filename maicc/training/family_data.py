@@ -10,10 +10,13 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader, IterableDataset
 
-from maicc.config import CollectConfig
+from maicc.config import MOST_SEED, CollectConfig
 from maicc.data.collect import collect
+from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile, spec_with_bounds
 from maicc.envs import get_family
+from maicc.files import locked
+from maicc.types import UserError
 
 
 class FamilyData(L.LightningDataModule):
@@ -27,13 +30,17 @@ class FamilyData(L.LightningDataModule):
 
     def __init__(self, family: str, path: str, seed: int) -> None:
         super().__init__()
+        if not 0 <= seed <= MOST_SEED:
+            raise UserError(f"data.seed={seed} must be at least 0 and at most {MOST_SEED}")
         self.family, self.path, self.seed = get_family(family), Path(path), seed
         self.spec = spec_with_bounds(self.family.spec, self.path)
 
     def prepare_data(self) -> None:
         """Collects the dataset if it does not exist, and checks that it fits the family."""
-        if not self.path.exists():
-            collect(self.family, self.path, CollectConfig(), self.seed)
+        with locked(self.path):
+            if not self.path.exists():
+                check_family(self.family)
+                collect(self.family, self.path, CollectConfig(), self.seed)
         EpisodeFile(self.path).require(self.spec)
 
     @abstractmethod

@@ -23,11 +23,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from tqdm import tqdm
 
 from maicc.files import whole_file
 from maicc.training.modules import MaiccModule, load_module
 from maicc.types import UserError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def resolve_device(device: str) -> str:
@@ -60,19 +63,22 @@ def save(trainer: L.Trainer, path: Path) -> None:
 
 
 class Resumable(Callback):
-    """Keeps the state of a fit at `path`, every `every_n_steps` and on Ctrl-C.
+    """Keeps the state of a fit at `path`, every `every_n_steps`, on Ctrl-C and on SIGTERM.
 
-    Ctrl-C waits for the running step, so that nothing is lost. A second Ctrl-C stops at once.
+    Both wait for the running step, so that nothing is lost. A second one stops at once.
     """
 
     def __init__(self, path: str | Path, every_n_steps: int = 200) -> None:
         self.path, self.every_n_steps, self.interrupted = Path(path), every_n_steps, False
-        self._before: Any = None
 
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Starts to catch Ctrl-C; only the main thread can."""
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Starts to catch both, in place of Lightning, until `fit` ends.
+
+        Only the main thread can.
+        """
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._interrupt)
+            for number in _SIGNALS:
+                signal.signal(number, self._interrupt)
 
     def _interrupt(self, number: int, frame: Any) -> None:
         if self.interrupted:
@@ -85,19 +91,6 @@ class Resumable(Callback):
             trainer.should_stop = True
         if self.interrupted or trainer.global_step % self.every_n_steps == 0:
             save(trainer, self.path)
-
-    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Gives Ctrl-C back."""
-        self._restore()
-
-    def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
-        """Gives Ctrl-C back."""
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
 
 
 class Progress(Callback):
@@ -140,7 +133,8 @@ def fit(
         label: Name of the fit on its bar.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed; the state has been kept.
+        UserError: the loss is not finite, or memory does not suffice.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came; the state has been kept.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +146,7 @@ def fit(
         max_steps=steps,
         gradient_clip_val=1.0,
         callbacks=[resumable, Progress(label)],
+        plugins=[LightningEnvironment()],  # one process, whatever a cluster's variables say
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -159,12 +154,24 @@ def fit(
     )
     if part.exists():  # refuses one of another model or family
         load_module(part, type(module), module.spec)
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         trainer.fit(module, data, ckpt_path=part if part.exists() else None, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C before the first step
-        signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
+    except (MemoryError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or ["out of memory"])[0]
+        if not isinstance(error, MemoryError) and "alloc" not in first and "memory" not in first:
+            raise
+        raise UserError(
+            f"{label}: out of memory ({first:.200}); lower its batch_size, or, for the embedding "
+            "of long episodes and large teams, set embedding.window or "
+            "embedding.model.attention=factored"
+        ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     if resumable.interrupted:
         raise KeyboardInterrupt
     save(trainer, path)

@@ -21,6 +21,7 @@ from maicc.data.dataset import require_expert
 from maicc.data.team_batch import TeamBatch
 from maicc.models.decision import DecisionBatch, DecisionTransformer
 from maicc.models.embedding import Embedding
+from maicc.schema import check_options
 from maicc.types import Spec, UserError
 
 Module = TypeVar("Module", bound="MaiccModule")
@@ -40,6 +41,8 @@ class MaiccModule(L.LightningModule):
         optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008 - never changed
     ) -> None:
         super().__init__()
+        check_options(config, "model")
+        check_options(optimiser, "optimiser")
         if spec is None:  # the Lightning CLI links it from the data module, after parsing
             raise UserError("a model needs the spec of its task family: pass get_family(NAME).spec")
         self.spec, self.config, self.optimiser = spec, config, optimiser
@@ -99,6 +102,23 @@ class MaiccModule(L.LightningModule):
         if self.config.dropout:
             torch.manual_seed(self.step_seed())
 
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Stops at the first loss that is not finite.
+
+        Raises:
+            UserError: names what to change.
+        """
+        if not torch.isfinite(loss):
+            raise self._diverged(f"loss of {loss.item()}")
+
+    def _diverged(self, what: str) -> UserError:
+        """Error of a fit that has got lost."""
+        return UserError(
+            f"training of {self.kind} has a {what} after {self.global_step} steps, expected "
+            f"finite numbers: lower optimiser.learning_rate={self.optimiser.learning_rate:g}, or "
+            "scale what agents see and are paid to a size of about 1"
+        )
+
     def step_seed(self) -> int:
         """Seed of all chance in a training step.
 
@@ -108,7 +128,13 @@ class MaiccModule(L.LightningModule):
         return 1_000_000_007 * self.data_seed + 1_000_003 * self.global_rank + self.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the header, from which `load_module` makes the module again."""
+        """Adds the header, from which `load_module` makes the module again.
+
+        Raises:
+            UserError: weights are not finite; what was saved before stays.
+        """
+        if not _finite(self):
+            raise self._diverged("weight that is not finite")
         checkpoint["maicc"] = {
             "kind": self.kind,
             "spec": asdict(self.spec),
@@ -129,14 +155,17 @@ def load_module(path: str | Path, module: type[Module], spec: Spec | None = None
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        first = str(error).strip().splitlines()[0]
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: not a readable checkpoint ({first}); train it again") from None
     header = checkpoint.get("maicc", {}) if isinstance(checkpoint, dict) else {}
     if header.get("kind") != module.kind:
         raise UserError(
             f"{path}: holds {header.get('kind', 'no model of maicc')}, expected {module.kind}"
         )
-    trained_for = Spec.from_json(header["spec"])
+    try:
+        trained_for = Spec.from_json(header["spec"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: made by another version of maicc; train it again") from None
     if spec is not None and trained_for != spec:
         raise UserError(
             f"{path}: trained for {trained_for}, expected {spec}; train one for this family"
@@ -146,7 +175,17 @@ def load_module(path: str | Path, module: type[Module], spec: Spec | None = None
         loaded.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, TypeError, KeyError):
         raise UserError(f"{path}: made by another version of maicc; train it again") from None
+    if not _finite(loaded):
+        raise UserError(
+            f"{path}: has weights that are not finite, so its training has diverged; remove it and "
+            "train it again with a lower learning rate"
+        )
     return loaded.eval().requires_grad_(False)
+
+
+def _finite(module: nn.Module) -> bool:
+    """Tells whether all weights are finite."""
+    return all(bool(torch.isfinite(value).all()) for value in module.state_dict().values())
 
 
 def weights_hash(module: torch.nn.Module) -> str:

@@ -9,14 +9,13 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from maicc.data.dataset import EpisodeFile, Slices, slices
 from maicc.data.returns import normalised
-from maicc.files import locked, whole_file
+from maicc.files import hdf5_to_read, hdf5_to_write, locked
 from maicc.memory import KeyIndex, OfflineMemory
 from maicc.models.batching import trimmed
 from maicc.models.embedding import Embedding
@@ -55,11 +54,14 @@ def offline_keys(
         if path.exists():
             return _read(path, content)
         keys = _make(embedding.to(device), dataset, factory, device)
-        with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
-            file.attrs["content"] = content
-            file["vectors"] = keys.vectors
-            file["individual_return"] = keys.individual_return
-            keys.index.save(file.create_group("index"))
+        try:
+            with hdf5_to_write(path) as file:
+                file.attrs["content"] = content
+                file["vectors"] = keys.vectors
+                file["individual_return"] = keys.individual_return
+                keys.index.save(file.create_group("index"))
+        except OSError as error:
+            print(f"{path}: the keys are not kept, and are made again next time ({error.strerror})")
         return keys
 
 
@@ -94,14 +96,11 @@ def embed(
 
 
 def _read(path: Path, content: str) -> OfflineKeys:
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs["content"] != content:
-                raise UserError(f"{path}: holds the keys of another model or dataset; remove it")
-            index = KeyIndex.load(file["index"])
-            return OfflineKeys(file["vectors"][:], file["individual_return"][:], index)
-    except (OSError, KeyError, RuntimeError) as error:
-        raise UserError(f"{path}: damaged ({error}); remove it and it is made again") from None
+    with hdf5_to_read(path, "remove it and it is made again") as file:
+        if file.attrs["content"] != content:
+            raise UserError(f"{path}: holds the keys of another model or dataset; remove it")
+        index = KeyIndex.load(file["index"])
+        return OfflineKeys(file["vectors"][:], file["individual_return"][:], index)
 
 
 def offline_memory(keys: OfflineKeys | None, stored: Slices, spec: Spec) -> OfflineMemory:
