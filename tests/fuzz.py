@@ -463,7 +463,7 @@ def _run_yaml(path: Path) -> Path:
 def _variants(path: Path) -> Path:
     path.write_text(
         "default: {}\nk_2: {decision.model.k: 2}\n"
-        "rates: {decision.optimiser.learning_rate: 0.001}\n"
+        "rates: {decision.optimiser.learning_rate: 1e-3}\n"
         "other: {method: dpt, decision.steps: 5}\n"
     )
     return path
