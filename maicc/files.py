@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -108,10 +109,15 @@ def hdf5_to_write(path: str | Path) -> Iterator[Any]:
     import h5py
 
     image = BytesIO()
-    with h5py.File(image, "w") as file:
+    with h5py.File(image, "w", libver="latest") as file:  # this one has checksums of its own parts
         yield file
     with whole_file(path) as temporary:
         temporary.write_bytes(image.getbuffer())
+
+
+def store(group: Any, name: str, array: Any, **options: Any) -> None:
+    """Writes an array to a group of an HDF5 file, with checksums of its numbers."""
+    group.create_dataset(name, data=array, fletcher32=bool(array.size), **options)
 
 
 @contextmanager
@@ -144,11 +150,49 @@ def hdf5_to_read(path: str | Path, fix: str) -> Iterator[Any]:
         raise
     except PermissionError:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # h5py and FAISS: each its own
         raise UserError(
-            f"{path}: not a readable HDF5 file, perhaps cut short ({first}); {fix}"
+            f"{path}: not a readable HDF5 file, perhaps cut short ({first_line(error)}); {fix}"
         ) from None
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays with a digest of them to an .npz file, whole or not at all."""
+    import numpy as np
+
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, digest=np.array(_digest(arrays)), **arrays)
+
+
+def read_arrays(path: str | Path) -> dict[str, Any]:
+    """Reads what `write_arrays` has written.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        if str(arrays.pop("digest")) != _digest(arrays):
+            raise ValueError("its arrays are not those that were written")
+    except Exception as error:  # zipfile, zlib, NumPy's header and its parser: each its own
+        raise UserError(f"{path}: damaged ({first_line(error)}); remove it") from None
+    return arrays
+
+
+def _digest(arrays: Mapping[str, Any]) -> str:
+    """SHA-256 of names, kinds, shapes and contents of arrays."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line that an error says, or the name of its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from operator import index
 from typing import Any, NamedTuple
 
@@ -84,8 +85,16 @@ class Spec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Spec:
-        """Makes a spec of plain values, as `dataclasses.asdict` gives them."""
+        """Makes a spec of plain values, as `dataclasses.asdict` gives them.
+
+        Raises:
+            TypeError: names are missing or unknown.
+            ValueError: a bound is not finite.
+        """
         layout = values.get("layout")
+        for bound in (values.get("return_min"), values.get("return_max")):
+            if bound is not None and not isfinite(bound):
+                raise ValueError(f"the return's bound {bound} is not finite")
         return cls(**{**values, "layout": ObsLayout(**layout) if layout else None})
 
 

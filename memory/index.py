@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from maicc.files import store
 from maicc.streams import Stream
 from maicc.types import Candidates, UserError
 
@@ -142,9 +143,9 @@ class KeyIndex:
         faiss = import_faiss()
         for t, step in enumerate(self.steps):
             part = group.create_group(str(t))
-            part["index"] = faiss.serialize_index(step.index)
-            part["offsets"] = step.offsets
-            part["members"] = step.members
+            store(part, "index", faiss.serialize_index(step.index))
+            store(part, "offsets", step.offsets)
+            store(part, "members", step.members)
 
     @classmethod
     def load(cls, group: h5py.Group) -> KeyIndex:

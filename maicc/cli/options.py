@@ -95,13 +95,17 @@ def folder_name(argv: Sequence[str], config: RunConfig) -> str:
 
 
 def _existing(path: str) -> str:
-    """Gives the path of a file back.
+    """Gives the path of a text file back.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it holds no text.
     """
     if not Path(path).exists():
         raise UserError(f"{path}: no such file")
+    try:
+        Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error})") from None
     return path
 
 
@@ -268,8 +272,8 @@ def _variants(path: Path, names: str) -> dict[str, Any]:
 
     try:  # as a run's YAML is read, to which 1e-3 is a number
         variants: Any = get_loader("yaml")(Path(_existing(str(path))).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(variants, dict) or not all(
         isinstance(options or {}, dict) for options in variants.values()
     ):

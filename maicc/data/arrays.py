@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -35,7 +34,7 @@ from maicc.data.episodes import EpisodeBatch, alive_by_sight, empty_episodes
 from maicc.data.returns import share_of_maximum
 from maicc.envs import TaskFamily
 from maicc.envs.batch import team_rewards
-from maicc.files import hdf5_to_read
+from maicc.files import first_line, hdf5_to_read
 from maicc.types import Behaviour, Spec, UserError
 
 NEEDED = {"observations": (4,), "actions": (3,), "rewards": (2, 3), "length": (1,), "task": (1,)}
@@ -293,8 +292,10 @@ def _read(source: Path) -> dict[str, np.ndarray]:
                 arrays = {name: file[name][:] for name in {*NEEDED, *OPTIONAL} & set(file)}
     except UserError:
         raise
-    except (OSError, ValueError, BadZipFile) as error:
-        raise UserError(f"{source}: not a readable .npz or HDF5 file ({error})") from None
+    except Exception as error:  # zipfile, zlib, NumPy's header and its parser: each its own
+        raise UserError(
+            f"{source}: not a readable .npz or HDF5 file ({first_line(error)})"
+        ) from None
     for name, dimensions in {**NEEDED, **OPTIONAL}.items():
         if name in NEEDED and name not in arrays:
             raise UserError(f"{source}: field {name} is missing; needed: {', '.join(NEEDED)}")

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -17,7 +17,6 @@ from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from maicc.config import CollectConfig
@@ -34,7 +33,7 @@ from maicc.data.dataset import write_episodes
 from maicc.data.episodes import FIELDS, EpisodeBatch, join
 from maicc.data.returns import share_of_maximum
 from maicc.envs import TaskFamily, get_family, importable
-from maicc.files import plain_number, read_json, whole_file, write_json
+from maicc.files import plain_number, read_arrays, read_json, write_arrays, write_json
 from maicc.streams import Stream
 from maicc.types import Behaviour, UserError
 
@@ -261,16 +260,10 @@ def _play_unit(
     episodes = play(family, family.training_tasks[task], rate, seeds, name)
     episodes.task[:] = task
     episodes.behaviour[:] = behaviour
-    with whole_file(_part(parts, task, behaviour)) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{name: getattr(episodes, name) for name in FIELDS})
+    arrays = {name: getattr(episodes, name) for name in FIELDS}
+    write_arrays(_part(parts, task, behaviour), arrays)
 
 
 def _joined(parts: Sequence[Path], total: int) -> EpisodeBatch:
     """Reads the parts, of `total` episodes, one after the other: no episode is held twice."""
-
-    def load() -> Iterator[Mapping[str, np.ndarray]]:
-        for part in parts:
-            with np.load(part, allow_pickle=False) as arrays:
-                yield arrays
-
-    return join(load(), total)
+    return join(map(read_arrays, parts), total)

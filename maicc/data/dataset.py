@@ -19,7 +19,7 @@ import numpy as np
 
 from maicc.data.alive import cut_at_death
 from maicc.data.episodes import FIELDS, EpisodeBatch, check_episodes, fill_missing, outcomes
-from maicc.files import hdf5_to_read, hdf5_to_write
+from maicc.files import hdf5_to_read, hdf5_to_write, store
 from maicc.types import Behaviour, Spec, Task, Trajectories, UserError
 
 SCHEMA = 1
@@ -114,7 +114,7 @@ def write_episodes(
         file.attrs.update(plan=plan, rosters=json.dumps(list(rosters)))
         for name, array in arrays.items():
             chunks = (min(len(array), 64), *array.shape[1:])
-            file.create_dataset(name, data=array, chunks=chunks, compression="lzf")
+            store(file, name, array, chunks=chunks, compression="lzf")
 
 
 class EpisodeFile:

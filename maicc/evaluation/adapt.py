@@ -18,7 +18,7 @@ from maicc.data.dataset import EpisodeFile
 from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env, get_family
 from maicc.evaluation.stats import summary
 from maicc.evaluation.trained import load_folder
-from maicc.files import ModelFiles, whole_file, write_json
+from maicc.files import ModelFiles, read_arrays, write_arrays, write_json
 from maicc.streams import Stream
 from maicc.teams.lockstep import LockStepTeam
 from maicc.teams.lookups import DIAGNOSTICS, as_json, nearest_tasks
@@ -101,18 +101,18 @@ class _Adaptation:
         """Takes over the state of an interrupted adaptation.
 
         Raises:
-            UserError: it follows from other models, settings or tasks.
+            UserError: it is damaged, or follows from other models, settings or tasks.
         """
-        with np.load(state_file, allow_pickle=False) as state:
-            if str(state["identity"]) != self.identity:
-                raise UserError(
-                    f"{state_file} keeps an interrupted adaptation with other models or settings; "
-                    "remove it, or go on with the settings it was begun with"
-                )
-            self.team.load_state(state)
-            self.finished = self.team.episode
-            self.returns[:, : self.finished] = state["returns"]
-            self.retrieval[:, : self.finished] = state["retrieval"]
+        state = read_arrays(state_file)
+        if str(state["identity"]) != self.identity:
+            raise UserError(
+                f"{state_file} keeps an interrupted adaptation with other models or settings; "
+                "remove it, or go on with the settings it was begun with"
+            )
+        self.team.load_state(state)
+        self.finished = self.team.episode
+        self.returns[:, : self.finished] = state["returns"]
+        self.retrieval[:, : self.finished] = state["retrieval"]
 
     def play(self, episode: int) -> float:
         """Plays the next episode in all runs and gives their mean return."""
@@ -140,8 +140,7 @@ class _Adaptation:
                 "returns": self.returns[:, : self.finished],
                 "retrieval": self.retrieval[:, : self.finished],
             }
-            with whole_file(self.state_file) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **arrays)
+            write_arrays(self.state_file, arrays)
 
 
 def adapt(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+from zipfile import ZipFile
 
 import lightning as L
 import torch
@@ -19,6 +20,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from maicc.config import DecisionConfig, EmbeddingConfig, OptimiserConfig
 from maicc.data.dataset import require_expert
 from maicc.data.team_batch import TeamBatch
+from maicc.files import first_line
 from maicc.models.decision import DecisionBatch, DecisionTransformer
 from maicc.models.embedding import Embedding
 from maicc.schema import check_options
@@ -153,11 +155,16 @@ def load_module(path: str | Path, module: type[Module], spec: Spec | None = None
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; train it with `maicc fit` or `maicc run`")
     try:
+        with ZipFile(path) as archive:  # torch does not look at the checksums
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"checksum of {bad}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not a readable checkpoint ({first}); train it again") from None
-    header = checkpoint.get("maicc", {}) if isinstance(checkpoint, dict) else {}
+        raise UserError(
+            f"{path}: not a readable checkpoint ({first_line(error)}); train it again"
+        ) from None
+    header = checkpoint.get("maicc") if isinstance(checkpoint, dict) else None
+    header = header if isinstance(header, dict) else {}
     if header.get("kind") != module.kind:
         raise UserError(
             f"{path}: holds {header.get('kind', 'no model of maicc')}, expected {module.kind}"

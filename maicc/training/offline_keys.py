@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from maicc.data.dataset import EpisodeFile, Slices, slices
 from maicc.data.returns import normalised
-from maicc.files import hdf5_to_read, hdf5_to_write, locked
+from maicc.files import hdf5_to_read, hdf5_to_write, locked, store
 from maicc.memory import KeyIndex, OfflineMemory
 from maicc.models.batching import trimmed
 from maicc.models.embedding import Embedding
@@ -57,8 +57,8 @@ def offline_keys(
         try:
             with hdf5_to_write(path) as file:
                 file.attrs["content"] = content
-                file["vectors"] = keys.vectors
-                file["individual_return"] = keys.individual_return
+                store(file, "vectors", keys.vectors)
+                store(file, "individual_return", keys.individual_return)
                 keys.index.save(file.create_group("index"))
         except OSError as error:
             print(f"{path}: the keys are not kept, and are made again next time ({error.strerror})")

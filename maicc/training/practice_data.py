@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from maicc.data.dataset import Slices
-from maicc.files import whole_file
+from maicc.files import read_arrays, write_arrays
 from maicc.training.modules import EmbeddingModule, load_module
 from maicc.training.offline_keys import OfflineKeys, embed
 from maicc.training.record_data import Drawn, RecordData
@@ -25,10 +25,8 @@ class PracticeRuns(NamedTuple):
 
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
-        with whole_file(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(
-                file, expert=self.expert, task=self.task, **self.trajectories._asdict()
-            )
+        own = {"expert": self.expert, "task": self.task}
+        write_arrays(path, own | self.trajectories._asdict())
 
     @classmethod
     def read(cls, path: Path) -> PracticeRuns:
@@ -37,13 +35,12 @@ class PracticeRuns(NamedTuple):
         Raises:
             UserError: it is missing or damaged.
         """
+        arrays = read_arrays(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                trajectories = Trajectories(*(file[name] for name in Trajectories._fields))
-                return cls(trajectories, file["expert"], file["task"])
-        except Exception as error:  # zipfile, zlib, NumPy's header and its parser: each its own
-            first = (str(error).strip().splitlines() or ["empty"])[0]
-            raise UserError(f"{path}: not the runs of a practice ({first}); remove it") from None
+            trajectories = Trajectories(*(arrays[name] for name in Trajectories._fields))
+            return cls(trajectories, arrays["expert"], arrays["task"])
+        except KeyError as error:
+            raise UserError(f"{path}: no runs of a practice ({error}); remove it") from None
 
 
 class PracticeData(RecordData):
