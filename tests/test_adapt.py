@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -103,3 +105,28 @@ def test_refused(models):
     for config, tasks in ((MaiccAdapt(episodes=0), FAMILY.draw_tasks(1, 0)), (MaiccAdapt(), [])):
         with pytest.raises(UserError, match="must be at least 1"):
             adapt(models, FAMILY, tasks, config, seed=0)
+
+
+def test_another_order_of_agents_than_that_of_the_dataset_is_refused(models, monkeypatch):
+    assert list(models.rosters) == FAMILY.rosters()
+    turned = [roster[::-1] for roster in models.rosters]
+    monkeypatch.setattr(models, "rosters", turned)
+    with pytest.raises(UserError, match=r"in another process and is .* here; give the agents a"):
+        adapt(models, FAMILY, FAMILY.draw_tasks(1, 0), MaiccAdapt(episodes=1), seed=0)
+
+
+def test_what_is_refused_leaves_no_environment_open(models, tmp_path):
+    opened = []
+
+    def make(**parameters):
+        env = FAMILY.make(**parameters)
+        opened.append(env)
+        env.close = lambda: opened.remove(env)
+        return env
+
+    family = dataclasses.replace(FAMILY, make=make)
+    tasks, kept = FAMILY.draw_tasks(2, 0), tmp_path / "kept.npz"
+    np.savez(kept, identity=np.array("another"))
+    with pytest.raises(UserError, match="with other models or settings"):
+        adapt(models, family, tasks, MaiccAdapt(episodes=1), 0, kept)
+    assert opened == []

@@ -137,3 +137,10 @@ def test_missing_faiss_names_the_extras(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"maicc\[cpu\].*maicc\[gpu\]"):
         KeyIndex.build(np.ones((1, 1, 4), np.float32), np.ones((1, 1), bool))
+
+
+@pytest.mark.parametrize("factory", ["IDMap,Flat", "IDMap2,Flat"])
+def test_an_index_that_takes_no_plain_keys_is_refused_when_it_is_named(factory):
+    with pytest.raises(UserError, match=f"index {factory!r} of width 8 can't be made"):
+        empty_index(8, factory)
+    assert empty_index(8, "Flat").ntotal == 0

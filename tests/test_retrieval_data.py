@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +102,21 @@ def test_keys_are_kept_by_content(tiny_run, tmp_path):
     with torch.no_grad():
         net.encoders.outcome.bias += 1
     assert content_hash(net, dataset, "Flat") != first
+
+
+def test_keys_that_cannot_be_kept_are_used_all_the_same(tiny_run, tmp_path, monkeypatch, capsys):
+    from maicc.training.modules import EmbeddingModule, load_module
+    from maicc.training.offline_keys import offline_keys
+
+    net = load_module(tiny_run / "embedding.ckpt", EmbeddingModule).net
+    dataset = EpisodeFile(tiny_run / "episodes.h5")
+
+    def read_only(path):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    kept = offline_keys(net, dataset, tiny_run)
+    monkeypatch.setattr("maicc.training.offline_keys.hdf5_to_write", read_only)
+    keys = offline_keys(net, dataset, tmp_path)
+    assert np.array_equal(keys.vectors, kept.vectors)
+    assert "the keys are not kept" in capsys.readouterr().out
+    assert list(tmp_path.glob("*.h5")) == []

@@ -27,7 +27,7 @@ from maicc.report.figures import (
 from maicc.types import UserError
 
 _POINTS = 1500  # keys in the map
-_FEWEST, _DIGITS = 5, 4  # distinct keys of a map; digits to which they differ
+_FEWEST, _DIGITS = 3, 4  # distinct keys of a map; digits to which they differ
 _FEW = 0.05  # of the look-ups: too few to tell where they lead
 
 Section = dict[str, str]  # title, text and figure

@@ -117,6 +117,11 @@ class Progress(Callback):
         self.bar.update(trainer.global_step - self.bar.n)
         self.bar.close()
 
+    def on_exception(self, *_: Any) -> None:
+        """Closes the bar, before an error is told below it."""
+        if hasattr(self, "bar"):
+            self.bar.close()
+
 
 def fit(
     module: MaiccModule,
