@@ -56,7 +56,7 @@ PIPELINES = {
 SHARE = {"run": 0.5, "benchmark": 0.2, "compare": 0.2, "cluster": 0.1}  # of the kills
 EXIT_CODES = {  # after each signal; 0 if the command was just done
     signal.SIGINT: (0, 130),
-    signal.SIGTERM: (0, 143),
+    signal.SIGTERM: (0, 130),
     signal.SIGKILL: (0, -signal.SIGKILL),
 }
 WORKER = 0.25  # share of the kills that hit a worker, where there is one

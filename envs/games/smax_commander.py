@@ -15,7 +15,7 @@ import numpy as np
 
 from maicc.envs.batch import BatchStep
 from maicc.envs.games.smax import Smax, SmaxBatch
-from maicc.envs.games.smax_policies import FEATURES, OWN, attack_nearest, hunt
+from maicc.envs.games.smax_policies import FEATURES, OWN, attack_nearest, hunt, hunt_in_turn
 from maicc.envs.tasks import TaskFamily
 from maicc.files import read_json
 from maicc.types import ObsLayout, Task, UserError
@@ -121,7 +121,11 @@ smax_commander = TaskFamily(
     max_steps=CommanderBatch.max_steps,
     return_bounds=(0.0, 2.0),
     expert=hunt,
-    behaviours=partial(attack_nearest, layout=LAYOUT),
+    behaviours=[
+        partial(attack_nearest, layout=LAYOUT),
+        partial(hunt_in_turn, layout=LAYOUT),  # what the fall of each enemy brings
+        partial(hunt_in_turn, layout=LAYOUT, backwards=True),
+    ],
     make_batch=CommanderBatch,
     sizes=(SIDES[0], sum(LAYOUT.own), LAYOUT.attack + SIDES[1]),
     reveal=reveal,

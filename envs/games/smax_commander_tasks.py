@@ -42,8 +42,8 @@ def hunter(
 def nearest(
     games: CommanderBatch, row: int, shown: BatchStep, rng: np.random.Generator
 ) -> Mapping[str, int]:
-    """Plays as the family's other behaviour."""
-    (act,) = smax_commander.behaviour_policies
+    """Plays as the family's first behaviour."""
+    act = smax_commander.behaviour_policies[0]
     sights = zip(games.rosters[row], shown.observations[row], shown.action_mask[row], strict=False)
     return {agent: act(seen, mask, agent, rng) for agent, seen, mask in sights}
 

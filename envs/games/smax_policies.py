@@ -84,6 +84,30 @@ def hunt(game: Any, rng: np.random.Generator) -> Mapping[str, int]:
     return actions
 
 
+def hunt_in_turn(
+    observation: np.ndarray,
+    action_mask: np.ndarray,
+    agent: str,
+    rng: np.random.Generator,
+    layout: ObsLayout = LAYOUT,
+    backwards: bool = False,
+) -> int:
+    """Hunts the enemies in the order of their numbers, on what one unit sees.
+
+    A unit shoots the first enemy that it sees, or goes for it where it is out of range.
+
+    Args:
+        backwards: Whether the highest number comes first.
+    """
+    enemies = _enemies(observation, layout)
+    seen = np.flatnonzero(enemies[:, 0] > 0)
+    if not len(seen):
+        return int(np.argmax(MOVES @ _to_the_middle(observation, layout)))
+    target = int(seen[-1 if backwards else 0])
+    shot = _FIRST_ATTACK + target
+    return shot if action_mask[shot] else int(np.argmax(MOVES @ enemies[target, 1:3]))
+
+
 def attack_nearest(
     observation: np.ndarray,
     action_mask: np.ndarray,
@@ -96,17 +120,26 @@ def attack_nearest(
     The unit shoots the nearest enemy in range. If there is none, it goes towards one of the enemies
     that it sees, and if it sees none, to the middle.
     """
-    start, count, size = layout.enemies
-    enemies = observation[start : start + count * size].reshape(count, size)
+    enemies = _enemies(observation, layout)
     health, offset = enemies[:, 0], enemies[:, 1:3]
     in_range = action_mask[_FIRST_ATTACK:].astype(bool)
     if in_range.any():
         distance = np.where(in_range, np.linalg.norm(offset, axis=1), np.inf)
         return _FIRST_ATTACK + int(np.argmin(distance))
     visible = np.flatnonzero(health > 0)
-    position = observation[layout.own[0] + 1 :][:2]  # on a map of side 1
-    towards = offset[rng.choice(visible)] if len(visible) else 0.5 - position
+    towards = offset[rng.choice(visible)] if len(visible) else _to_the_middle(observation, layout)
     return int(np.argmax(MOVES @ towards))
+
+
+def _enemies(observation: np.ndarray, layout: ObsLayout) -> np.ndarray:
+    """Numbers of each enemy, (M, numbers): health, then the place relative to oneself."""
+    start, count, size = layout.enemies
+    return observation[start : start + count * size].reshape(count, size)
+
+
+def _to_the_middle(observation: np.ndarray, layout: ObsLayout) -> np.ndarray:
+    """The way to the middle of the map, which has side 1, (2,)."""
+    return 0.5 - observation[layout.own[0] + 1 :][:2]
 
 
 def _away(position: np.ndarray, offset: np.ndarray) -> int:
