@@ -36,13 +36,13 @@ from maicc.data.dataset import EpisodeFile
 from maicc.files import read_json
 from tests.commands import COMMON, TINY
 
-STEPS = ["--decision.steps=60", "--collect.workers=2", "--collect.episodes=12"]
-SMALL = ["--seeds=1", "--tasks=2", "--episodes=12"]
+STEPS = ["--decision.steps=30", "--collect.workers=2", "--collect.episodes=6"]
+SMALL = ["--seeds=1", "--tasks=2", "--episodes=8"]
 OWN = ["--decision.model.record=2"]
 PIPELINES = {
     "run": [
-        "run", "lbf_7x7", *TINY, *STEPS, "--embedding.steps=60", "--adapt.episodes=15",
-        "--practice.rounds=1", "--practice.runs=4", "--practice.steps=30",
+        "run", "lbf_7x7", *TINY, *STEPS, "--embedding.steps=30", "--adapt.episodes=8",
+        "--practice.rounds=1", "--practice.runs=4", "--practice.steps=15",
     ],
     "benchmark": [
         "benchmark", "lbf_7x7", *COMMON, *STEPS, *SMALL, *OWN, "--variants=default,memoryless",
