@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
@@ -11,6 +11,20 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from maicc.envs.adapters import RESET, STEP, called, parts_of
+from maicc.envs.rules import (
+    number,
+    numbers,
+    require_agents,
+    require_every_agent,
+    require_finite_observation,
+    require_known_agents,
+    require_legal_action,
+    require_mask,
+    require_named,
+    require_shape,
+    require_told_ends,
+    truth,
+)
 from maicc.envs.spaces import agent_sizes, largest_sizes, name_of, roster_of
 from maicc.envs.tasks import TaskFamily, TeamReward
 from maicc.types import Task, UserError
@@ -109,10 +123,10 @@ class BatchEnv:
         for b, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
             parts = parts_of(env, "reset", called(env, seed=int(seed)), RESET)
             observations, infos = parts
-            _require_every_agent(env, self.rosters[b], observations)
-            _require_known_agents(env, self.rosters[b], [observations])
-            _require_agents(env, self.rosters[b], at_reset=True)
-            _require_named(env, "reset", self.rosters[b], zip(RESET, parts, strict=True))
+            require_every_agent(env, self.rosters[b], observations)
+            require_known_agents(env, self.rosters[b], [observations])
+            require_agents(env, self.rosters[b], at_reset=True)
+            require_named(env, "reset", self.rosters[b], zip(RESET, parts, strict=True))
             with np.errstate(over="ignore"):
                 self._read(b, observations, infos, set(), ended=False)
         return self._result(np.zeros(self._mask.shape[:2], np.float32))
@@ -138,23 +152,23 @@ class BatchEnv:
         result = env.step({agent: chosen[agent] for agent in acting})
         parts = parts_of(env, call, result, STEP)
         observations, paid, terminations, truncations, infos = parts
-        staying = _require_agents(env, acting)
+        staying = require_agents(env, acting)
         if staying:  # who is gone from `agents`, and is named nowhere, has left before this step
             acting = [a for a in acting if a in staying or any(a in part for part in parts)]
-        _require_named(env, call, acting, zip(STEP, parts, strict=True))
-        _require_known_agents(env, roster, parts[:-1])  # infos may hold more
+        require_named(env, call, acting, zip(STEP, parts, strict=True))
+        require_known_agents(env, roster, parts[:-1])  # infos may hold more
         terminated, truncated = (
-            {a: _truth(env, f"{name} at {call}", a, ends[a]) for a in acting}
+            {a: truth(env, f"{name} at {call}", a, ends[a]) for a in acting}
             for name, ends in (("termination", terminations), ("truncation", truncations))
         )
         over = {a: a not in acting or terminated[a] or truncated[a] for a in roster}
-        _require_told_ends(env, call, [a for a in acting if a not in staying and not over[a]])
+        require_told_ends(env, call, [a for a in acting if a not in staying and not over[a]])
         ended = not staying or all(over.values())
         self._terminated[b] = ended and all(terminated.values())
         at_limit = self._steps == self.max_steps
         self._truncated[b] = (ended or at_limit) and not self._terminated[b]
         self.crashed[b] = any(
-            _truth(env, "game_crashed", a, infos[a].get("game_crashed", False)) for a in acting
+            truth(env, "game_crashed", a, infos[a].get("game_crashed", False)) for a in acting
         )
         gone = set() if ended else {a for a in roster if over[a]}
         with np.errstate(over="ignore"):  # too large for 32 bits is infinite, and is refused
@@ -173,7 +187,7 @@ class BatchEnv:
         rewards, named = np.zeros((2, self._mask.shape[1]), np.float32)
         for i, agent in enumerate(self.rosters[b]):
             if agent in paid:
-                rewards[i], named[i] = _number(env, f"reward at {call}", agent, paid[agent]), 1
+                rewards[i], named[i] = number(env, f"reward at {call}", agent, paid[agent]), 1
         if not np.isfinite(rewards).all():
             raise UserError(f"{name_of(env)} paid {dict(paid)} at {call}: rewards must be finite")
         if self.team_reward == "shared":
@@ -229,7 +243,7 @@ class BatchEnv:
                 self._observations[b, i] = 0.0
             elif agent in observations:
                 info = infos.get(agent, {})  # of an agent that had left when the episode ended
-                self._alive[b, i] = _truth(self.envs[b], "alive", agent, info.get("alive", True))
+                self._alive[b, i] = truth(self.envs[b], "alive", agent, info.get("alive", True))
                 mask = info.get("action_mask")
                 self._read_agent(b, i, observations[agent], mask, ended=ended)
 
@@ -244,143 +258,18 @@ class BatchEnv:
                     "'observation' in it"
                 )
             observed = observed["observation"]
-        observation = _numbers(env, "observation", agent, observed)
+        observation = numbers(env, "observation", agent, observed)
         observation = observation.astype(np.float32, copy=False)
-        _require_shape(env, agent, observation, size)
-        _require_finite_observation(env, agent, observation)
+        require_shape(env, agent, observation, size)
+        require_finite_observation(env, agent, observation)
         self._observations[b, i, :size] = observation
         self._mask[b, i, :n_actions] = True
         if mask is not None:
-            mask = _numbers(env, "action_mask", agent, mask)
-            _require_mask(env, agent, mask, n_actions)
+            mask = numbers(env, "action_mask", agent, mask)
+            require_mask(env, agent, mask, n_actions)
             if not ended:
-                _require_legal_action(env, agent, mask)
+                require_legal_action(env, agent, mask)
             self._mask[b, i, :n_actions] = mask.astype(bool)
-
-
-# The contract of an environment, a rule each. All raise UserError.
-
-
-def _require_every_agent(
-    env: ParallelEnv, roster: Sequence[str], observations: Collection[str]
-) -> None:
-    missing = set(roster) - set(observations)
-    if missing:
-        raise UserError(
-            f"{name_of(env)} gave no observation for {sorted(missing)} at reset; every "
-            "agent takes part from the start"
-        )
-
-
-def _require_known_agents(
-    env: ParallelEnv, roster: Sequence[str], parts: Sequence[Mapping[str, Any]]
-) -> None:
-    unknown = set().union(*parts) - set(roster)
-    if unknown:
-        raise UserError(
-            f"{name_of(env)} returned agents {sorted(map(str, unknown))} that are not in "
-            f"possible_agents {roster}; the roster must be fixed"
-        )
-
-
-def _require_agents(
-    env: ParallelEnv, before: Sequence[str], *, at_reset: bool = False
-) -> Collection[str]:
-    """Returns the agents that are there, which are some of those that were there before."""
-    agents: Any = getattr(env, "agents", None)
-    listed = isinstance(agents, Collection) and not isinstance(agents, str)
-    if not listed or set(agents) - set(before) or (at_reset and set(before) - set(agents)):
-        when = "after reset" if at_reset else "after a step"
-        rule = "every agent takes part from the start" if at_reset else "agents may only leave"
-        raise UserError(
-            f"{name_of(env)}: `agents` is {agents!r} {when}, and was {list(before)} before: {rule}"
-        )
-    return agents
-
-
-def _require_named(
-    env: ParallelEnv,
-    call: str,
-    agents: Sequence[str],
-    parts: Iterable[tuple[str, Mapping[str, Any]]],
-) -> None:
-    named = set(agents)
-    for name, part in parts:
-        if missing := sorted(map(str, named - part.keys())):
-            raise UserError(
-                f"{name_of(env)}: {name} of agents {missing} are missing at {call}, which has "
-                f"those of {list(part)}; name every agent that took part"
-            )
-        if name == "infos" and not all(isinstance(part[agent], Mapping) for agent in agents):
-            raise UserError(f"{name_of(env)}: infos at {call} are {part}, expected a dict by agent")
-
-
-def _require_told_ends(env: ParallelEnv, call: str, agents: Sequence[str]) -> None:
-    if agents:
-        raise UserError(
-            f"{name_of(env)}: {agents} are gone from `agents` after {call}, and neither "
-            "terminations nor truncations say so; set one of them to True"
-        )
-
-
-def _truth(env: ParallelEnv, what: str, agent: str, value: Any) -> bool:
-    """Reads True or False, also as a number or as one of numpy's."""
-    if not isinstance(value, bool | np.bool_) and _number(env, what, agent, value) not in (0, 1):
-        raise UserError(f"{name_of(env)}: {what} of {agent} is {value!r}, expected True or False")
-    return bool(value)
-
-
-def _number(env: ParallelEnv, what: str, agent: str, value: Any) -> Any:
-    """Reads one number, also as one of numpy's."""
-    if isinstance(value, float | int):
-        return value
-    array = _numbers(env, what, agent, value)
-    if array.ndim:
-        raise UserError(f"{name_of(env)}: {what} of {agent} is {value!r}, expected one number")
-    return array
-
-
-def _numbers(env: ParallelEnv, what: str, agent: str, value: Any) -> np.ndarray:
-    """Makes an array of numbers, of any shape."""
-    try:
-        array = np.asarray(value)
-    except ValueError:  # of rows that are not equally long
-        array = np.empty(0, object)
-    if array.dtype.kind not in "biuf":
-        raise UserError(f"{name_of(env)}: {what} of {agent} is {value!r:.200}, expected numbers")
-    return array
-
-
-def _require_shape(env: ParallelEnv, agent: str, observation: np.ndarray, size: int) -> None:
-    if observation.shape != (size,):
-        raise UserError(
-            f"{name_of(env)}: {agent} observed shape {observation.shape}, its space says "
-            f"{(size,)}; make observation_space and the observations agree"
-        )
-
-
-def _require_finite_observation(env: ParallelEnv, agent: str, observation: np.ndarray) -> None:
-    if not np.isfinite(observation).all():
-        raise UserError(
-            f"{name_of(env)}: {agent} observed {observation}: observations must be finite"
-        )
-
-
-def _require_mask(env: ParallelEnv, agent: str, mask: np.ndarray, n_actions: int) -> None:
-    if mask.shape != (n_actions,):
-        raise UserError(
-            f"{name_of(env)}: action_mask of {agent} has shape {mask.shape}, "
-            f"expected ({n_actions},), one entry per action"
-        )
-    if not (mask.astype(bool) == mask).all():
-        raise UserError(f"{name_of(env)}: action_mask of {agent} is {mask}, expected 0 or 1 each")
-
-
-def _require_legal_action(env: ParallelEnv, agent: str, mask: np.ndarray) -> None:
-    if not mask.any():
-        raise UserError(
-            f"{name_of(env)}: action_mask of {agent} allows no action; leave at least one legal"
-        )
 
 
 def team_rewards(

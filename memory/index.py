@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from maicc.files import store
 from maicc.streams import Stream
 from maicc.types import Candidates, UserError
 
@@ -143,9 +142,10 @@ class KeyIndex:
         faiss = import_faiss()
         for t, step in enumerate(self.steps):
             part = group.create_group(str(t))
-            store(part, "index", faiss.serialize_index(step.index))
-            store(part, "offsets", step.offsets)
-            store(part, "members", step.members)
+            index = faiss.serialize_index(step.index)
+            arrays = {"index": index, "offsets": step.offsets, "members": step.members}
+            for name, array in arrays.items():
+                part.create_dataset(name, data=array, fletcher32=bool(array.size))  # checksums
 
     @classmethod
     def load(cls, group: h5py.Group) -> KeyIndex:
