@@ -120,6 +120,13 @@ def store(group: Any, name: str, array: Any, **options: Any) -> None:
     group.create_dataset(name, data=array, fletcher32=bool(array.size), **options)
 
 
+def arrays_digest(file: Any) -> str:
+    """SHA-256 of all arrays of an HDF5 file, with their names, kinds and shapes."""
+    names: list[str] = []
+    file.visit(names.append)
+    return _digest({name: file[name][()] for name in names if hasattr(file[name], "dtype")})
+
+
 @contextmanager
 def hdf5_to_read(path: str | Path, fix: str) -> Iterator[Any]:
     """Opens an HDF5 file to read.

@@ -391,7 +391,7 @@ def test_a_file_of_variants_is_read_as_a_runs_yaml(tmp_path):
     assert config.decision.optimiser.learning_rate == 0.001
     assert config.collect.levels == [0.1, 1]
     path.write_bytes(b"\xff\xfe: 1")
-    with pytest.raises(UserError, match="is not YAML"):
+    with pytest.raises(UserError, match="not a text file in UTF-8"):
         _variants(path, "fast")
 
 

@@ -197,10 +197,18 @@ def replaced(name, change):
 )
 def test_headers_and_fields_of_another_kind(path, damage, message):
     with h5py.File(path, "r+") as file:
+        del file.attrs["header"]  # as a file of another version, whose header nobody has changed
         damage(file)
     file = EpisodeFile(path)
     with pytest.raises(UserError, match=message):
         _ = file.fingerprint, len(file), file.read()
+
+
+def test_a_header_that_was_changed_is_refused(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["spec"] = file.attrs["spec"].replace('"return_max": 2.0', '"return_max": 3.0')
+    with pytest.raises(UserError, match="header was changed"):
+        EpisodeFile(path).read()
 
 
 def test_half_precision_is_read_as_what_it_is(path):

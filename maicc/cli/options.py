@@ -81,11 +81,27 @@ def run_options(parser: ArgumentParser, argv: Sequence[str]) -> tuple[RunConfig,
     parser.add_class_arguments(method.config)
     options = parser.parse_args(words)
     options.pop("config")
+    _require_sections(options, method.config)
     values = parser.instantiate(options).as_dict()
     return (
         method.config(**{k: value for k, value in values.items() if k not in command_names}),
         {k: value for k, value in values.items() if k in command_names},
     )
+
+
+def _require_sections(options: Any, kind: Any, path: str = "") -> None:
+    """Checks that every section of a configuration class holds options.
+
+    Raises:
+        UserError: names the one that is something else.
+    """
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            if not hasattr(options[name], "as_dict"):
+                raise UserError(
+                    f"{path}{name} is {options[name]!r}, expected a section with options"
+                )
+            _require_sections(options[name], hint, f"{path}{name}.")
 
 
 def folder_name(argv: Sequence[str], config: RunConfig) -> str:

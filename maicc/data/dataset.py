@@ -1,15 +1,16 @@
 """The dataset file: whole episodes of several tasks and behaviours, in HDF5.
 
-Schema 1. Root attributes: `schema` (1), `spec`, `tasks`, `behaviours` (JSON), `fingerprint`
-(SHA-256 of everything else). The HDF5 datasets are the fields of `EpisodeBatch`, with the
-dimensions and kinds that its table gives; a file may lack those that are not `needed`.
+Schema 1. Root attributes: `schema` (1), `spec`, `tasks`, `behaviours` (JSON), `header` (SHA-256 of
+these three), `fingerprint` (SHA-256 of everything else). The HDF5 datasets are the fields of
+`EpisodeBatch`, with the dimensions and kinds that its table gives; a file may lack those that are
+not `needed`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,10 +112,17 @@ def write_episodes(
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     with hdf5_to_write(path) as file:
         file.attrs.update(header, schema=SCHEMA, fingerprint=digest.hexdigest())
+        file.attrs["header"] = _header_digest(header)
         file.attrs.update(plan=plan, rosters=json.dumps(list(rosters)))
         for name, array in arrays.items():
             chunks = (min(len(array), 64), *array.shape[1:])
             store(file, name, array, chunks=chunks, compression="lzf")
+
+
+def _header_digest(header: Mapping[str, Any]) -> str:
+    """SHA-256 of what a dataset tells beside its episodes."""
+    parts = [str(header.get(name)) for name in ("spec", "tasks", "behaviours")]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class EpisodeFile:
@@ -135,6 +143,8 @@ class EpisodeFile:
         with hdf5_to_read(self.path, "make it again") as file:
             header = dict(file.attrs)
             header["shapes"] = {k: getattr(v, "shape", None) for k, v in file.items()}
+        if header.get("header", _header_digest(header)) != _header_digest(header):
+            raise UserError(f"{self.path}: its header was changed; make it again")
         if "schema" not in header:
             raise UserError(
                 f"{self.path}: no attribute 'schema', so this is not a maicc dataset; the authors' "

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from maicc.data.dataset import EpisodeFile, Slices, slices
 from maicc.data.returns import normalised
-from maicc.files import hdf5_to_read, hdf5_to_write, locked, store
+from maicc.files import arrays_digest, hdf5_to_read, hdf5_to_write, locked, store
 from maicc.memory import KeyIndex, OfflineMemory
 from maicc.models.batching import trimmed
 from maicc.models.embedding import Embedding
@@ -60,6 +60,7 @@ def offline_keys(
                 store(file, "vectors", keys.vectors)
                 store(file, "individual_return", keys.individual_return)
                 keys.index.save(file.create_group("index"))
+                file.attrs["digest"] = arrays_digest(file)
         except OSError as error:
             print(f"{path}: the keys are not kept, and are made again next time ({error.strerror})")
         return keys
@@ -99,6 +100,9 @@ def _read(path: Path, content: str) -> OfflineKeys:
     with hdf5_to_read(path, "remove it and it is made again") as file:
         if file.attrs["content"] != content:
             raise UserError(f"{path}: holds the keys of another model or dataset; remove it")
+        digest = arrays_digest(file)
+        if file.attrs.get("digest", digest) != digest:  # version 0.1 wrote none
+            raise UserError(f"{path}: damaged; remove it and it is made again")
         index = KeyIndex.load(file["index"])
         return OfflineKeys(file["vectors"][:], file["individual_return"][:], index)
 
