@@ -17,7 +17,8 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ PIPELINES = {
         "--cluster=local",
     ],
 }  # fmt: skip
-SHARE = {"run": 0.5, "benchmark": 0.2, "compare": 0.2, "cluster": 0.1}  # of the kills
+SHARE = {"run": 0.4, "benchmark": 0.2, "compare": 0.3, "cluster": 0.1}  # of the kills
 EXIT_CODES = {  # after each signal; 0 if the command was just done
     signal.SIGINT: (0, 130),
     signal.SIGTERM: (0, 130),
@@ -194,9 +195,12 @@ def one_kill(process: int, folder: Path, kind: int, rng: np.random.Generator) ->
 
 
 def campaign(
-    name: str, kills: int, rng: np.random.Generator, home: Path, tell: Callable[[], object]
-) -> list[Kill]:
-    """Kills a pipeline so many times, over as many repetitions as it takes."""
+    name: str, kills: int, rng: np.random.Generator, home: Path, found: list[Kill]
+) -> Iterator[None]:
+    """Kills a pipeline so many times, over as many repetitions as it takes.
+
+    Yields after each kill, which is added to `found`.
+    """
     arguments = [*PIPELINES[name], "--out=out"]
     whole = home / f"{name}-whole"
     whole.mkdir()
@@ -206,7 +210,7 @@ def campaign(
     if code != 0:
         raise SystemExit(f"{name} does not run: {(whole / 'said.txt').read_text()[-2000:]}")
     expected = content(whole / "out")
-    found: list[Kill] = []
+    kills += len(found)
     while len(found) < kills:
         folder = home / f"{name}-broken"
         shutil.rmtree(folder, ignore_errors=True)
@@ -221,7 +225,7 @@ def campaign(
             stage = stage_of(folder / "said.txt")
             faults = one_kill(process, folder, kind, rng)
             found.append(Kill(name, stage, signal.Signals(kind).name, faults))
-            tell()
+            yield
         said = (folder / "said.txt").read_text(errors="replace")
         if code != 0:
             found[-1].faults.append(f"does not go on, exit code {code}: {said[-1500:]}")
@@ -230,7 +234,6 @@ def campaign(
         differing = [k for k in {*result, *expected} if result.get(k) != expected.get(k)]
         if differing and found:
             found[-1].faults.append(f"differ from an unbroken one: {sorted(differing)}")
-    return found
 
 
 def _main() -> None:
@@ -243,10 +246,15 @@ def _main() -> None:
     kills: list[Kill] = []
     rng = np.random.default_rng(options.seed)
     names = [options.only] if options.only else list(PIPELINES)
-    with tempfile.TemporaryDirectory() as home, tqdm(total=options.kills, unit="kill") as bar:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        tqdm(total=options.kills, unit="kill") as bar,
+        suppress(KeyboardInterrupt),  # the table is then of the kills so far
+    ):
         for name in names:
             count = options.kills if options.only else round(options.kills * SHARE[name])
-            kills += campaign(name, count, rng, Path(home), bar.update)
+            for _ in campaign(name, count, rng, Path(home), kills):
+                bar.update()
     counts = Counter((kill.pipeline, kill.stage) for kill in kills)
     faulty = Counter((kill.pipeline, kill.stage) for kill in kills if kill.faults)
     print("| pipeline | killed in | kills | faults |\n|---|---|---|---|")
