@@ -14,7 +14,7 @@ from maicc.data.dataset import EpisodeFile
 from maicc.data.reveal import reveal_dataset
 from maicc.envs import BatchEnv, batch_env, get_family, importable
 from maicc.experiments import fits
-from maicc.experiments.proof import prove
+from maicc.experiments.proof import LEAST_GAP, prove
 from maicc.files import read_json
 from maicc.types import UserError
 from tests.conftest import tiny_config
@@ -94,8 +94,12 @@ def test_proof_has_its_lines_and_is_not_repeated(tmp_path, monkeypatch):
         "default", "memoryless", "oracle", "scripted explorer", "random actions",
     ]  # fmt: skip
     # three episodes: the first ten and the last ten are all of them
-    assert lines["memoryless"]["first10_share"] == 0
-    assert lines["oracle"]["last10_share"] == 1
+    told = proof["gap"] >= LEAST_GAP
+    assert lines["memoryless"]["shares"] == ([0, 0] if told else [None, None])
+    assert lines["oracle"]["shares"] == ([1, 1] if told else [None, None])
+    low, high, mean = proof["memoryless"], proof["oracle"], lines["default"]["first10"]
+    if told:
+        assert lines["default"]["shares"][0] == pytest.approx((mean - low) / (high - low), abs=1e-3)
     table = read_json(tmp_path / "benchmark.json")
     assert [row["variant"] for row in table["rows"]] == list(lines)
     for name in ("collect", "fit_model"):

@@ -21,6 +21,7 @@ from maicc.files import read_json, write_json, write_text
 from maicc.streams import Stream
 
 ORACLE, MEMORYLESS = "oracle", "memoryless"
+LEAST_GAP = 0.05  # of the range of returns, below which shares of the gap would mean nothing
 _NO_MEMORY: dict[str, Any] = {
     "method": "maicc",
     "decision.model.record": 0,
@@ -98,22 +99,20 @@ def write_proof(work: Plan) -> dict[str, Any]:
     """Writes the benchmark's table, and the lines with their shares of the gap: proof.json, .md."""
     table, curves = write_table(work), gather(work)[1]
     low, high = (float(curves[name].mean()) for name in (MEMORYLESS, ORACLE))
-    rows = [
-        {
-            "line": name,
-            "runs": len(returns),
-            **{
-                f"{when}{what}": round(value, 4)
-                for when, mean in (
-                    ("first10", float(returns[:, :10].mean())),
-                    ("last10", float(returns[:, -10:].mean())),
-                )
-                for what, value in (("", mean), ("_share", (mean - low) / (high - low)))
-            },
-        }
-        for name, returns in curves.items()
-    ]
     gap = (high - low) / (table["return_max"] - table["return_min"])
+    rows = []
+    for name, returns in curves.items():
+        ends = [float(part.mean()) for part in (returns[:, :10], returns[:, -10:])]
+        shares = [(end - low) / (high - low) if gap >= LEAST_GAP else None for end in ends]
+        rows.append(
+            {
+                "line": name,
+                "runs": len(returns),
+                "first10": round(ends[0], 4),
+                "last10": round(ends[1], 4),
+                "shares": [share and round(share, 4) for share in shares],
+            }
+        )
     proof = {
         "family": table["family"], "seeds": table["seeds"], "tasks": table["tasks"],
         "memoryless": round(low, 4), "oracle": round(high, 4), "gap": round(gap, 4), "rows": rows,
@@ -128,7 +127,8 @@ def markdown(proof: Mapping[str, Any]) -> str:
     lines = [
         f"{proof['family']}, seeds {proof['seeds']}, {len(proof['tasks'])} tasks each. The oracle "
         f"has {proof['oracle']:.2f} and memoryless {proof['memoryless']:.2f} on average: "
-        f"{proof['gap']:.0%} of the range of returns lies between them.",
+        f"{proof['gap']:.0%} of the range of returns lies between them"
+        + ("." if proof["gap"] >= LEAST_GAP else ", too little to tell shares of it."),
         "",
         LEGEND,
         "",
@@ -139,7 +139,7 @@ def markdown(proof: Mapping[str, Any]) -> str:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     """Texts of one line, in the order of `HEAD`."""
-    shares = [f"{row[name]:.0%}" for name in ("first10_share", "last10_share")]
+    shares = ["" if share is None else f"{share:.0%}" for share in row["shares"]]
     return [
         row["line"], str(row["runs"]), f"{row['first10']:.2f}", f"{row['last10']:.2f}", *shares,
     ]  # fmt: skip
