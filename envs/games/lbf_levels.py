@@ -57,18 +57,23 @@ class _Game(ForagingEnv):
         self.field[cells[heavy]], self.field[cells[light]] = self.heavy, self.light
         self._food_spawned = self.field.sum()
 
+    def _make_gym_obs(self) -> list[np.ndarray]:
+        seen = super()._make_gym_obs()
+        numbers = np.eye(len(seen), dtype=np.float32)
+        return [np.concatenate(parts) for parts in zip(seen, numbers, strict=True)]
+
 
 class Levels(Board):
     """A PettingZoo environment whose agents have the hidden `levels`; the heavy food's is `heavy`.
 
-    An observation has 14 numbers, as upstream gives them: row, column and level of both foods, then
-    row and column of the agent itself and of the three others. All agents see the whole board. The
-    team return is at most 1: half of it is paid for lifting, as upstream does, and the other half
-    when the board is clear.
+    An observation has 18 numbers. The first 14 are upstream's: row, column and level of both foods,
+    then row and column of the agent itself and of the three others. All agents see the whole board.
+    Then it tells which of the four agents it is. The team return is at most 1: half of it is paid
+    for lifting, as upstream does, and the other half when the board is clear.
     """
 
     def __init__(self, levels: Sequence[int], heavy: int, max_steps: int) -> None:
-        super().__init__(_Game(levels, heavy, max_steps), observation_size=6 + 2 * len(levels))
+        super().__init__(_Game(levels, heavy, max_steps), observation_size=6 + 3 * len(levels))
 
     def _paid(self, loaded: list[float]) -> list[float]:
         cleared = CLEARED / len(loaded) if not self.game.field.any() else 0.0
@@ -121,8 +126,8 @@ def guess(
     """
     numbers = observation.astype(int).tolist()
     foods = {(r, c): level for r, c, level in zip(*[iter(numbers[:6])] * 3, strict=True) if level}
-    own, *others = zip(*[iter(numbers[6:])] * 2, strict=True)
-    number = int(agent.removeprefix("agent_"))
+    own, *others = zip(*[iter(numbers[6:14])] * 2, strict=True)
+    number = numbers[14:].index(1)
     positions = [*others[:number], own, *others[number:]]
     pair: Sequence[int]
     if len(foods) == 2:
@@ -149,8 +154,9 @@ def _draw(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def reveal(parameters: Mapping[str, Any]) -> list[float]:
-    """Levels of the agents."""
-    return [float(level) for level in parameters["levels"]]
+    """Tells which agents lift the heavy food: 1 for two of them, and 0 for the others."""
+    (pair,) = lifters(parameters["levels"], parameters["heavy"])
+    return [float(i in pair) for i in range(len(parameters["levels"]))]
 
 
 _training, _held_out = sample_tasks(_draw, TRAINING, HELD_OUT)
