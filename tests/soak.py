@@ -125,6 +125,16 @@ def of_session(session: int) -> list[int]:
     return [process for process in found if process != session]
 
 
+def workers_of(session: int) -> list[int]:
+    """Processes that work for a command. Of Ray these are its workers, not Ray itself."""
+    names = {}
+    for process in of_session(session):
+        with suppress(OSError):
+            names[process] = Path(f"/proc/{process}/cmdline").read_bytes()
+    of_ray = [process for process, name in names.items() if name.startswith(b"ray::")]
+    return of_ray if any(b"raylet" in name for name in names.values()) else list(names)
+
+
 def stage_of(said: Path) -> str:
     """Names the stage that a command was in, by the last bar that it drew."""
     text = said.read_text(errors="replace") if said.exists() else ""
@@ -161,7 +171,7 @@ def without_times(value: Any) -> Any:
 
 def one_kill(process: int, folder: Path, kind: int, rng: np.random.Generator) -> list[str]:
     """Ends a command, or a worker of it; says what is wrong afterwards."""
-    workers, faults = of_session(process), []
+    workers, faults = workers_of(process), []
     if workers and rng.random() < WORKER:
         try:
             os.kill(workers[int(rng.integers(len(workers)))], signal.SIGKILL)

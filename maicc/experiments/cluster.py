@@ -47,6 +47,19 @@ def run_units(
     import ray
 
     try:
+        _connect(ray, address)
+        _run(ray, units, threads, on_result)
+    finally:
+        ray.shutdown()  # also of what was started when an interruption came
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Connects to a cluster, or starts one on this machine.
+
+    Raises:
+        UserError: there is no cluster at the address.
+    """
+    try:
         options: dict[str, Any] = {} if address == "local" else {"address": address}
         host, _, port = address.rpartition(":")
         if port.isdigit() and not host.startswith("ray:"):  # Ray itself waits for minutes
@@ -55,10 +68,6 @@ def run_units(
         ray.init(include_dashboard=False, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at {address}: {error}") from None
-    try:
-        _run(ray, units, threads, on_result)
-    finally:
-        ray.shutdown()
 
 
 def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], object]) -> None:
