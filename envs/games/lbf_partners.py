@@ -71,8 +71,8 @@ class _Game(ForagingEnv):
                 for j, p in enumerate(positions)
                 if j != i
             ]
-            cells = [*shown.tolist(), position, *others]
-            observations.append(np.array(cells, np.float32).reshape(-1))
+            cells = np.array([*shown.tolist(), position, *others], np.float32)  # (4 + 1 + 2, 2)
+            observations.append(np.where(cells < 0, cells, cells / (SIZE - 1)).reshape(-1))
         return observations
 
 
@@ -80,7 +80,8 @@ class Partners(Board):
     """The board with all three agents; `with_partners` makes the third one the partner.
 
     An observation has 14 numbers: row and column of the foods, of the agent itself and of the two
-    others, which are -1 -1 beyond two steps. An episode ends when a food is lifted.
+    others, which are -1 -1 beyond two steps. Rows and columns go from 0 to 1. An episode ends when
+    a food is lifted.
 
     Args:
         likes: How much the partner likes a food to be south, to be east, and to be near its start.
@@ -147,7 +148,8 @@ def guess(
     observation: np.ndarray, action_mask: np.ndarray, agent: str, rng: np.random.Generator
 ) -> int:
     """Goes to any of the foods, to which one follows from where they are: both agents agree."""
-    cells = [(r, c) for r, c in zip(*[iter(observation.astype(int).tolist())] * 2, strict=True)]
+    places = np.where(observation < 0, observation, observation * (SIZE - 1))
+    cells = [(r, c) for r, c in np.rint(places).astype(int).reshape(-1, 2).tolist()]
     foods, own, (other, third) = cells[:FOODS], cells[FOODS], cells[FOODS + 1 :]
     food = foods[sum(map(sum, foods)) % FOODS]
     # others who are out of sight are taken to be where they began

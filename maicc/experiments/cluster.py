@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from maicc.experiments.units import Unit
+from maicc.files import first_line
 from maicc.types import UserError
 
 _RETRIES = 5  # of a stage whose worker died
@@ -65,7 +68,10 @@ def _connect(ray: Any, address: str) -> None:
         if port.isdigit() and not host.startswith("ray:"):  # Ray itself waits for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         options |= {"log_to_driver": False, "logging_level": logging.ERROR}
+        ended_by = signal.getsignal(signal.SIGTERM)
         ray.init(include_dashboard=False, **options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ended_by)  # Ray has put an exit of its own in its place
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at {address}: {error}") from None
 
@@ -97,6 +103,11 @@ def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], 
                 ray.get(done)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
+            except ray.exceptions.RayError as error:
+                raise UserError(
+                    f"the Ray cluster broke off ({first_line(error)}); the same command goes on "
+                    "where it stopped"
+                ) from None
             bar.update()
             if done in results:
                 on_result()
