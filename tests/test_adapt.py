@@ -11,7 +11,7 @@ from maicc.envs import get_family
 from maicc.evaluation import adapt as module
 from maicc.evaluation.adapt import adapt
 from maicc.evaluation.stats import summary
-from maicc.files import ModelFiles
+from maicc.files import ModelFiles, write_arrays
 from maicc.types import UserError
 
 FAMILY = get_family("lbf_7x7")
@@ -126,7 +126,7 @@ def test_what_is_refused_leaves_no_environment_open(models, tmp_path):
 
     family = dataclasses.replace(FAMILY, make=make)
     tasks, kept = FAMILY.draw_tasks(2, 0), tmp_path / "kept.npz"
-    np.savez(kept, identity=np.array("another"))
+    write_arrays(kept, {"identity": np.array("another")})
     with pytest.raises(UserError, match="with other models or settings"):
         adapt(models, family, tasks, MaiccAdapt(episodes=1), 0, kept)
     assert opened == []

@@ -369,9 +369,13 @@ def test_a_reader_that_has_read_enough(tmp_path):
 @pytest.mark.parametrize("interrupt", [signal.SIGTERM, signal.SIGINT])
 def test_sigterm_is_told_as_ctrl_c(monkeypatch, capsys, interrupt):
     before = signal.getsignal(signal.SIGTERM)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run behind &
     monkeypatch.setitem(COMMANDS, "run", lambda argv: signal.raise_signal(interrupt))
-    with pytest.raises(SystemExit) as stop:
-        main(["run"])
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(["run"])
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     assert stop.value.code == 130
     assert "the same command goes on where it stopped" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
