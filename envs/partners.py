@@ -9,8 +9,9 @@ import numpy as np
 from pettingzoo import ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
 
-from maicc.envs.adapters import ResetResult, StepResult, as_parallel
-from maicc.envs.spaces import name_of
+from maicc.envs.adapters import RESET, STEP, ResetResult, StepResult, as_parallel, called, parts_of
+from maicc.envs.spaces import name_of, roster_of
+from maicc.streams import Stream
 from maicc.types import UserError
 
 # A partner sees the whole environment, and chooses its own action.
@@ -18,37 +19,32 @@ Partner = Callable[[ParallelEnv, np.random.Generator], int]
 
 
 class _WithPartners(BaseParallelWrapper):
+    """Wrapper that plays the partners, and shows an environment of the other agents."""
+
     def __init__(self, env: ParallelEnv, partners: Mapping[str, Partner]) -> None:
         super().__init__(env)
         self._partners = dict(partners)
-        self.possible_agents = self._ours(env.possible_agents)
+        self.possible_agents = [a for a in roster_of(env) if a not in partners]
         self._rng = np.random.default_rng()
 
-    def _ours(self, agents: Any) -> Any:
-        """Leaves the partners out of a list of agents, or out of a dict by agent."""
-        if isinstance(agents, Mapping):
-            return {a: value for a, value in agents.items() if a not in self._partners}
-        return [agent for agent in agents if agent not in self._partners]
+    def _ours(self, parts: Any) -> Any:
+        """Leaves the partners out of dicts by agent, and of the agents that take part."""
+        self.agents = [a for a in self.env.agents if a not in self._partners]
+        return tuple({a: v for a, v in part.items() if a not in self._partners} for part in parts)
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
         if seed is not None:
-            self._rng = np.random.default_rng(seed)
-        observations, infos = self.env.reset(seed=seed, options=options)
-        self.agents = self._ours(self.env.agents)
-        return self._ours(observations), self._ours(infos)
+            self._rng = np.random.default_rng([seed, Stream.PARTNERS])
+        result = called(self.env, seed=seed, options=options)
+        return self._ours(parts_of(self.env, "reset", result, RESET))
 
     def step(self, actions: dict[str, int]) -> StepResult:
-        played = {a: p(self.env, self._rng) for a, p in self._partners.items()}
-        here = {agent: action for agent, action in played.items() if agent in self.env.agents}
-        observations, rewards, terminations, truncations, infos = self.env.step(actions | here)
-        self.agents = self._ours(self.env.agents)
-        return (
-            self._ours(observations),
-            self._ours(rewards),
-            self._ours(terminations),
-            self._ours(truncations),
-            self._ours(infos),
-        )
+        played = {
+            agent: partner(self.env, self._rng)
+            for agent, partner in self._partners.items()
+            if agent in self.env.agents
+        }
+        return self._ours(parts_of(self.env, "step", self.env.step(actions | played), STEP))
 
 
 def with_partners(env: Any, partners: Mapping[str, Partner]) -> ParallelEnv:
@@ -66,10 +62,10 @@ def with_partners(env: Any, partners: Mapping[str, Partner]) -> ParallelEnv:
         UserError: a partner is no agent of the environment, or no agent is left.
     """
     env = as_parallel(env)
-    unknown = set(partners) - set(env.possible_agents)
-    if unknown or len(partners) == len(env.possible_agents):
+    roster = roster_of(env)
+    if not set(partners) < set(roster):
         raise UserError(
-            f"{name_of(env)}: partners {sorted(partners)} must be some of its agents "
-            f"{env.possible_agents}, but not all"
+            f"{name_of(env)}: partners {sorted(partners)} must be some of its agents {roster}, but "
+            "not all"
         )
     return _WithPartners(env, partners)

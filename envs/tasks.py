@@ -213,7 +213,9 @@ class TaskFamily:
                 f"{self.name} has no `reveal`, which tells the hidden part of a task: give the "
                 "TaskFamily one"
             )
-        return replace(self, name=f"{self.name}{REVEALED}", tells=True)
+        spec = self.spec  # its sizes are those without what is told
+        sizes = spec.n_agents, spec.observation_size, spec.n_actions
+        return replace(self, name=f"{self.name}{REVEALED}", tells=True, sizes=sizes)
 
     def hidden_part(self, task: Task) -> np.ndarray:
         """Numbers that tell the hidden part of a task, (R,) float32; none without `reveal`."""
@@ -222,8 +224,7 @@ class TaskFamily:
     @property
     def observed(self) -> int:
         """Length of an observation without what is revealed. Scripted policies see no more."""
-        told = self.hidden_part(self.training_tasks[0]) if self.tells else ()
-        return self.spec.observation_size - len(told)
+        return self.sizes[1] if self.tells and self.sizes else self.spec.observation_size
 
     def rosters(self) -> list[list[str]]:
         """Rosters of the first and of the last training task, which tell orders of agents apart.

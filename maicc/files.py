@@ -121,10 +121,10 @@ def store(group: Any, name: str, array: Any, **options: Any) -> None:
 
 
 def arrays_digest(file: Any) -> str:
-    """SHA-256 of all arrays of an HDF5 file, with their names, kinds and shapes."""
+    """SHA-256 of all arrays of an HDF5 file, which are read one after the other."""
     names: list[str] = []
     file.visit(names.append)
-    return _digest({name: file[name][()] for name in names if hasattr(file[name], "dtype")})
+    return _digest((name, file[name][()]) for name in names if hasattr(file[name], "dtype"))
 
 
 @contextmanager
@@ -157,7 +157,7 @@ def hdf5_to_read(path: str | Path, fix: str) -> Iterator[Any]:
         raise
     except PermissionError:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
-    except Exception as error:  # h5py and FAISS: each its own
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: not a readable HDF5 file, perhaps cut short ({first_line(error)}); {fix}"
         ) from None
@@ -168,7 +168,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
     import numpy as np
 
     with whole_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, digest=np.array(_digest(arrays)), **arrays)
+        np.savez(file, digest=np.array(_digest(arrays.items())), **arrays)
 
 
 def read_arrays(path: str | Path) -> dict[str, Any]:
@@ -182,18 +182,21 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-        if str(arrays.pop("digest")) != _digest(arrays):
+        if str(arrays.pop("digest")) != _digest(arrays.items()):
             raise ValueError("its arrays are not those that were written")
+    except (MemoryError, PermissionError):
+        raise
     except Exception as error:  # zipfile, zlib, NumPy's header and its parser: each its own
         raise UserError(f"{path}: damaged ({first_line(error)}); remove it") from None
     return arrays
 
 
-def _digest(arrays: Mapping[str, Any]) -> str:
-    """SHA-256 of names, kinds, shapes and contents of arrays."""
+def _digest(arrays: Iterable[tuple[str, Any]]) -> str:
+    """SHA-256 of names, kinds, shapes and contents of arrays, in the order given."""
     digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
+    for name, array in arrays:
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -57,3 +57,5 @@ class Stream(IntEnum):
     SMAC_UNITS = 91
     # trials of battles with a hidden commander
     COMMANDER_TRIALS = 92
+    # scripted partners, behind the episode's seed
+    PARTNERS = 93

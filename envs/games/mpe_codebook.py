@@ -55,7 +55,6 @@ class Codebook:
         return _coded(seen, mpe, codebook), State(mpe, codebook)
 
     def step_env(self, key: Any, state: State, actions: Mapping[str, Any]) -> tuple[Any, ...]:
-
         seen, mpe, *_ = self.mpe.step_env(key, state.mpe, actions)
         over = mpe.step >= STEPS
         paid = over & (_nearest(mpe) == mpe.goal)

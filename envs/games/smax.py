@@ -18,6 +18,7 @@ from maicc.envs.adapters import ResetResult, StepResult
 from maicc.envs.batch import BatchStep
 from maicc.envs.games.battles import MAX_STEPS, MOST, Battle, battle_families, check_parameters
 from maicc.envs.games.smax_policies import LAYOUT, MAP, WALL, attack_nearest, focus_fire
+from maicc.envs.jaxmarl import needs_jaxmarl
 from maicc.streams import Stream
 from maicc.types import Task, UserError
 
@@ -173,12 +174,10 @@ class _Engine:
     """
 
     def __init__(self, allies: int, enemies: int) -> None:
-        try:
+        with needs_jaxmarl("SMAX"):
             import jax
             import jax.numpy as jnp
             from jaxmarl.environments.smax import HeuristicEnemySMAX
-        except ImportError as error:
-            raise UserError(f'SMAX needs jaxmarl ({error}): pip install "maicc[smax]"') from None
         sides = {"num_allies": allies, "num_enemies": enemies}
         fixed = HeuristicEnemySMAX(**sides)
         drawn = HeuristicEnemySMAX(**sides, smacv2_position_generation=True)

@@ -96,14 +96,16 @@ def plan(
         UserError: an option is wrong, or the family breaks its contract.
     """
     family, out = get_family(config.family), out.resolve()
-    check_family(family)
     units = []
     for seed in range(config.seed, config.seed + seeds):
         for name, overrides in variants.items():
             own = with_overrides(config, {"seed": seed, **overrides})
-            own_family = get_family(own.family)  # the same, or the one that tells its hidden part
-            check(own, own_family)
-            units.append(Unit(name, own, tuple(frozen_tasks(own_family, tasks, draw)), out))
+            # of the same family, or of the one that tells its hidden part
+            frozen = frozen_tasks(get_family(own.family), tasks, draw)
+            units.append(Unit(name, own, tuple(frozen), out))
+    check_family(family)
+    for unit in units:
+        check(unit.config, get_family(unit.config.family))
     return Plan(units, family, frozen_tasks(family, tasks, draw), out)
 
 
