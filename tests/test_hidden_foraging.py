@@ -11,7 +11,7 @@ from maicc.data.behaviour import play
 from maicc.envs import batch_env, get_family, with_partners
 from maicc.envs.games.lbf_levels import Levels, lifters
 from maicc.envs.games.lbf_partners import PARTNER, Partners, partner
-from maicc.envs.games.lbf_policies import cells_beside, distance
+from maicc.envs.games.ways import cells_beside, distance
 from maicc.types import UserError
 
 LEVELS, PARTNERS = get_family("lbf_levels"), get_family("lbf_partners")

@@ -10,7 +10,7 @@ from lbforaging.foraging.environment import ForagingEnv
 from pettingzoo import ParallelEnv
 
 from maicc.envs.adapters import ResetResult, StepResult
-from maicc.envs.games.lbf_policies import Cell
+from maicc.envs.games.ways import Cell
 
 N_ACTIONS = 6  # 0 none, 1 north, 2 south, 3 west, 4 east, 5 load
 

@@ -13,7 +13,8 @@ from lbforaging.foraging.environment import ForagingEnv
 
 from maicc.envs.adapters import ResetResult
 from maicc.envs.games.foraging import Board
-from maicc.envs.games.lbf_policies import Cell, Explorer, distance, expert
+from maicc.envs.games.lbf_policies import Explorer, expert
+from maicc.envs.games.ways import Cell, distance
 from maicc.envs.tasks import TaskFamily
 
 N_AGENTS = 3

@@ -15,7 +15,7 @@ import numpy as np
 from lbforaging.foraging.environment import ForagingEnv
 
 from maicc.envs.games.foraging import Board
-from maicc.envs.games.lbf_policies import NONE, Cell, cells_beside, distance, walk
+from maicc.envs.games.ways import NONE, Cell, cells_beside, distance, send
 from maicc.envs.tasks import TaskFamily, sample_tasks
 
 SIZE, MAX_STEPS = 7, 9
@@ -102,13 +102,12 @@ def _send(
         foods: Level of the food at each cell.
         heavy: Agents that are sent to the food of this `level`; the others go to the other one.
     """
-    actions, taken = [NONE] * len(positions), set(positions)
+    goals: dict[int, Cell] = {}
     for food, its_level in foods.items():
         team = [i for i in range(len(positions)) if (i in heavy) == (its_level == level)]
-        for i, goal in zip(team, cells_beside(food, [positions[i] for i in team]), strict=True):
-            actions[i], cell = walk(SIZE, foods, positions[i], goal, taken, rng)
-            taken.add(cell)
-    return actions
+        goals |= zip(team, cells_beside(food, [positions[i] for i in team]), strict=True)
+    actions = send(SIZE, foods, positions, goals, rng)
+    return [actions.get(i, NONE) for i in range(len(positions))]
 
 
 def expert(env: Levels, rng: np.random.Generator) -> dict[str, int]:

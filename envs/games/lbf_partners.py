@@ -16,7 +16,7 @@ from pettingzoo import ParallelEnv
 
 from maicc.envs.adapters import ResetResult
 from maicc.envs.games.foraging import Board
-from maicc.envs.games.lbf_policies import NONE, Cell, cells_beside, distance, walk
+from maicc.envs.games.ways import NONE, Cell, cells_beside, distance, send
 from maicc.envs.partners import with_partners
 from maicc.envs.tasks import TaskFamily, sample_tasks
 
@@ -119,13 +119,8 @@ def _send(
     rng: np.random.Generator,
 ) -> list[int]:
     """Actions of these agents on their way to a food, with room for all three beside it."""
-    actions, taken = [], set(positions)
     goals = cells_beside(food, positions)
-    for i in agents:
-        action, cell = walk(SIZE, foods, positions[i], goals[i], taken, rng)
-        actions.append(action)
-        taken.add(cell)
-    return actions
+    return list(send(SIZE, foods, positions, {i: goals[i] for i in agents}, rng).values())
 
 
 def partner(env: ParallelEnv, rng: np.random.Generator) -> int:
