@@ -8,14 +8,8 @@ from maicc.envs.adapters import map_observations
 from maicc.envs.batch import BatchEnv, BatchStep, batch_env
 from maicc.envs.jaxmarl import JaxMARLBatch, from_jaxmarl
 from maicc.envs.partners import with_partners
-from maicc.envs.tasks import (
-    TaskFamily,
-    families,
-    get_family,
-    importable,
-    register,
-    sample_tasks,
-)
+from maicc.envs.registry import families, get_family, importable, register
+from maicc.envs.tasks import TaskFamily, sample_tasks
 
 __all__ = [
     "BatchEnv",

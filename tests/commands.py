@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,36 @@ def maicc(*arguments: str, cwd: Path, check: bool = True) -> subprocess.Complete
     )
     assert not check or done.returncode == 0, done.stderr
     return done
+
+
+def forked(arguments: list[str], folder: Path) -> int:
+    """Starts a command in a process and session of its own, in a folder, and gives its number.
+
+    What it says is in said.txt. A forked process has imported everything already, which takes a new
+    one ten seconds.
+    """
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(folder)
+        said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        main(arguments)
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def refused(capsys, *arguments: str) -> str:

@@ -15,9 +15,8 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +31,9 @@ import maicc.experiments.compare
 import maicc.experiments.proof
 import maicc.experiments.run
 import maicc.training.fit  # noqa: F401 - a forked process need not import it anew
-from maicc.cli import main
 from maicc.data.dataset import EpisodeFile
 from maicc.files import read_json
-from tests.commands import COMMON, TINY
+from tests.commands import COMMON, TINY, forked
 
 STEPS = ["--decision.steps=30", "--collect.workers=2", "--collect.episodes=6"]
 SMALL = ["--seeds=1", "--tasks=2", "--episodes=8"]
@@ -73,32 +71,6 @@ class Kill:
     stage: str
     signal: str
     faults: list[str]
-
-
-def start(arguments: Sequence[str], folder: Path) -> int:
-    """Starts a command in a process and session of its own, and gives its number."""
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        os.setsid()
-        os.chdir(folder)
-        said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        main(list(arguments))
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def ended(process: int, seconds: float) -> int | None:
@@ -215,7 +187,7 @@ def campaign(
     whole = home / f"{name}-whole"
     whole.mkdir()
     begun = time.monotonic()
-    code = ended(start(arguments, whole), 3600.0)
+    code = ended(forked(arguments, whole), 3600.0)
     length = time.monotonic() - begun
     if code != 0:
         raise SystemExit(f"{name} does not run: {(whole / 'said.txt').read_text()[-2000:]}")
@@ -226,7 +198,7 @@ def campaign(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         while True:
-            process = start(arguments, folder)
+            process = forked(arguments, folder)
             moment = float(rng.uniform(0.0, length)) if len(found) < kills else 3600.0
             code = ended(process, moment)
             if code is not None:

@@ -16,7 +16,7 @@ from maicc.baselines.hissd import HiSSDData
 from maicc.config import CollectConfig, PolicyConfig
 from maicc.data.collect import collect
 from maicc.data.dataset import EpisodeFile
-from maicc.envs.tasks import register
+from maicc.envs import register
 from maicc.experiments.fits import fit_model
 from maicc.experiments.validate import check
 from maicc.files import ModelFiles

@@ -12,7 +12,7 @@ from pettingzoo import ParallelEnv
 from maicc.cli import main
 from maicc.data.behaviour import AT_ONCE
 from maicc.data.contract import check_contract, check_family, report
-from maicc.envs import TaskFamily, get_family, register, tasks
+from maicc.envs import TaskFamily, get_family, register, registry
 from maicc.types import UserError
 
 
@@ -128,7 +128,7 @@ def test_a_broken_contract_has_its_own_message(broken, item, message, capsys):
         assert end.value.code == 1
         assert re.search(message, capsys.readouterr().out)
     finally:
-        tasks._registered.pop("toy")
+        registry._registered.pop("toy")
 
 
 def test_tasks_bounds_and_history():

@@ -19,7 +19,7 @@ import yaml
 from maicc.cli import main
 from maicc.cli.commands import COMMANDS
 from maicc.cli.options import _variants
-from maicc.envs import get_family, tasks
+from maicc.envs import get_family, registry
 from maicc.experiments.units import with_overrides
 from maicc.experiments.validate import memory_needed
 from maicc.types import UserError
@@ -343,7 +343,7 @@ def test_json_stands_alone_where_an_environment_prints(tiny_run, monkeypatch, ca
         print("hello")
         return family.make(**parameters)
 
-    monkeypatch.setitem(tasks._registered, "lbf_7x7", dataclasses.replace(family, make=loud))
+    monkeypatch.setitem(registry._registered, "lbf_7x7", dataclasses.replace(family, make=loud))
     main(["credit", str(tiny_run)])
     said = capsys.readouterr()
     assert "step_correlation" in json.loads(said.out)

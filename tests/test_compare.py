@@ -6,8 +6,7 @@ import json
 import pytest
 
 from maicc.baselines import METHODS
-from maicc.envs import get_family
-from maicc.envs.tasks import register
+from maicc.envs import get_family, register
 from maicc.experiments.compare import compare
 from maicc.experiments.units import with_overrides
 from tests.conftest import tiny_config

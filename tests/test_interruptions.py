@@ -5,43 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
-import traceback
-from pathlib import Path
 
 import pytest
 
 from maicc.cli import main
-from tests.commands import COMMON, TINY, refused
-
-
-def forked(arguments: list[str], folder: Path) -> int:
-    """Starts a command in a process of its own, in a folder, and gives the process's number.
-
-    What it says is in said.txt. A forked process has imported everything already, which takes a new
-    one ten seconds.
-    """
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        os.chdir(folder)
-        said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        main(arguments)
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+from tests.commands import COMMON, TINY, forked, refused
 
 
 def test_an_interrupted_adaptation_goes_on_with_its_own_settings_only(tiny_run, tmp_path, capsys):

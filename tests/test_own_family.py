@@ -17,7 +17,7 @@ from pettingzoo import ParallelEnv
 from maicc.data.behaviour import play
 from maicc.data.contract import check_contract
 from maicc.data.dataset import EpisodeFile
-from maicc.envs import TaskFamily, batch_env, register, sample_tasks, tasks
+from maicc.envs import TaskFamily, batch_env, register, registry, sample_tasks
 from maicc.evaluation.adapt import play_episode
 from maicc.evaluation.credit import credit
 from maicc.evaluation.trained import load_team
@@ -97,7 +97,7 @@ training, held_out = sample_tasks(lambda rng: {"goal": rng.integers(-5, 6)}, 4, 
 @pytest.fixture
 def family():
     yield register(TaskFamily("debts", Debts, training, held_out, STEPS, expert=expert))
-    tasks._registered.pop("debts")
+    registry._registered.pop("debts")
 
 
 def test_it_keeps_its_contract(family):

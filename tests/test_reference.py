@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import h5py
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from maicc.data.episodes import concatenate
 from maicc.data.reference import convert_reference
 from maicc.envs import get_family
 from maicc.types import UserError
+from tests.layouts import authors_arrays, write_h5
 
 FAMILY = get_family("lbf_7x7")
 
@@ -26,32 +26,11 @@ def ours():
 
 @pytest.fixture
 def theirs(ours):
-    """Their arrays: T+1 steps throughout, time limits stored as terminations."""
-    E, T = ours.rewards.shape
-    at = np.arange(E)
-    arrays = {
-        "actions": np.zeros((E, T + 1, 3, 1), np.int64),
-        "avail_actions": ours.action_mask.astype(np.int64),
-        "obs": ours.observations,
-        "reward": np.zeros((E, T + 1, 1), np.float32),
-        "terminated": np.zeros((E, T + 1, 1), np.uint8),
-        "filled": (np.arange(T + 1) <= ours.length[:, None])[..., None].astype(np.int64),
-    }
-    arrays["actions"][:, :T, :, 0] = ours.actions
-    arrays["reward"][:, :T, 0] = ours.rewards
-    arrays["terminated"][at, ours.length - 1] = 1
-    return arrays
-
-
-def write(path, arrays):
-    with h5py.File(path, "w") as file:
-        for name, value in arrays.items():
-            file[name] = value
-    return path
+    return authors_arrays(ours)
 
 
 def test_the_episodes_come_out_as_they_were(tmp_path, ours, theirs):
-    convert_reference(write(tmp_path / "theirs.h5", theirs), FAMILY, tmp_path / "out.h5")
+    convert_reference(write_h5(tmp_path / "theirs.h5", theirs), FAMILY, tmp_path / "out.h5")
     read = EpisodeFile(tmp_path / "out.h5").read()
     for name in ("observations", "actions", "action_mask", "rewards", "length",
                  "terminated", "truncated"):  # fmt: skip
@@ -64,7 +43,7 @@ def test_the_episodes_come_out_as_they_were(tmp_path, ours, theirs):
 
 def test_without_a_termination_the_filled_steps_give_the_length(tmp_path, ours, theirs):
     theirs["terminated"][:] = 0
-    convert_reference(write(tmp_path / "theirs.h5", theirs), FAMILY, tmp_path / "out.h5")
+    convert_reference(write_h5(tmp_path / "theirs.h5", theirs), FAMILY, tmp_path / "out.h5")
     assert np.array_equal(EpisodeFile(tmp_path / "out.h5").read().length, ours.length)
 
 
@@ -81,17 +60,17 @@ def test_without_a_termination_the_filled_steps_give_the_length(tmp_path, ours, 
 def test_refused(tmp_path, theirs, name, change, message):
     theirs[name] = change(theirs[name])
     with pytest.raises(UserError, match=message):
-        convert_reference(write(tmp_path / "theirs.h5", theirs), FAMILY, tmp_path / "out.h5")
+        convert_reference(write_h5(tmp_path / "theirs.h5", theirs), FAMILY, tmp_path / "out.h5")
     assert not (tmp_path / "out.h5").exists()
 
 
 def test_refused_files(tmp_path, theirs):
-    source = write(tmp_path / "theirs.h5", {k: v[:89] for k, v in theirs.items()})
+    source = write_h5(tmp_path / "theirs.h5", {k: v[:89] for k, v in theirs.items()})
     with pytest.raises(UserError, match="89 episodes are not equal blocks of 9 tasks"):
         convert_reference(source, FAMILY, tmp_path / "out.h5")
     del theirs["filled"]
     with pytest.raises(UserError, match="field filled is missing"):
-        convert_reference(write(tmp_path / "less.h5", theirs), FAMILY, tmp_path / "out.h5")
+        convert_reference(write_h5(tmp_path / "less.h5", theirs), FAMILY, tmp_path / "out.h5")
     source.write_bytes(source.read_bytes()[:1000])
     with pytest.raises(UserError, match="perhaps cut short"):
         convert_reference(source, FAMILY, tmp_path / "out.h5")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maicc.cli import main
-from maicc.envs import families, get_family, importable, register, sample_tasks, tasks
+from maicc.envs import families, get_family, importable, register, registry, sample_tasks
 from maicc.types import ObsLayout, Task, UserError
 
 
@@ -60,11 +60,11 @@ def test_registered_family():
         assert not importable(mine)  # another process does not know it
         assert "mine" in families()
     finally:
-        tasks._registered.pop("mine")
+        registry._registered.pop("mine")
 
 
 def test_family_from_an_entry_point(monkeypatch):
-    monkeypatch.setattr(tasks, "_plugins", lambda: {"theirs": "maicc.envs.games.lbf:lbf_9x9"})
+    monkeypatch.setattr(registry, "_plugins", lambda: {"theirs": "maicc.envs.games.lbf:lbf_9x9"})
     assert "theirs" in families()
     assert get_family("theirs").spec.max_steps == 20
 
@@ -143,7 +143,7 @@ def test_the_ending_of_a_file_is_left_out():
 
 
 def test_a_broken_family_does_not_hide_the_others(monkeypatch, capsys):
-    monkeypatch.setattr(tasks, "_plugins", lambda: {"theirs": "nowhere:family"})
+    monkeypatch.setattr(registry, "_plugins", lambda: {"theirs": "nowhere:family"})
     main(["tasks"])
     said = capsys.readouterr().out
     assert "lbf_9x9" in said
