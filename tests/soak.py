@@ -171,7 +171,8 @@ def one_kill(process: int, folder: Path, kind: int, rng: np.random.Generator) ->
     while (left := of_session(process)) and time.monotonic() < until:
         time.sleep(0.05)
     for leftover in left:
-        faults.append(f"process {leftover} is left over")
+        name = Path(f"/proc/{leftover}/cmdline").read_text().replace("\0", " ")[:100]
+        faults.append(f"process {leftover} is left over: {name}")
         os.kill(leftover, signal.SIGKILL)
     return faults
 

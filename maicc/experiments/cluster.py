@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from importlib.util import find_spec
 from typing import Any
 
@@ -49,11 +48,17 @@ def run_units(
     require_ray()
     import ray
 
-    try:
-        _connect(ray, address)
-        _run(ray, units, threads, on_result)
-    finally:
-        ray.shutdown()  # also of what was started when an interruption came
+    # A thread of its own lets Ray start undisturbed: an interruption waits until it can be shut
+    # down, and Ray puts no handler of signals in the place of ours. The thread lives as long as
+    # Ray, whose processes end with the thread that has started them.
+    with ThreadPoolExecutor(1) as thread:
+        connecting = thread.submit(_connect, ray, address)
+        try:
+            connecting.result()
+            _run(ray, units, threads, on_result)
+        finally:
+            wait([connecting])
+            ray.shutdown()
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -68,10 +73,7 @@ def _connect(ray: Any, address: str) -> None:
         if port.isdigit() and not host.startswith("ray:"):  # Ray itself waits for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         options |= {"log_to_driver": False, "logging_level": logging.ERROR}
-        ended_by = signal.getsignal(signal.SIGTERM)
         ray.init(include_dashboard=False, **options)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, ended_by)  # Ray has put an exit of its own in its place
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at {address}: {error}") from None
 
