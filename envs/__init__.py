@@ -6,6 +6,7 @@ if __name__ == "envs":  # the folder's own name: a second copy of every module, 
 
 from maicc.envs.adapters import map_observations
 from maicc.envs.batch import BatchEnv, BatchStep, batch_env
+from maicc.envs.drawing import Drawing, Shape
 from maicc.envs.jaxmarl import JaxMARLBatch, from_jaxmarl
 from maicc.envs.partners import with_partners
 from maicc.envs.registry import families, get_family, importable, register
@@ -14,7 +15,9 @@ from maicc.envs.tasks import TaskFamily, sample_tasks
 __all__ = [
     "BatchEnv",
     "BatchStep",
+    "Drawing",
     "JaxMARLBatch",
+    "Shape",
     "TaskFamily",
     "batch_env",
     "families",

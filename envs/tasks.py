@@ -15,6 +15,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from maicc.envs.adapters import as_parallel, map_observations
+from maicc.envs.drawing import Draw
 from maicc.envs.spaces import largest_sizes, roster_of
 from maicc.streams import Stream
 from maicc.types import ObsLayout, Spec, Task, UserError
@@ -64,6 +65,10 @@ class TaskFamily:
         layout: Where an observation holds which entity, for models that read it by entities.
         reveal: Numbers that tell the hidden part of a task: `reveal(parameters)`, as many for every
             task. An oracle is told them; `revealed` appends them to every observation.
+        draw: Draws what the team sees at one step: `draw(observations, present)` gives a `Drawing`.
+            `maicc replay` shows it. Without it, frames of `render_mode="rgb_array"` are shown, or
+            else the numbers that agents see.
+        action_names: Names of the actions, for pictures; their numbers by default.
         tells: Whether observations end with these numbers. `revealed` sets it.
         at_once: Number of environments that a process collects a dataset from side by side, for
             families whose environments are costly. They are reset for episode after episode.
@@ -88,6 +93,8 @@ class TaskFamily:
     distance: Callable[[Mapping[str, Any], Mapping[str, Any]], float] | None = None
     layout: ObsLayout | None = None
     reveal: Callable[[Mapping[str, Any]], Sequence[float]] | None = None
+    draw: Draw | None = field(default=None, compare=False)
+    action_names: Sequence[str] | None = field(default=None, compare=False)
     tells: bool = False
     at_once: int | None = None
     configuration: str | None = field(default=None, compare=False)

@@ -18,3 +18,10 @@ def load_team(*args, **kwargs):
     from maicc.evaluation.trained import load_team
 
     return load_team(*args, **kwargs)
+
+
+def load_traces(path):
+    """Loads the traces of an adaptation: see `maicc.evaluation.traces.load_traces`."""
+    from maicc.evaluation.traces import load_traces
+
+    return load_traces(path)

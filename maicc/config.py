@@ -317,11 +317,14 @@ class AdaptConfig:
         episodes: Adaptation episodes of each run.
         runs: Runs on held-out tasks, in lock step; tasks repeat when there are fewer.
         training_runs: Runs on training tasks, for comparison; written to a file of their own.
+        traces: Runs of `maicc run` and `maicc adapt` that are traced, the first ones: what agents
+            saw and did, and what they remembered. `maicc replay` shows them.
     """
 
     episodes: int = limited(100, 1)
     runs: int = limited(16, 1)
     training_runs: int = limited(9, 0)
+    traces: int = limited(2, 0, changes_results=False)
 
     def identity(self) -> dict[str, Any]:
         """Options that change a run's result; models, tasks and seed come on top."""

@@ -163,12 +163,13 @@ def hdf5_to_read(path: str | Path, fix: str) -> Iterator[Any]:
         ) from None
 
 
-def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
+def write_arrays(path: str | Path, arrays: Mapping[str, Any], *, compressed: bool = False) -> None:
     """Writes arrays with a digest of them to an .npz file, whole or not at all."""
     import numpy as np
 
+    write = np.savez_compressed if compressed else np.savez
     with whole_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, digest=np.array(_digest(arrays.items())), **arrays)
+        write(file, digest=np.array(_digest(arrays.items())), **arrays)
 
 
 def read_arrays(path: str | Path) -> dict[str, Any]:

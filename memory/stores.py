@@ -40,6 +40,8 @@ class OfflineMemory:
         team_return: (M,) in [0, 1] on the family's scale.
         individual_return: (M,) predicted, times the number of agents, on the same scale.
         task: (M,) number of the dataset's task.
+        episode: (M,) number of the dataset's episode.
+        agent: (M,) which of the episode's agents.
     """
 
     def __init__(
@@ -49,9 +51,12 @@ class OfflineMemory:
         team_return: np.ndarray,
         individual_return: np.ndarray,
         task: np.ndarray,
+        episode: np.ndarray,
+        agent: np.ndarray,
     ) -> None:
-        self.index, self.trajectories, self.task = index, trajectories, task
+        self.index, self.trajectories = index, trajectories
         self.team_return, self.individual_return = team_return, individual_return
+        self.task, self.episode, self.agent = task, episode, agent
 
     def __len__(self) -> int:
         return len(self.team_return)
@@ -189,22 +194,27 @@ class OnlineMemory:
 
     def repeat(
         self, rows: np.ndarray, slots: np.ndarray, step: int, observations: np.ndarray
-    ) -> np.ndarray:
-        """Finds what these rows (Q,) did in the same situation: actions (Q,), -1 if never in it.
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds what these rows (Q,) did in the same situation.
 
         Args:
             slots: (Q, n) trajectories that are looked through, the first match counts; -1 is none.
             step: The same step of an episode.
             observations: (Q, O) the same to three decimals.
+
+        Returns:
+            Actions (Q,) and the slots (Q,) they are from; -1 in both where a row was never in it.
         """
+        never = np.full(len(rows), -1)
         if slots.shape[1] == 0 or self.keys.shape[1] == 0:
-            return np.full(len(rows), -1)
+            return never, never
         seen, row = self.trajectories, rows[:, None]
         near = np.abs(seen.observations[row, slots, step] - observations[:, None]).max(-1) < 5e-4
         same = near & seen.step_mask[row, slots, step] & (slots >= 0)
         first = same.argmax(1)
-        actions = seen.actions[rows, np.take_along_axis(slots, first[:, None], 1)[:, 0], step]
-        return np.where(same.any(1), actions, -1)
+        slot = np.take_along_axis(slots, first[:, None], 1)[:, 0]
+        found = same.any(1)
+        return np.where(found, seen.actions[rows, slot, step], -1), np.where(found, slot, -1)
 
     def search(
         self, rows: np.ndarray, step: int, queries: np.ndarray, n: int, tie: np.ndarray

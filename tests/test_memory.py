@@ -114,7 +114,7 @@ def blended():
     stored = slices(30, fill=-1.0)
     offline = OfflineMemory(
         KeyIndex.build(vectors, played), stored, np.linspace(0, 1, 30), np.zeros(30),
-        np.arange(30) // 10,
+        np.arange(30) // 10, np.arange(30) // 2, np.arange(30) % 2,
     )  # fmt: skip
     online, _ = online_with(rng)
     return BlendedMemory(offline, online, 2, 10, 1.0, "paper")

@@ -108,7 +108,7 @@ def test_contexts_of_ones_own_are_those_that_a_team_retrieves(data, tiny_run):
             returns = data.team_return[[item]] / 2
             own.store(data.vectors[[item]], one, returns, np.zeros(1), np.zeros(1))
         memory = BlendedMemory(
-            OfflineMemory(data.index, data.slices, np.zeros(1), np.zeros(1), np.zeros(1)),
+            OfflineMemory(data.index, data.slices, *[np.zeros(1)] * 5),
             own, 3, 50, 1.0, "paper", MemoryConfig().margin, own_only=True,
         )  # fmt: skip
         for query in queries:

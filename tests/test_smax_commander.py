@@ -163,3 +163,22 @@ def test_refused():
     for wrong in ({"allies": 6}, {"enemies": 8}, {"commander": BATTLE["enemies"]}):
         with pytest.raises(UserError, match="1 to 5 allies, 1 to 7 enemies"):
             batch({**BATTLE, **wrong})
+
+
+def test_drawings_show_the_units_that_are_seen():
+    games = batch(BATTLE)
+    shown = games.reset(range(ROWS))
+    drawing = FAMILY.draw(shown.observations[0], shown.alive[0])
+    ours = {s.agent: (s.x, s.y) for s in drawing.shapes if s.agent is not None}
+    assert sorted(ours) == np.flatnonzero(shown.alive[0]).tolist()
+    position = games.known["position"][0]
+    height = drawing.height
+    for agent, place in ours.items():
+        assert place == pytest.approx((position[agent][0], height - position[agent][1]), abs=1e-3)
+    theirs = [s for s in drawing.shapes if s.agent is None]
+    start, count, size = LAYOUT.enemies
+    seen = shown.observations[0][:, start : start + count * size].reshape(-1, count, size)
+    assert len(theirs) == (seen[..., 0] > 0).any(0).sum()
+    for shape in theirs:
+        enemy = position[SIDES[0] + int(shape.label[1:])]
+        assert (shape.x, height - shape.y) == pytest.approx(tuple(enemy), abs=1e-2)

@@ -12,7 +12,9 @@ from pettingzoo import ParallelEnv
 from maicc.envs.adapters import ResetResult, StepResult
 from maicc.envs.games.ways import Cell
 
-N_ACTIONS = 6  # 0 none, 1 north, 2 south, 3 west, 4 east, 5 load
+FOOD = "#fca5a5"  # its colour in drawings
+ACTIONS = ("none", "north", "south", "west", "east", "load")
+N_ACTIONS = len(ACTIONS)
 
 
 class Board(ParallelEnv):

@@ -6,13 +6,15 @@ time it stands beside the food, and 1/3 again when all three load together, whic
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from lbforaging.foraging.environment import ForagingEnv
 
 from maicc.envs.adapters import ResetResult
-from maicc.envs.games.foraging import Board
+from maicc.envs.drawing import Drawing, cell
+from maicc.envs.games.foraging import ACTIONS, FOOD, Board
 from maicc.envs.games.lbf_policies import Explorer, expert
 from maicc.envs.games.ways import Cell, distance
 from maicc.envs.tasks import TaskFamily
@@ -102,6 +104,20 @@ class Foraging(Board):
         return loaded
 
 
+def draw(observations: np.ndarray, present: np.ndarray, size: int) -> Drawing:
+    """Draws the agents and, once one of them sees it, the food."""
+    food = {
+        (own_row + row - 1, own_col + col - 1)
+        for row, col, own_row, own_col in observations[present, :4].tolist()
+        if row >= 0
+    }
+    shapes = [cell(place, colour=FOOD) for place in sorted(food)]
+    for i in np.flatnonzero(present).tolist():
+        place = observations[i, 2:4].tolist()
+        shapes.append(cell(place, "circle", agent=i))
+    return Drawing(size, size, shapes, grid=1)
+
+
 def _family(size: int, max_steps: int) -> TaskFamily:
     """Family of one board size: food at nine training cells, or at any other interior cell."""
 
@@ -118,6 +134,8 @@ def _family(size: int, max_steps: int) -> TaskFamily:
         training={f"food_{r}_{c}": parameters((r, c)) for r, c in training},
         held_out={f"food_{r}_{c}": parameters((r, c)) for r, c in held_out},
         max_steps=max_steps,
+        draw=partial(draw, size=size),
+        action_names=ACTIONS,
         return_bounds=(0.0, 2.0),
         expert=expert,
         explorer=lambda: Explorer(size),

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from lbforaging.foraging.environment import ForagingEnv
 
-from maicc.envs.games.foraging import Board
+from maicc.envs.drawing import Drawing, cell
+from maicc.envs.games.foraging import ACTIONS, FOOD, Board
 from maicc.envs.games.ways import NONE, Cell, cells_beside, distance, send
 from maicc.envs.tasks import TaskFamily, sample_tasks
 
@@ -146,6 +147,16 @@ def guess(
     return _send(positions, foods, pair, max(foods.values()), alike)[number]
 
 
+def draw(observations: np.ndarray, present: np.ndarray) -> Drawing:
+    """Draws foods with their levels, and agents, whose levels nobody sees."""
+    numbers = np.rint(observations[:, :14] * SCALE)
+    foods = {tuple(food) for food in numbers[present, :6].reshape(-1, 3).tolist() if food[2] > 0}
+    shapes = [cell((r, c), colour=FOOD, label=f"{level:.0f}") for r, c, level in sorted(foods)]
+    for i in np.flatnonzero(present).tolist():
+        shapes.append(cell(numbers[i, 6:8].tolist(), "circle", agent=i))
+    return Drawing(SIZE, SIZE, shapes, grid=1)
+
+
 def _draw(rng: np.random.Generator) -> dict[str, Any]:
     """Draws levels and a heavy food that only one pair can lift while the others lift the rest."""
     while True:
@@ -172,5 +183,7 @@ lbf_levels = TaskFamily(
     expert=expert,
     behaviours=guess,
     reveal=reveal,
+    draw=draw,
+    action_names=ACTIONS,
     description="level-based foraging, four agents whose levels nobody observes",
 )

@@ -15,7 +15,8 @@ from lbforaging.foraging.environment import ForagingEnv
 from pettingzoo import ParallelEnv
 
 from maicc.envs.adapters import ResetResult
-from maicc.envs.games.foraging import Board
+from maicc.envs.drawing import Drawing, cell
+from maicc.envs.games.foraging import ACTIONS, FOOD, Board
 from maicc.envs.games.ways import NONE, Cell, cells_beside, distance, send
 from maicc.envs.partners import with_partners
 from maicc.envs.tasks import TaskFamily, sample_tasks
@@ -24,6 +25,7 @@ SIZE, FOODS, MAX_STEPS = 8, 4, 12
 SIGHT = 2  # steps
 OURS, PARTNER = ("agent_0", "agent_1"), "agent_2"
 STARTS: tuple[Cell, ...] = ((SIZE - 1, 0), (SIZE - 1, SIZE - 1), (0, SIZE // 2))
+STRANGER = "#6b7280"  # the partner's colour in drawings
 MOST_WAITING = 3  # steps
 TRAINING, HELD_OUT = 300, 24
 
@@ -153,6 +155,19 @@ def guess(
     return _send([own, *seen], foods, food, [0], rng)[0]
 
 
+def draw(observations: np.ndarray, present: np.ndarray) -> Drawing:
+    """Draws the foods, our agents, and the partner while one of them sees it."""
+    places = np.where(observations < 0, observations, observations * (SIZE - 1))
+    cells = places[present].reshape(-1, FOODS + len(STARTS), 2).tolist()
+    foods = {tuple(food) for seen in cells for food in seen[:FOODS] if food[0] >= 0}
+    shapes = [cell(food, colour=FOOD) for food in sorted(foods)]
+    strangers = {tuple(seen[-1]) for seen in cells if seen[-1][0] >= 0}
+    shapes += [cell(place, "circle", colour=STRANGER, label="?") for place in sorted(strangers)]
+    for i, seen in zip(np.flatnonzero(present).tolist(), cells, strict=True):
+        shapes.append(cell(seen[FOODS], "circle", agent=i))
+    return Drawing(SIZE, SIZE, shapes, grid=1)
+
+
 def _make(**parameters: Any) -> ParallelEnv:
     return with_partners(Partners(**parameters), {PARTNER: partner})
 
@@ -181,5 +196,7 @@ lbf_partners = TaskFamily(
     expert=expert,
     behaviours=guess,
     reveal=reveal,
+    draw=draw,
+    action_names=ACTIONS,
     description="level-based foraging beside a partner who goes for what it likes",
 )

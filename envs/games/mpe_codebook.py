@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maicc.envs.drawing import Drawing, Shape
 from maicc.envs.jaxmarl import JaxMARLBatch, from_jaxmarl, needs_jaxmarl
 from maicc.envs.tasks import TaskFamily, sample_tasks
 from maicc.types import Task
 
 COLOURS, WORDS = 3, 8
 STEPS = 16
+DRAWN = ("#dc2626", "#16a34a", "#2563eb")  # the landmarks' colours in drawings
 SPEAKER, LISTENER = "speaker_0", "listener_0"
 
 
@@ -133,6 +135,21 @@ def reveal(parameters: Mapping[str, Any]) -> Sequence[float]:
     return np.eye(WORDS)[parameters["codebook"]].ravel().tolist()
 
 
+def draw(observations: np.ndarray, present: np.ndarray) -> Drawing:
+    """Draws the listener in the middle of its landmarks, with the word that it hears."""
+    goal, seen = observations[0, :COLOURS], observations[1]
+    shapes = [
+        Shape("circle", 2 + x, 2 - y, 0.4, colour, "goal" if is_goal else "")
+        for (x, y), colour, is_goal in zip(
+            seen[2:8].reshape(COLOURS, 2).tolist(), DRAWN, goal > goal.mean(), strict=True
+        )
+    ]
+    words = seen[-WORDS:]
+    word = f"hears word {words.argmax()}" if words.any() else "hears nothing"
+    shapes += [Shape("circle", 2, 2, 0.25, agent=1), Shape("text", 2, 3.8, 0.2, label=word)]
+    return Drawing(4, 4, shapes)
+
+
 def _batch(tasks: Sequence[Task]) -> JaxMARLBatch:
     return JaxMARLBatch(game(), tasks, "shared")
 
@@ -154,6 +171,7 @@ mpe_codebook = TaskFamily(
     team_reward="shared",
     sizes=(2, 8 + COLOURS + WORDS, 5),
     reveal=reveal,
+    draw=draw,
     distance=lambda a, b: sum(x != y for x, y in zip(a["codebook"], b["codebook"], strict=True)),
     description="MPE's speaker and listener with a hidden codebook of words for colours",
 )

@@ -17,6 +17,7 @@ import numpy as np
 from maicc.envs.adapters import ResetResult, StepResult
 from maicc.envs.batch import BatchStep
 from maicc.envs.games.battles import MAX_STEPS, MOST, Battle, battle_families, check_parameters
+from maicc.envs.games.smax_drawing import action_names, draw
 from maicc.envs.games.smax_policies import LAYOUT, MAP, WALL, attack_nearest, focus_fire
 from maicc.envs.jaxmarl import needs_jaxmarl
 from maicc.streams import Stream
@@ -315,7 +316,8 @@ class Smax(Battle):
 
 _families = battle_families(
     "smax", "battles", list(RACES), Smax, LAYOUT, OBSERVATION_SIZE, 2.0, focus_fire,
-    behaviours=attack_nearest, make_batch=SmaxBatch,
+    behaviours=attack_nearest, make_batch=SmaxBatch, draw=functools.partial(draw, layout=LAYOUT),
+    action_names=action_names(LAYOUT),
 )  # fmt: skip
 smax_protoss, smax_terran = _families["protoss"], _families["terran"]
 smax_zerg, smax_all = _families["zerg"], _families["all"]

@@ -15,6 +15,7 @@ import numpy as np
 
 from maicc.envs.batch import BatchStep
 from maicc.envs.games.smax import Smax, SmaxBatch
+from maicc.envs.games.smax_drawing import action_names, draw
 from maicc.envs.games.smax_policies import FEATURES, OWN, attack_nearest, hunt, hunt_in_turn
 from maicc.envs.tasks import TaskFamily
 from maicc.files import read_json
@@ -131,5 +132,7 @@ smax_commander = TaskFamily(
     reveal=reveal,
     distance=_distance,
     layout=LAYOUT,
+    draw=partial(draw, layout=LAYOUT),
+    action_names=action_names(LAYOUT),
     description="battles of 3v4 to 5v7 that are won when the hidden commander falls",
 )

@@ -31,6 +31,7 @@ usage: maicc COMMAND [options]        maicc COMMAND --help tells more
   credit     predicted against true individual rewards, where the environment knows them
   context    is a retrieved context worth anything to the decision model?
   report     write the report of a run's folder
+  replay     watch traced episodes: what agents saw, did and remembered
   tasks      list the task families, or the tasks of one
   check      does a task family keep its contract? every item with the fix
   doctor     what is installed, what is missing, and the command that puts it right
@@ -386,6 +387,30 @@ def _report(argv: list[str]) -> None:
     print(write_report(Path(options.folder)))
 
 
+def _replay(argv: list[str]) -> None:
+    parser = make_parser(
+        "replay",
+        "Write a page that replays traced episodes of a run: what agents saw, did and remembered. "
+        "With --gif write one episode as an animated picture instead.",
+    )
+    parser.add_argument("source", type=str, help="folder of a `maicc run`, or a trace")
+    parser.add_argument("--out", type=str, default=None, help="the page")
+    parser.add_argument("--episodes", type=int, default=20, help="most episodes on the page")
+    parser.add_argument("--gif", type=str, default=None, metavar="FILE.gif", help="the picture")
+    parser.add_argument("--run", type=int, default=0, help="of the picture: which traced run")
+    parser.add_argument("--episode", type=int, default=-1, help="its episode, from 0; -1 the last")
+    options = parser.parse_args(argv)
+
+    from maicc.report import pictures, replay
+
+    source = Path(options.source)
+    if options.gif:
+        print(pictures.write_gif(source, Path(options.gif), options.run, options.episode))
+    else:
+        out = Path(options.out) if options.out else None
+        print(replay.write_replay(source, out, options.episodes))
+
+
 def _tasks(argv: list[str]) -> None:
     parser = make_parser("tasks", "List the task families, or the tasks of one.")
     parser.add_argument("family", type=str, nargs="?", help="a family, to list its tasks")
@@ -457,6 +482,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "credit": _credit,
     "context": _context,
     "report": _report,
+    "replay": _replay,
     "tasks": _tasks,
     "check": _check,
     "doctor": _doctor,

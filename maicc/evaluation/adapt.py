@@ -17,6 +17,7 @@ from maicc.config import AdaptConfig
 from maicc.data.dataset import EpisodeFile
 from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env, get_family
 from maicc.evaluation.stats import summary
+from maicc.evaluation.traces import SUFFIX, Tracer
 from maicc.evaluation.trained import load_folder
 from maicc.files import ModelFiles, read_arrays, write_arrays, write_json
 from maicc.streams import Stream
@@ -33,6 +34,7 @@ def play_episode(
     env: BatchEnv,
     seeds: Sequence[int],
     watch: Callable[[int, BatchStep], object] = lambda t, step: None,
+    tracer: Tracer | None = None,
 ) -> np.ndarray:
     """Plays one adaptation episode of every run and gives the team returns (R,).
 
@@ -41,16 +43,23 @@ def play_episode(
 
     Args:
         watch: Function that is shown what the agents see, before each step.
+        tracer: Writes down what some of the runs do.
     """
     step, t = env.reset(seeds), 0
+    if tracer is not None:
+        tracer.start(seeds)
     returns = np.zeros(len(env.envs))
     while not step.done.all():
         watch(t, step)
         actions = team.act(step.observations, step.action_mask, step.alive)
+        if tracer is not None:
+            tracer.acted(t, step, actions)
         step = env.step(actions)
         if env.crashed.any():
             team.abandon()
-            return play_episode(team, env, seeds, watch)
+            return play_episode(team, env, seeds, watch, tracer)
+        if tracer is not None:
+            tracer.observed(t, step.rewards)
         team.observe(actions, step.rewards, step.done)
         returns += step.rewards
         t += 1
@@ -62,6 +71,7 @@ class _Adaptation:
 
     Args:
         state_file: File of the state after an interruption, to go on from; None writes none.
+        traces: Number of runs that are traced.
     """
 
     def __init__(
@@ -72,8 +82,10 @@ class _Adaptation:
         config: AdaptConfig,
         seed: int,
         state_file: Path | None,
+        traces: int,
     ) -> None:
         self.config, self.seed, self.state_file = config, seed, state_file
+        self.n_traced = min(traces, len(tasks))
         self.seeds = [seed * 1000 + i for i in range(len(tasks))]
         self.env = batch_env(family, tasks)
         try:
@@ -92,7 +104,10 @@ class _Adaptation:
         self.returns = np.zeros((len(tasks), config.episodes))
         self.retrieval = np.full((len(DIAGNOSTICS), config.episodes), np.nan)
         self.finished = 0
+        self.tracer = self._tracer(family, tasks) if self.n_traced else None
         plan = [models.content, config.identity(), seed, [task.to_json() for task in tasks]]
+        if self.n_traced:
+            plan.append(self.n_traced)
         self.identity = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
         if state_file is not None and state_file.exists():
             self._restore(state_file)
@@ -113,6 +128,18 @@ class _Adaptation:
         self.finished = self.team.episode
         self.returns[:, : self.finished] = state["returns"]
         self.retrieval[:, : self.finished] = state["retrieval"]
+        if self.tracer is not None:
+            self.tracer.load_state(state)
+
+    def _tracer(self, family: TaskFamily, tasks: Sequence[Task]) -> Tracer:
+        n = self.n_traced
+        told = {
+            "family": family.name,
+            "tasks": [task.to_json() for task in tasks[:n]],
+            "rosters": [list(map(str, roster)) for roster in self.env.rosters[:n]],
+            "seeds": self.seeds[:n],
+        }
+        return Tracer(self.team, n, self.config.episodes, told)
 
     def play(self, episode: int) -> float:
         """Plays the next episode in all runs and gives their mean return."""
@@ -120,7 +147,7 @@ class _Adaptation:
             int(np.random.default_rng([seed, Stream.ADAPT_RESET, episode]).integers(2**31))
             for seed in self.seeds
         ]
-        self.returns[:, episode] = play_episode(self.team, self.env, resets)
+        self.returns[:, episode] = play_episode(self.team, self.env, resets, tracer=self.tracer)
         if self.team.lookups is not None:
             self.retrieval[:, episode] = self.team.lookups.diagnostics(
                 self.nearest, self.return_range
@@ -139,6 +166,7 @@ class _Adaptation:
                 "identity": np.array(self.identity),
                 "returns": self.returns[:, : self.finished],
                 "retrieval": self.retrieval[:, : self.finished],
+                **(self.tracer.state(self.finished) if self.tracer else {}),
             }
             write_arrays(self.state_file, arrays)
 
@@ -151,6 +179,7 @@ def adapt(
     seed: int,
     state_file: Path | None = None,
     label: str = "adapt",
+    traces: Path | None = None,
 ) -> dict[str, Any]:
     """Adapts one team to each task and returns the result as plain JSON.
 
@@ -162,6 +191,7 @@ def adapt(
         state_file: File in which the state is kept from time to time, so that an interrupted
             adaptation goes on; None keeps none.
         label: Name of the progress bar.
+        traces: File of the trace of the first `config.traces` runs; None traces none.
 
     Raises:
         UserError: no episodes or no tasks, or an environment breaks the contract.
@@ -169,7 +199,8 @@ def adapt(
     if config.episodes < 1 or not tasks:
         raise UserError("adapt.episodes and adapt.runs must be at least 1")
     family.require_rosters(models.rosters)
-    state = _Adaptation(models, family, tasks, config, seed, state_file)
+    traced = config.traces if traces is not None else 0
+    state = _Adaptation(models, family, tasks, config, seed, state_file, traced)
     last_saved = time.monotonic()
     first = state.finished
     with tqdm(desc=label, unit="episode", total=config.episodes, initial=first) as bar:
@@ -186,6 +217,8 @@ def adapt(
             raise
         finally:
             state.env.close()
+    if state.tracer is not None and traces is not None:
+        state.tracer.write(traces)
     return _result(family, tasks, state)
 
 
@@ -241,7 +274,8 @@ def adapt_folder(
     tasks = family.draw_tasks(n, seed, held_out=held_out)
     state_file = out.with_suffix(".part.npz")
     label = "adapt" if held_out else "adapt (training tasks)"
-    result = adapt(models, family, tasks, config, seed, state_file, label)
+    traces = out.with_name(f"{out.stem}{SUFFIX}") if held_out else None
+    result = adapt(models, family, tasks, config, seed, state_file, label, traces)
     before = (seconds or {}).get(label, 0.0)
     own_seconds = {label: round(before + time.monotonic() - start, 2)}
     write_json(out, {**result, "seconds": {**(seconds or {}), **own_seconds}})

@@ -12,6 +12,7 @@ from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile
 from maicc.envs import TaskFamily, get_family
 from maicc.evaluation.run_folder import files_of, parse_config, rename_old_files
+from maicc.evaluation.traces import traces_of
 from maicc.experiments.fits import collect_stage, fit_stages
 from maicc.experiments.stages import Clock, Stage, run_stage
 from maicc.experiments.validate import check, memory_needed
@@ -76,7 +77,7 @@ def _adapt_stage(config: RunConfig, out: Path, clock: Clock, *, held_out: bool) 
 
 
 def _report_stage(out: Path, files: ModelFiles) -> Stage:
-    """Describes the stage that writes the report; a report older than a result is removed."""
+    """Describes the stage that writes replay and report; one older than a result is removed."""
     report = out / "report.html"
     sources = (files.episodes, *(out / "adapt").glob("*.json"))
     newest = max(path.stat().st_mtime_ns for path in sources)
@@ -84,8 +85,13 @@ def _report_stage(out: Path, files: ModelFiles) -> Stage:
         report.unlink()  # `maicc report` wrote it while some stages were not finished
 
     def make(before: float) -> None:
-        from maicc.report import write_report
+        from maicc.report import write_replay, write_report
 
+        if traces_of(out).exists():
+            try:
+                print(f"{write_replay(out)}: written")
+            except UserError as error:  # of the family's `draw`
+                print(f"no replay: {error}")
         write_report(out)
         print(f"{report}: written")
 

@@ -1,5 +1,6 @@
-"""Tables, figures and the HTML report of a run's folder, which is one self-contained file."""
+"""Tables, figures, and a run's two pages: its report and the replay of its traces."""
 
+from maicc.report.replay import write_replay
 from maicc.report.write import write_benchmark, write_report
 
-__all__ = ["write_benchmark", "write_report"]
+__all__ = ["write_benchmark", "write_replay", "write_report"]

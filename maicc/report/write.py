@@ -53,7 +53,7 @@ def write_report(folder: Path) -> Path:
     if dataset.path.exists():
         sections += _dataset(folder, dataset)
     stages = read_json(folder / "stages.json") if (folder / "stages.json").exists() else {}
-    html = _page("run.html").render(
+    html = page("run.html").render(
         family=config.family,
         seed=config.seed,
         summaries={label: result["summary"] for label, result in results.items()},
@@ -146,13 +146,14 @@ def write_benchmark(
     """
     figure = benchmark_curves(curves, flat, table["return_max"])
     write_text(folder / "curves.svg", figure)
-    page = _page("benchmark.html").render(table=table, figure=figure, methods=methods)
+    html = page("benchmark.html").render(table=table, figure=figure, methods=methods)
     path = folder / "report.html"
-    write_text(path, page)
+    write_text(path, html)
     return path
 
 
-def _page(name: str) -> Template:
+def page(name: str) -> Template:
+    """Loads the template of a page."""
     return Environment(loader=PackageLoader("maicc.report", ""), autoescape=True).get_template(name)
 
 

@@ -49,6 +49,14 @@ class Draws(NamedTuple):
         return cls(memory, tie, explore, action, order, extra=columns[:, :, 5:])
 
 
+class Choices(NamedTuple):
+    """How each row's action of a step came about; kept for traces, no agent acts on it."""
+
+    probability: np.ndarray  # (rows, A) of each legal action, by the model
+    sampled: np.ndarray  # (rows,) bool, whether the action was sampled
+    repeated: np.ndarray  # (rows,) slot of the own trajectory whose action was repeated; -1
+
+
 class LockStepTeam(ABC):
     """N agents in each of R runs, with parameters frozen.
 
@@ -96,6 +104,7 @@ class LockStepTeam(ABC):
             len(self._run), spec.max_steps, key_width, spec.observation_size, max_episodes
         )
         self.lookups: LookupStats | None = None  # in the last episode, where a method retrieves
+        self.choices: Choices | None = None  # in the last step
         self._n_draws, self._shared_draws, self._redraw = draws, shared_draws, redraw
         self._running = False  # an episode
         self._awaits_observe = False
@@ -130,6 +139,11 @@ class LockStepTeam(ABC):
 
     def on_stored(self, places: np.ndarray) -> None:  # noqa: B027
         """Takes in the places (rows,) at which the trajectories were stored."""
+
+    def rows_of(self, runs: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Finds the rows of these runs, and of each row the place of its run and its agent."""
+        rows = np.flatnonzero(np.isin(self._run, runs))
+        return rows, np.searchsorted(runs, self._run[rows]), self._column[rows]
 
     @property
     def episode(self) -> int:
@@ -181,6 +195,8 @@ class LockStepTeam(ABC):
         if alive is not None:
             self._alive[:, t] = self._rows(np.reshape(np.asarray(alive, bool), (self.R, self.N)))
         chosen = legal.argmax(1)
+        self.choices = self._no_choices()
+        self.choices.probability[active] = legal
         free = legal.sum(1) > 1  # an agent with one legal action, as the dead have, takes it
         free |= ~free.any()  # a method follows every step, also where nobody has a choice
         with torch.no_grad():
@@ -301,10 +317,21 @@ class LockStepTeam(ABC):
         sampled = (total <= action[:, None] * total[:, -1:]).sum(1)
         samples = explore < np.broadcast_to(self.sampling(), len(self._run))[active]
         observations = self._now.observations[active, self._step]
-        again = self.online.repeat(active, self._replayed[active], self._step, observations)
+        again, slot = self.online.repeat(active, self._replayed[active], self._step, observations)
         again = np.where(np.take_along_axis(legal, again[:, None], 1)[:, 0], again, -1)
         best = np.where(again >= 0, again, logits.argmax(1))
+        assert self.choices is not None
+        self.choices.probability[active] = p / total[:, -1:]
+        self.choices.sampled[active] = samples
+        self.choices.repeated[active] = np.where(samples | (again < 0), -1, slot)
         return np.where(samples, sampled, best)
+
+    def _no_choices(self) -> Choices:
+        """Choices of a step before any is made."""
+        rows = len(self._run)
+        return Choices(
+            np.zeros((rows, self.spec.n_actions)), np.zeros(rows, bool), np.full(rows, -1)
+        )
 
     def _store_episode(self) -> None:
         """Cuts the trajectories at their agents' death, and stores them with the true returns."""

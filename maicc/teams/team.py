@@ -98,6 +98,9 @@ class Team(LockStepTeam):
             own_only=memory.source == "own",
         )  # fmt: skip
         self.cache = ContextCache(self.decision, self.memory, memory.cache_gib)
+        # for traces: the record's slots (rows, C), and who looked up what in the last step
+        self.shown = np.zeros((len(self._run), 0), np.int64)
+        self.retrieved: tuple[np.ndarray, Retrieval] | None = None
 
     def on_episode_start(self) -> None:
         """Starts new prefixes, and sets the probability of asking the offline memory."""
@@ -106,19 +109,25 @@ class Team(LockStepTeam):
             self.lookups = LookupStats(self.R, int(self.memory.offline.task.max()) + 1)
         reader = self.decision.encoders.observation
         self._encoder = EpisodeEncoder(reader, len(self._run), self.spec.max_steps)
+        self.shown = self._shown()
         self._mixture = self._mixture_of_rows()
         self._reading = np.arange(len(self._run))  # rows that are read in each step
         self._seen = self._encode_record()  # by each of them
 
+    def _shown(self) -> np.ndarray:
+        """Chooses the slots (rows, C) of each row's record; none without a record."""
+        n = self.decision.config.record
+        if not n:
+            return np.zeros((len(self._run), 0), np.int64)
+        return self.online.choose(n, self.config.alpha)
+
     @torch.no_grad()
     def _encode_record(self) -> Past | None:
         """Encodes each row's past episodes, once for the whole episode."""
-        n = self.decision.config.record
-        if not n:
+        if not self.decision.config.record:
             return None
-        slots = self.online.choose(n, self.config.alpha)
-        row = np.arange(len(slots))[:, None]
-        episodes = Trajectories(*(part[row, slots] for part in self.online.trajectories))
+        row = np.arange(len(self.shown))[:, None]
+        episodes = Trajectories(*(part[row, self.shown] for part in self.online.trajectories))
         return self.decision.encode_record(packed(transitions(self._tensors(episodes))))
 
     def _mixture_of_rows(self) -> schedule.Mixture:
@@ -152,6 +161,7 @@ class Team(LockStepTeam):
         retrieval = None
         if self.memory.k:
             retrieval = self._look_up(rows, observations)
+            self.retrieved = rows, retrieval
             asked = Retrieval(*(part[is_active] for part in retrieval))
             assert self.lookups is not None
             self.lookups.add(self._run[active], asked.offline, *self.memory.origin(active, asked))

@@ -121,4 +121,6 @@ def offline_memory(keys: OfflineKeys | None, stored: Slices, spec: Spec) -> Offl
         normalised(stored.trajectories.return_to_go[:, 0], *spec.bounds),
         individual_return,
         stored.task,
+        stored.episode,
+        stored.agent,
     )

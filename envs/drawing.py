@@ -1,0 +1,61 @@
+"""Pictures of a game as shapes: what a family's `draw` gives for `maicc replay`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from maicc.types import UserError
+
+Kind = Literal["circle", "square", "text"]
+
+
+class Shape(NamedTuple):
+    """One thing on a board. Places and sizes are in the board's units, y goes downwards."""
+
+    kind: Kind
+    x: float  # of its middle
+    y: float
+    size: float = 0.8  # width of a circle or a square, height of a text
+    colour: str = ""  # as in CSS; the agent's own, or grey, by default
+    label: str = ""  # written on it
+    agent: int | None = None  # number of the agent that it is
+
+
+class Drawing(NamedTuple):
+    """One picture: what the team sees at one step."""
+
+    width: float
+    height: float
+    shapes: Sequence[Shape]
+    grid: float = 0.0  # distance of the lines of a grid; 0 draws none
+
+
+# `draw(observations, present)`: what the agents see, (N, O) float32, and who is there, (N,) bool
+Draw = Callable[[np.ndarray, np.ndarray], Drawing]
+
+
+def checked(drawing: Drawing, family: str) -> Drawing:
+    """Checks what a family has drawn.
+
+    Raises:
+        UserError: it is no drawing, or a number is not finite.
+    """
+    if not isinstance(drawing, Drawing) or not all(isinstance(s, Shape) for s in drawing.shapes):
+        raise UserError(f"{family}: draw gave {drawing!r:.100}, expected a Drawing of Shapes")
+    numbers = [drawing.width, drawing.height, drawing.grid]
+    for shape in drawing.shapes:
+        if shape.kind not in get_args(Kind):
+            raise UserError(f"{family}: draw gave a {shape.kind!r}, there are {get_args(Kind)}")
+        numbers += [shape.x, shape.y, shape.size]
+    if not np.isfinite(np.array(numbers, float)).all() or min(numbers[:2]) <= 0:
+        raise UserError(f"{family}: draw gave a number that is not finite, or an empty board")
+    return drawing
+
+
+def cell(place: Sequence[float], kind: Kind = "square", **options: Any) -> Shape:
+    """Makes a shape in a cell (row, column) of a board of rows and columns, counted from 0."""
+    row, col = place
+    return Shape(kind, float(col) + 0.5, float(row) + 0.5, **options)

@@ -1,0 +1,143 @@
+"""Pictures of traced episodes: drawings of the family, or frames that it renders, and GIFs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maicc.envs import TaskFamily, get_family
+from maicc.envs.drawing import Drawing, checked
+from maicc.evaluation.traces import Traces, load_traces
+from maicc.files import whole_file
+from maicc.types import UserError
+
+COLOURS = (
+    "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#65a30d", "#4f46e5",
+    "#b45309", "#0d9488", "#9333ea", "#475569",
+)  # of agents, in turn  # fmt: skip
+_OTHER = "#9ca3af"
+_SIDE, _MILLISECONDS = 360, 350  # of a picture in a GIF
+
+
+def drawings(family: TaskFamily, traces: Traces, run: int, episode: int) -> list[Drawing]:
+    """Draws the steps of an episode; none if the family has no `draw`.
+
+    Raises:
+        UserError: the family's `draw` gave no drawing.
+    """
+    if family.draw is None:
+        return []
+    seen, present = traces.observations[run, episode], traces.alive[run, episode]
+    return [
+        checked(family.draw(seen[step], present[step]), family.name)
+        for step in range(int(traces.played[run, episode].sum()))
+    ]
+
+
+def frames(family: TaskFamily, traces: Traces, run: int, episode: int) -> list[np.ndarray]:
+    """Plays an episode again in an environment that renders itself; none if it does not.
+
+    An episode that does not come out the same again has no frames either.
+    """
+    steps = int(traces.played[run, episode].sum())
+    with closing(family.make_env(traces.tasks[run])) as env:
+        if getattr(env, "render_mode", None) != "rgb_array":
+            return []
+        seen, _ = env.reset(seed=int(traces.resets[run, episode]))
+        rendered: list[np.ndarray] = []
+        for step in range(steps):
+            kept = traces.observations[run, episode, step]
+            for i, agent in enumerate(traces.rosters[run]):
+                if agent in seen and not _same(seen[agent], kept[i]):
+                    return []
+            frame = env.render()
+            if not isinstance(frame, np.ndarray) or frame.ndim != 3:
+                return []
+            rendered.append(frame.astype(np.uint8))
+            actions = {
+                agent: int(traces.actions[run, episode, step, i])
+                for i, agent in enumerate(traces.rosters[run])
+                if agent in env.agents
+            }
+            seen = env.step(actions)[0]
+    return rendered
+
+
+def _same(seen: Any, kept: np.ndarray) -> bool:
+    """Tells whether an observation is the one that was kept, which is flat and padded."""
+    if isinstance(seen, dict):
+        seen = seen["observation"]
+    flat = np.ravel(np.asarray(seen, np.float32))
+    return bool(np.allclose(flat, kept[: len(flat)], atol=1e-4))
+
+
+def write_gif(source: Path, out: Path, run: int = 0, episode: int = -1) -> Path:
+    """Writes one traced episode as an animated GIF, and returns its path.
+
+    Args:
+        source: Folder of a run, or a trace.
+        run: Which of the traced runs.
+        episode: Which episode; -1 is the last one.
+
+    Raises:
+        UserError: there is no such episode, or nothing to draw it with.
+    """
+    from PIL import Image
+
+    traces = load_traces(source)
+    family, (runs, episodes) = get_family(traces.family), traces.returns.shape
+    if not 0 <= run < runs or not -episodes <= episode < episodes:
+        raise UserError(
+            f"run {run}, episode {episode}: the traces hold {runs} runs of {episodes} episodes"
+        )
+    which = (family, traces, run, episode % episodes)
+    pictures = [painted(drawing) for drawing in drawings(*which)] or frames(*which)
+    if not pictures:
+        raise UserError(
+            f"{family.name} can't be drawn: give its TaskFamily a `draw`, or make environments "
+            'with render_mode="rgb_array"'
+        )
+    images = [Image.fromarray(picture).quantize(64) for picture in pictures]
+    with whole_file(out) as temporary:
+        images[0].save(
+            temporary,
+            "GIF",
+            save_all=True,
+            append_images=images[1:],
+            duration=_MILLISECONDS,
+            loop=0,
+        )
+    return out
+
+
+def painted(drawing: Drawing) -> np.ndarray:
+    """Paints a drawing, (H, W, 3) uint8."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    scale = _SIDE / max(drawing.width, drawing.height)
+    size = (round(drawing.width * scale), round(drawing.height * scale))
+    image = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(image)
+    if drawing.grid:
+        for i, length in enumerate((drawing.width, drawing.height)):
+            for place in np.arange(0, length, drawing.grid) * scale:
+                line: list[float] = [place, 0, place, size[1]]
+                draw.line(line if i == 0 else line[1::-1] + line[:1:-1], fill="#e5e7eb")
+    for shape in drawing.shapes:
+        x, y, r = shape.x * scale, shape.y * scale, shape.size * scale / 2
+        own = COLOURS[shape.agent % len(COLOURS)] if shape.agent is not None else _OTHER
+        colour = shape.colour or own
+        box = (x - r, y - r, x + r, y + r)
+        paint: dict[str, Callable[..., None]] = {"circle": draw.ellipse, "square": draw.rectangle}
+        if shape.kind in paint:
+            paint[shape.kind](box, fill=colour)
+        label = shape.label or ("" if shape.agent is None else str(shape.agent))
+        if label:
+            font = ImageFont.load_default(max(2 * r if shape.kind == "text" else r, 8))
+            ink = "white" if shape.kind == "circle" else "#111827"
+            draw.text((x, y), label, fill=ink, font=font, anchor="mm")
+    return np.asarray(image)
