@@ -10,6 +10,12 @@ before it, and from `types.py`, `config.py`, `streams.py` and `files.py`, which 
 repository: import them as `maicc.envs`, `maicc.memory` and `maicc.configs`.
 """
 
+import os
+
+# OpenMP's threads would spin while they wait, and beside another job that takes its core from it.
+# It is read when torch is loaded, which is later than this.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 __version__ = "0.2.0"
 
 

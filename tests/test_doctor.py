@@ -37,6 +37,13 @@ def test_two_builds_of_faiss_are_an_error(monkeypatch):
     assert not report(list(findings.values()), lambda line: None)
 
 
+def test_a_build_of_faiss_without_new_gpus_is_named(monkeypatch):
+    others = {name: release for name, release in HERE.items() if name != "faiss-cpu"}
+    findings = findings_with(monkeypatch, {**others, "faiss-gpu-cu12": "1.14.1"})
+    assert findings["faiss"].fine
+    assert "H100" in findings["faiss"].state
+
+
 @pytest.mark.parametrize(
     ("protobuf", "mode", "fine"),
     [("3.20.3", "", True), ("6.1", "", False), ("6.1", "python", True)],

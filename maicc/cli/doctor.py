@@ -73,6 +73,8 @@ def _faiss() -> Finding:
         builds = " ".join(releases)
         fix = f'pip uninstall -y {builds}, then pip install "maicc[cpu]" or "maicc[gpu]"'
         return Finding("faiss", False, f"{listed}: they overwrite each other", fix, True)
+    if "faiss-gpu-cu12" in releases or "faiss-gpu-cu11" in releases:
+        listed += ": it has no code for GPUs such as the H100, faiss-gpu has"
     return Finding(
         "faiss", bool(releases), listed or "not installed", 'pip install "maicc[cpu]"', True
     )
