@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 EXTRA ?= cpu
 BIN := .venv/bin
 
-.PHONY: setup demo test test-fast lint format clean
+.PHONY: setup demo test test-fast lint docs format clean
 
 setup: .venv/.complete
 
@@ -10,7 +10,7 @@ setup: .venv/.complete
 .venv/.complete: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[$(EXTRA),cluster,smax,examples,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[$(EXTRA),cluster,smax,examples,docs,dev]"
 	touch $@
 
 demo: setup
@@ -27,6 +27,10 @@ test: lint
 
 test-fast: setup
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
+
+docs: setup
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Site: build/site/index.html"
 
 format: setup
 	$(BIN)/ruff check --fix .

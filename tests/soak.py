@@ -60,6 +60,7 @@ EXIT_CODES = {  # after each signal; 0 if the command was just done
 }
 WORKER = 0.25  # share of the kills that hit a worker, where there is one
 PATIENCE = 20.0  # seconds in which a process that was told to end must end
+LEFT = 90.0  # seconds in which all that it has started must end; two processes of Ray take 60
 TIMES = ("seconds", "adapt_seconds")
 
 
@@ -165,9 +166,11 @@ def one_kill(process: int, folder: Path, kind: int, rng: np.random.Generator) ->
         elif code not in EXIT_CODES[kind]:
             faults.append(f"exit code {code}")
     said = (folder / "said.txt").read_text(errors="replace")
-    if "Traceback" in said:
+    if faults:
+        faults.append(said[-500:])
+    elif "Traceback" in said:
         faults.append(said[said.index("Traceback") :][-1500:])
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + LEFT
     while (left := of_session(process)) and time.monotonic() < until:
         time.sleep(0.05)
     for leftover in left:

@@ -23,7 +23,7 @@ from maicc.types import Task
 SIZES = ((3, 4), (3, 5), (4, 5), (4, 6), (4, 7), (5, 6), (5, 7))  # allies, enemies, in turn
 COMPOSITIONS = 203  # that are drawn; each of their enemies is tried as the commander
 HUNTER, NEAREST = 0.85, 0.4  # the hunter wins at least, attack-the-nearest at most
-COMMANDERS = 2  # of each composition, so that it does not tell who commands
+COMMANDERS = 2  # of each composition at least, so that it does not tell who commands
 EVERY = 14  # one composition of so many is held out
 GAMES = 16  # of each task and script
 _AT_ONCE = 32  # tasks that are played side by side
@@ -83,16 +83,15 @@ def main() -> None:
     drawn = []
     for seed in range(COMPOSITIONS):
         allies, enemies = SIZES[seed % len(SIZES)]
-        order = np.random.default_rng([seed, Stream.COMMANDER_TRIALS]).permutation(enemies)
         composition = {"allies": allies, "enemies": enemies, "seed": seed}
-        drawn += [{**composition, "commander": c} for c in order.tolist()]
+        drawn += [{**composition, "commander": commander} for commander in range(enemies)]
     fits = (wins(drawn, hunter, GAMES, 0) >= HUNTER) & (wins(drawn, nearest, GAMES, 0) <= NEAREST)
     fitting: dict[str, list[int]] = {}  # commanders by composition
     for task in (drawn[i] for i in np.flatnonzero(fits)):
         composition = {key: task[key] for key in ("allies", "enemies", "seed")}
         fitting.setdefault(json.dumps(composition), []).append(task["commander"])
     kept = [
-        {**json.loads(composition), "commanders": commanders[:COMMANDERS]}
+        {**json.loads(composition), "commanders": commanders}
         for composition, commanders in fitting.items()
         if len(commanders) >= COMMANDERS
     ]
