@@ -139,7 +139,7 @@ def test_the_list_holds_out_whole_compositions_that_do_not_tell_who_commands():
         p = task.parameters
         CommanderBatch.check(p)
         commanders[p["allies"], p["enemies"], p["seed"]].add(p["commander"])
-    assert {len(of_one) for of_one in commanders.values()} == {COMMANDERS}
+    assert min(len(of_one) for of_one in commanders.values()) >= COMMANDERS
     trained, held_out = (
         {t.parameters["seed"] for t in tasks}
         for tasks in (FAMILY.training_tasks, FAMILY.held_out_tasks)
