@@ -84,7 +84,6 @@ def test_so_do_bundles_of_teams_that_look_nothing_up(other, tmp_path):
         assert file.namelist()[-2:] == ["decision.safetensors", "episodes.h5"]
     with opened(bundle) as (_, files):
         assert files.episodes.stat().st_size < (folder / "episodes.h5").stat().st_size
-        assert list(files.checkpoints) == ["decision"]
         kept = files.episodes
     assert not kept.exists()
 
@@ -180,6 +179,8 @@ def test_foreign_files_are_refused_in_a_line(team, tiny_run, tmp_path, capsys):
     said = refused(capsys, "adapt", str(tmp_path / "team.zip"), "--out", out)
     assert "expected the folder of a run, or a bundle named NAME.maicc" in said
     assert not (tmp_path / "out.json").exists()
+    for command in ("credit", "context"):
+        assert "is a file, expected the folder of a run" in refused(capsys, command, str(team))
 
 
 def test_files_that_do_not_belong_together_are_refused(team, tmp_path):
@@ -195,6 +196,7 @@ def test_files_that_do_not_belong_together_are_refused(team, tmp_path):
         (lambda m: m.update({"decision.safetensors": m["embedding.safetensors"]}), "holds embedd"),
         (lambda m: m.update({"keys.safetensors": m["embedding.safetensors"]}), "not these keys"),
         (lambda m: m.pop("config.json"), "damaged, or no bundle"),
+        (put("config.json", b'{"family": "lbf_7x7", "seed": -1}'), "seed=-1 must be at least 0"),
     ):
         rewritten(team, path, change)
         with pytest.raises(UserError, match=message):

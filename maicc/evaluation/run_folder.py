@@ -18,7 +18,7 @@ from maicc.data.dataset import EpisodeFile
 from maicc.envs import get_family
 from maicc.evaluation.archive import read_json_member, unpack
 from maicc.files import ModelFiles, read_json
-from maicc.schema import from_json
+from maicc.schema import check_options, from_json
 from maicc.types import Spec, UserError
 
 SUFFIX = ".maicc"  # of bundles
@@ -54,7 +54,9 @@ def opened(run: str | Path) -> Iterator[tuple[RunConfig, ModelFiles]]:
         try:
             unpack(run, folder)
             _check_bundle(run, folder)
-            fits = method_of(config.method).acting(config)
+            check_options(config)
+            method = method_of(config.method)
+            fits = (*method.fits, *method.acting(config))
             weights = {fit: folder / f"{fit}.safetensors" for fit in fits}
             yield config, ModelFiles(folder / "episodes.h5", weights)
         except UserError as error:
