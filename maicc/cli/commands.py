@@ -221,7 +221,7 @@ def _fit(argv: list[str]) -> None:
 
 def _adapt(argv: list[str]) -> None:
     from maicc.config import MaiccAdapt
-    from maicc.evaluation.run_folder import SUFFIX, read_config
+    from maicc.evaluation.run_folder import BUNDLE, read_config
     from maicc.schema import check_options
 
     parser = make_parser(
@@ -236,7 +236,7 @@ def _adapt(argv: list[str]) -> None:
     parser.add_argument(
         "--tasks", type=Literal["held_out", "training"], default="held_out", help="which"
     )
-    named = (a for a in argv if not a.startswith("-") and (Path(a).is_dir() or a.endswith(SUFFIX)))
+    named = (a for a in argv if not a.startswith("-") and (Path(a).is_dir() or a.endswith(BUNDLE)))
     run = next(named, None)
     settings: Any = read_config(run).adapt if run else MaiccAdapt()
     # --runs is the number of runs on held-out tasks and on training tasks alike
@@ -267,7 +267,7 @@ def _settings(settings: Any) -> dict[str, Any]:
 
 
 def _bundle(argv: list[str]) -> None:
-    from maicc.evaluation.run_folder import SUFFIX
+    from maicc.evaluation.run_folder import BUNDLE
 
     parser = make_parser(
         "bundle",
@@ -275,11 +275,11 @@ def _bundle(argv: list[str]) -> None:
         "card with its figures. `maicc adapt FILE` and `maicc.load_team(FILE)` take it.",
     )
     parser.add_argument("run", type=str, help="folder of a finished `maicc run`")
-    parser.add_argument("out", type=str, help=f"file to make, named NAME{SUFFIX}")
+    parser.add_argument("out", type=str, help=f"file to make, named NAME{BUNDLE}")
     options = parser.parse_args(argv)
     out = Path(options.out)
-    if out.suffix != SUFFIX:
-        raise UserError(f"{out}: the name of a bundle ends with {SUFFIX}")
+    if out.suffix != BUNDLE:
+        raise UserError(f"{out}: the name of a bundle ends with {BUNDLE}")
     if out.exists():
         raise UserError(f"{out} is there already; choose another name, or remove it")
 

@@ -21,7 +21,7 @@ from maicc.files import ModelFiles, read_json
 from maicc.schema import check_options, from_json
 from maicc.types import Spec, UserError
 
-SUFFIX = ".maicc"  # of bundles
+BUNDLE = ".maicc"  # of bundles
 
 
 def is_bundle(run: str | Path) -> bool:
@@ -31,9 +31,9 @@ def is_bundle(run: str | Path) -> bool:
         UserError: it is a file of another name.
     """
     run = Path(run)
-    if run.is_file() and run.suffix != SUFFIX:
-        raise UserError(f"{run}: expected the folder of a run, or a bundle named NAME{SUFFIX}")
-    return run.suffix == SUFFIX and not run.is_dir()
+    if run.is_file() and run.suffix != BUNDLE:
+        raise UserError(f"{run}: expected the folder of a run, or a bundle named NAME{BUNDLE}")
+    return run.suffix == BUNDLE and not run.is_dir()
 
 
 @contextmanager
