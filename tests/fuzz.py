@@ -279,11 +279,11 @@ def _interrupted(adapted: Callable[[Path], Any], state: Path) -> Path:
 
     real, calls = module.play_episode, []
 
-    def ctrl_c(*arguments: Any) -> Any:
+    def ctrl_c(*arguments: Any, **options: Any) -> Any:
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(1)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     try:
         with mock.patch.object(module, "play_episode", ctrl_c):
