@@ -40,8 +40,14 @@ class ModelFiles:
     def in_folder(
         cls, folder: str | Path, fits: Iterable[str] = ("embedding", "decision")
     ) -> ModelFiles:
-        """Names the files as `maicc run` does, for MAICC by default."""
+        """Names the files as `maicc run` does, for MAICC by default.
+
+        Raises:
+            UserError: it is no folder, but a file.
+        """
         folder = Path(folder)
+        if folder.is_file():
+            raise UserError(f"{folder} is a file, expected the folder of a run")
         return cls(folder / "episodes.h5", {name: folder / f"{name}.ckpt" for name in fits})
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import h5py
 import numpy as np
@@ -126,9 +128,41 @@ def damage_fields(path: Path, rng: np.random.Generator) -> None:
             checkpoint["maicc"] = changed_value(checkpoint["maicc"], rng)
         torch.save(checkpoint, path)
         return
+    if path.suffix == ".maicc":
+        damage_member(path, rng)
+        return
     text = path.read_text()
     value = changed_value(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text), rng)
     path.write_text(json.dumps(value) if path.suffix == ".json" else yaml.safe_dump(value))
+
+
+def damage_member(path: Path, rng: np.random.Generator) -> None:
+    """Changes, leaves out, adds, doubles or packs a file in a zip; checksums of the zip are right.
+
+    The list of what the zip holds, which has its own checksums, stays or is what is changed.
+    """
+    with ZipFile(path) as archive:
+        files = [(name, archive.read(name)) for name in archive.namelist()]
+    at, kind = int(rng.integers(len(files))), ZIP_STORED
+    name, content = files[at]
+    choice = int(rng.integers(6))
+    if choice == 0:
+        del files[at]
+    elif choice == 1:
+        files.append(
+            (["../outside.json", "/outside.h5", "code.py", name][int(rng.integers(4))], b"{}")
+        )
+    elif choice == 2:
+        kind = ZIP_DEFLATED
+    elif name.endswith(".json"):
+        files[at] = (name, json.dumps(changed_value(json.loads(content), rng)).encode())
+    else:
+        change = (flip, cut, blank)[int(rng.integers(3))]
+        files[at] = (name, bytes(change(bytearray(content), rng)))
+    with warnings.catch_warnings(), ZipFile(path, "w", kind) as archive:
+        warnings.simplefilter("ignore")  # of a name that comes twice
+        for name, content in files:
+            archive.writestr(name, content)
 
 
 def _json_or_text(value: Any) -> Any:

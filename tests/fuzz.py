@@ -36,6 +36,7 @@ from maicc.data.episodes import concatenate
 from maicc.data.reference import convert_reference
 from maicc.envs import get_family
 from maicc.evaluation.adapt import adapt
+from maicc.evaluation.bundle import bundle
 from maicc.evaluation.run_folder import files_of, read_config
 from maicc.evaluation.trained import load_folder
 from maicc.experiments import fits
@@ -155,6 +156,12 @@ def kinds(folder: Path) -> list[Kind]:
         shutil.copy(path, beside / "config.json")
         return read_config(beside)
 
+    def read_bundle(path: Path) -> Any:
+        models = load_folder(path, spec, "cpu")
+        acts = [models.embedding.state_dict(), models.decision.state_dict()]
+        stored = models.offline.trajectories._asdict()
+        return read_config(path), acts, stored, models.offline.individual_return
+
     def imported(convert: Callable[..., None]) -> Callable[[Path], Any]:
         def read(path: Path) -> Any:
             out = path.parent / "imported.h5"
@@ -210,6 +217,7 @@ def kinds(folder: Path) -> list[Kind]:
         Kind("unfinished fit", _unfinished(home, config, files), resumed),
         Kind("practice runs", next(home.glob("*.runs.npz")), lambda p: PracticeRuns.read(p)),
         Kind("unfinished adaptation", _interrupted(adapted, given / "state.npz"), adapted),
+        Kind("bundle", _bundle(home, given / "team.maicc"), read_bundle),
         Kind("config.json", home / "config.json", read_config_alone, True),
         Kind("run's YAML", _run_yaml(given / "run.yaml"), typed("run", "FILE"), True),
         Kind(
@@ -271,11 +279,11 @@ def _interrupted(adapted: Callable[[Path], Any], state: Path) -> Path:
 
     real, calls = module.play_episode, []
 
-    def ctrl_c(*arguments: Any) -> Any:
+    def ctrl_c(*arguments: Any, **options: Any) -> Any:
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(1)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     try:
         with mock.patch.object(module, "play_episode", ctrl_c):
@@ -283,6 +291,11 @@ def _interrupted(adapted: Callable[[Path], Any], state: Path) -> Path:
     except KeyboardInterrupt:
         pass
     return state
+
+
+def _bundle(home: Path, path: Path) -> Path:
+    bundle(home, path)
+    return path
 
 
 def _run_yaml(path: Path) -> Path:

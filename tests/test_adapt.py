@@ -32,12 +32,12 @@ def test_an_interrupted_adaptation_equals_an_unbroken_one(models, tmp_path, monk
     real, kept = module.play_episode, tmp_path / "kept.npz"
     for stop_at in (2, 5):
 
-        def ctrl_c(team, env, seeds, stop_at=stop_at):
+        def ctrl_c(team, env, seeds, stop_at=stop_at, **options):
             if team.episode == stop_at:
                 now = env.reset(seeds)
                 team.act(now.observations, now.action_mask)  # in the middle of an episode
                 raise KeyboardInterrupt
-            return real(team, env, seeds)
+            return real(team, env, seeds, **options)
 
         monkeypatch.setattr(module, "play_episode", ctrl_c)
         with pytest.raises(KeyboardInterrupt):
@@ -54,8 +54,8 @@ def test_killed_between_storing_and_noting(models, tmp_path, monkeypatch, most):
     whole = adapt(models, FAMILY, tasks, config, seed=0)
     real = module.play_episode
 
-    def ctrl_c(team, env, seeds):
-        result = real(team, env, seeds)
+    def ctrl_c(team, env, seeds, **options):
+        result = real(team, env, seeds, **options)
         if team.episode == 3:
             raise KeyboardInterrupt
         return result

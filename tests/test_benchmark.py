@@ -12,7 +12,8 @@ from maicc.experiments import fits, units
 from maicc.experiments.benchmark import benchmark, frozen_tasks
 from maicc.experiments.stages import Clock, run_stage
 from maicc.experiments.units import with_overrides
-from maicc.report.table import markdown, table_row
+from maicc.report.marl_eval import marl_eval
+from maicc.report.table import THRESHOLDS, markdown, table_row
 from maicc.training.episode_data import EpisodeData
 from maicc.types import UserError
 from tests.conftest import tiny_config
@@ -60,7 +61,12 @@ def test_all_units_play_the_same_tasks(finished):
     assert all(row["runs"] == 4 for row in table["rows"])
     assert "<svg" in (out / "report.html").read_text()
     assert (out / "curves.svg").read_text() in (out / "report.html").read_text()
+    assert (out / "profiles.svg").read_text() in (out / "report.html").read_text()
     assert (out / "benchmark.md").read_text() == markdown(table)
+    (tasks,) = json.loads((out / "marl_eval.json").read_text()).values()
+    assert set(tasks) == set(table["tasks"])
+    assert all(list(a) == list(VARIANTS) for a in tasks.values())
+    assert all(list(runs) == ["run_0", "run_1"] for a in tasks.values() for runs in a.values())
 
 
 @pytest.mark.slow
@@ -103,6 +109,49 @@ def test_table_row_by_hand():
     assert row["last10_iqm_ci95"] is None  # one run of each task: nothing to resample
     row = table_row(returns, np.array(["a", "a"]), (0.0, 2.0))
     assert row["last10_iqm_ci95"] == [1.0, 2.0]
+
+
+def test_profile_by_hand():
+    returns = np.repeat([[0.0], [1.0], [1.0], [2.0]], 3, 1)
+    row = table_row(returns, np.array(["a", "b", "c", "d"]), (0.0, 2.0))
+    assert list(row["profile"]) == ["share"]  # one run of each task: nothing to resample
+    share = dict(zip(THRESHOLDS.tolist(), row["profile"]["share"], strict=True))
+    assert (share[0.0], share[0.48], share[0.5], share[0.98], share[1.0]) == (
+        0.75,
+        0.75,
+        0.25,
+        0.25,
+        0,
+    )
+    models = np.array([0, 0, 1, 1])
+    row = table_row(returns, np.array(["a", "b", "a", "b"]), (0.0, 2.0), models)
+    assert row["last10_iqm_ci95"] == [0.0, 2.0]  # of model 0's run of 0 alone to model 1's of 2
+    at = THRESHOLDS.tolist().index(0.5)  # only model 1 has runs above
+    ends = row["profile"]["low"][at], row["profile"]["high"][at]
+    assert ends == (0.0, 0.75)
+
+
+def test_results_for_marl_eval():
+    def result(*runs):
+        named = [{"task": {"name": name}, "returns": returns} for name, returns in runs]
+        return {"runs": named}
+
+    first = result(("a", [0.0, 1.0, 2.0]), ("b", [1.0, 1.0, 1.0]), ("a", [0.5, 0.0, 0.0]))
+    tasks = marl_eval("family", {"x": [first, first], "y": [first]})["family"]
+    assert {task: {n: len(runs) for n, runs in a.items()} for task, a in tasks.items()} == {
+        "a": {"x": 2, "y": 1},
+        "b": {"x": 2, "y": 1},
+    }
+    run = tasks["a"]["x"]["run_1"]
+    assert list(run) == ["step_0", "step_1", "step_2", "absolute_metrics"]
+    assert run["step_1"] == {"step_count": 2, "mean_episode_returns": [1.0, 0.0]}
+    assert run["absolute_metrics"] == {"mean_episode_returns": [0.0, 1.0, 2.0, 0.5, 0.0, 0.0]}
+    long = result(("a", list(range(200))))
+    run = marl_eval("family", {"x": [long]})["family"]["a"]["x"]["run_0"]
+    counts = [step["step_count"] for name, step in run.items() if name.startswith("step")]
+    assert (len(counts), counts[0], counts[-1]) == (50, 1, 200)
+    assert run["step_49"]["mean_episode_returns"] == [199]
+    assert run["absolute_metrics"]["mean_episode_returns"] == list(range(190, 200))
 
 
 def test_the_threshold_is_on_the_way_from_the_lowest_to_the_highest_return():

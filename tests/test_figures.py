@@ -39,6 +39,18 @@ def test_every_curve_is_named_where_it_ends_and_what_does_not_adapt_at_its_mean(
     ).count("stroke-dasharray")
 
 
+def test_profiles_have_a_band_where_runs_were_resampled():
+    share, at = [1.0, 0.5, 0.0], [0.0, 0.5, 1.0]
+    band = {"share": share, "low": [1.0, 0.25, 0.0], "high": [1.0, 0.75, 0.0]}
+    drawn = figures.profile_curves({"_team": {"share": share}, "other": band}, at)
+    assert drawn.count('id="FillBetweenPolyCollection') == 1
+    assert ">_team</text>" in drawn
+    assert "share of runs above it" in drawn
+    many = {str(i): band for i in range(40)}
+    assert ">29</text>" in figures.profile_curves(many, at)
+    assert ">30</text>" not in figures.profile_curves(many, at)
+
+
 NAMES = ["$\\up$ and $x$", "_hidden", "a" * 300, "two\nlines", "<b>&"]
 
 

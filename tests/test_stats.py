@@ -48,6 +48,37 @@ def test_bootstrap_resamples_within_strata():
     assert bootstrap_ci95(sample, np.zeros(200)) == bootstrap_ci95(sample, np.zeros(200))
 
 
+def test_bootstrap_resamples_models_first():
+    mean = lambda x: float(x.mean())  # noqa: E731
+    runs = 50
+    values = np.repeat([0.0, 10.0], runs)  # two models, whose runs are all alike
+    models, tasks = np.repeat([0, 1], runs), np.tile(np.arange(runs), 2)
+    # both models are drawn as the same one in half of the resamples
+    assert bootstrap_ci95(values, tasks, mean, models=models) == (0.0, 10.0)
+    low, high = bootstrap_ci95(values, np.zeros(2 * runs), mean)  # as if runs were independent
+    assert (low, high) == (pytest.approx(4.0, abs=0.2), pytest.approx(6.0, abs=0.2))
+    rng = np.random.default_rng(0)
+    effect, noise = rng.normal(0, 2, 30), rng.normal(0, 1, (30, 20))
+    values, models = (effect[:, None] + noise).ravel(), np.repeat(np.arange(30), 20)
+    low, high = bootstrap_ci95(values, np.zeros(600), mean, models=models)
+    of_models = values.reshape(30, 20).mean(1)  # the interval of 30 independent numbers
+    assert (high - low) / 2 == pytest.approx(mean_ci95(of_models)[1], rel=0.1)
+
+
+def test_bootstrap_of_one_model_resamples_within_strata():
+    values, strata = np.array([0.0, 1.0, 10.0, 14.0]), np.array([0, 0, 1, 1])
+    one = bootstrap_ci95(values, strata, models=np.zeros(4))
+    assert one == bootstrap_ci95(values, strata)
+
+
+def test_bootstrap_of_an_array_is_that_of_its_numbers():
+    values = np.random.default_rng(0).random((40, 3))
+    low, high = bootstrap_ci95(values, np.zeros(40), lambda rows: rows.mean(0))
+    mean = lambda x: float(x.mean())  # noqa: E731
+    for i in range(3):
+        assert (low[i], high[i]) == pytest.approx(bootstrap_ci95(values[:, i], np.zeros(40), mean))
+
+
 def test_probability_of_improvement_is_within_strata():
     x, y, strata = np.array([1.0, 2.0, 0.0, 0.0]), np.array([1.0, 0.0, 5.0, 0.0]), [0, 0, 1, 1]
     # stratum 0: 1 ties 1, beats 0; 2 beats both; stratum 1: 0 loses to 5 and ties 0, twice

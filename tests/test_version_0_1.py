@@ -81,3 +81,12 @@ def test_another_configuration_is_still_refused(folder, capsys):
 def test_a_dataset_without_the_field_alive_is_read():
     episodes = EpisodeFile(FOLDERS / "episodes.h5").read()
     assert (episodes.alive == episodes.played[..., None]).all()
+
+
+def test_its_team_makes_a_bundle(folder, tmp_path):
+    main(["bundle", str(folder), str(tmp_path / "team.maicc")])
+    results = []
+    for place in (folder, tmp_path / "team.maicc"):
+        main(["adapt", str(place), "--out", str(tmp_path / f"{len(results)}.json")])
+        results.append(json.loads((tmp_path / f"{len(results)}.json").read_text())["runs"])
+    assert results[0] == results[1]

@@ -33,6 +33,14 @@ class MAICC(Method):
         rounds = range(1, config.practice.rounds + 1)
         return (*embedding, "decision", *(f"{_PRACTICE}{i}" for i in rounds))
 
+    def acting(self, config: MaiccRun) -> tuple[str, ...]:
+        """Adds the embedding, which makes the keys, where something is looked up."""
+        embedding = ("embedding",) if self.looks_up(config) else ()
+        return (*embedding, *super().acting(config))
+
+    def looks_up(self, config: MaiccRun) -> bool:
+        return config.decision.model.k > 0
+
     def reads(self, fit: str) -> tuple[str, ...]:
         # a team practises with the memory that it will have
         return ("practice", "adapt.memory") if fit.startswith(_PRACTICE) else (fit,)

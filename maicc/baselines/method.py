@@ -76,6 +76,14 @@ class Method(ABC):
         """Names the networks that a run trains, in order; the last one acts."""
         return self.fits
 
+    def acting(self, config: Any) -> tuple[str, ...]:
+        """Names the networks that a team of a run acts with."""
+        return self.fits_of(config)[-1:]
+
+    def looks_up(self, config: Any) -> bool:
+        """Says whether teams look up trajectories of the dataset, and so need it to act."""
+        return False
+
     def reads(self, fit: str) -> tuple[str, ...]:
         """Names the sections of options that a fit follows from; the first one is its own."""
         return (fit,)

@@ -25,6 +25,7 @@ usage: maicc COMMAND [options]        maicc COMMAND --help tells more
   collect    make the dataset of a task family, or read one in the authors' layout
   fit        train one model with the Lightning CLI (--config, --trainer.*, --model.*, --data.*)
   adapt      let teams of trained models adapt to unseen tasks
+  bundle     make one file of a run's team, to give away
   benchmark  variants and seeds on the same frozen tasks, in one table
   compare    MAICC and its rivals on the same frozen tasks, in one table and one figure
   bench      time every part, beside the machine's own peak
@@ -220,7 +221,7 @@ def _fit(argv: list[str]) -> None:
 
 def _adapt(argv: list[str]) -> None:
     from maicc.config import MaiccAdapt
-    from maicc.evaluation.run_folder import read_config
+    from maicc.evaluation.run_folder import BUNDLE, read_config
     from maicc.schema import check_options
 
     parser = make_parser(
@@ -228,20 +229,21 @@ def _adapt(argv: list[str]) -> None:
         "Let teams of a run's models adapt to tasks, and write the result. Episodes and memory are "
         "the run's own where they are not given.",
     )
-    parser.add_argument("folder", type=str, help="folder of a finished `maicc run`")
+    parser.add_argument("run", type=str, help="folder of a finished `maicc run`, or its bundle")
     parser.add_argument("--out", type=str, required=True, help="result file, .json")
     parser.add_argument("--seed", type=int, default=0, help="every random choice follows from it")
     parser.add_argument("--device", type=DEVICE, default="auto", help="where")
     parser.add_argument(
         "--tasks", type=Literal["held_out", "training"], default="held_out", help="which"
     )
-    run = next((a for a in argv if not a.startswith("-") and Path(a).is_dir()), None)
+    named = (a for a in argv if not a.startswith("-") and (Path(a).is_dir() or a.endswith(BUNDLE)))
+    run = next(named, None)
     settings: Any = read_config(run).adapt if run else MaiccAdapt()
     # --runs is the number of runs on held-out tasks and on training tasks alike
     parser.add_class_arguments(type(settings), skip={"training_runs"})
     parser.set_defaults(_settings(settings))
     options = parser.instantiate(parser.parse_args(argv))
-    out, folder = Path(options.out), Path(options.folder)
+    out = Path(options.out)
     if out.exists():
         raise UserError(f"{out} is there already; choose another --out, or remove it")
     _check_seed(options.seed)
@@ -253,9 +255,8 @@ def _adapt(argv: list[str]) -> None:
 
     from maicc.evaluation.adapt import adapt_folder
 
-    adapt_folder(
-        folder, config, options.seed, out, options.device, held_out=options.tasks == "held_out"
-    )
+    held_out = options.tasks == "held_out"
+    adapt_folder(Path(options.run), config, options.seed, out, options.device, held_out=held_out)
 
 
 def _settings(settings: Any) -> dict[str, Any]:
@@ -263,6 +264,28 @@ def _settings(settings: Any) -> dict[str, Any]:
     values = asdict(settings)
     memory = {f"memory.{name}": value for name, value in values.pop("memory", {}).items()}
     return {k: v for k, v in values.items() if k not in ("runs", "training_runs")} | memory
+
+
+def _bundle(argv: list[str]) -> None:
+    from maicc.evaluation.run_folder import BUNDLE
+
+    parser = make_parser(
+        "bundle",
+        "Make one file of a run's team: weights, options, sizes, what the team looks up, and a "
+        "card with its figures. `maicc adapt FILE` and `maicc.load_team(FILE)` take it.",
+    )
+    parser.add_argument("run", type=str, help="folder of a finished `maicc run`")
+    parser.add_argument("out", type=str, help=f"file to make, named NAME{BUNDLE}")
+    options = parser.parse_args(argv)
+    out = Path(options.out)
+    if out.suffix != BUNDLE:
+        raise UserError(f"{out}: the name of a bundle ends with {BUNDLE}")
+    if out.exists():
+        raise UserError(f"{out} is there already; choose another name, or remove it")
+
+    from maicc.evaluation.bundle import bundle
+
+    bundle(Path(options.run), out)
 
 
 def _benchmark(argv: list[str]) -> None:
@@ -476,6 +499,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "collect": _collect,
     "fit": _fit,
     "adapt": _adapt,
+    "bundle": _bundle,
     "benchmark": _benchmark,
     "compare": _compare,
     "bench": _bench,

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from maicc.baselines import method_of
 from maicc.baselines.method import Trained
 from maicc.config import AdaptConfig
 from maicc.data.dataset import EpisodeFile
 from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env, get_family
+from maicc.evaluation.run_folder import opened
 from maicc.evaluation.stats import summary
 from maicc.evaluation.traces import SUFFIX, Tracer
-from maicc.evaluation.trained import load_folder
-from maicc.files import ModelFiles, read_arrays, write_arrays, write_json
+from maicc.files import read_arrays, write_arrays, write_json
 from maicc.streams import Stream
 from maicc.teams.lockstep import LockStepTeam
 from maicc.teams.lookups import DIAGNOSTICS, as_json, nearest_tasks
@@ -258,7 +259,7 @@ def adapt_folder(
     After an interruption the same call goes on where it stopped.
 
     Args:
-        folder: Folder of a run.
+        folder: Folder of a run, or a bundle.
         config: The method's options of adaptation.
         seed: Every random choice follows from it.
         out: Result file.
@@ -266,9 +267,9 @@ def adapt_folder(
         seconds: Seconds that each stage has taken before, with those of this stage in calls that
             were interrupted.
     """
-    files = ModelFiles.in_folder(folder)
-    family = get_family(EpisodeFile(files.episodes).spec.family)
-    models = load_folder(folder, family.spec, device)
+    with opened(folder) as (run, files):
+        family = get_family(EpisodeFile(files.episodes).spec.family)
+        models = method_of(run.method).load(run, files, family.spec, device)
     start = time.monotonic()
     n = config.runs if held_out else config.training_runs
     tasks = family.draw_tasks(n, seed, held_out=held_out)

@@ -1,28 +1,107 @@
-"""Folder of a run: its configuration and its files, also of version 0.1. Imports no torch."""
+"""A run: its configuration and its files, in a folder or in a bundle. Imports no torch.
+
+Folders may be of version 0.1. A bundle is one file, which bundle.py makes of a folder.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from maicc.baselines import method_of
 from maicc.config import RunConfig
 from maicc.data.dataset import EpisodeFile
+from maicc.envs import get_family
+from maicc.evaluation.archive import read_json_member, unpack
 from maicc.files import ModelFiles, read_json
-from maicc.schema import from_json
+from maicc.schema import check_options, from_json
+from maicc.types import Spec, UserError
+
+BUNDLE = ".maicc"  # of bundles
 
 
-def read_config(folder: str | Path) -> RunConfig:
+def is_bundle(run: str | Path) -> bool:
+    """Tells whether this is the name of a bundle, not of a run's folder.
+
+    Raises:
+        UserError: it is a file of another name.
+    """
+    run = Path(run)
+    if run.is_file() and run.suffix != BUNDLE:
+        raise UserError(f"{run}: expected the folder of a run, or a bundle named NAME{BUNDLE}")
+    return run.suffix == BUNDLE and not run.is_dir()
+
+
+@contextmanager
+def opened(run: str | Path) -> Iterator[tuple[RunConfig, ModelFiles]]:
+    """Gives configuration and files of a run; a bundle's files exist inside the block only.
+
+    Raises:
+        UserError: a file is missing or damaged, or a bundle is of other tasks than its family has.
+    """
+    run = Path(run)
+    config = read_config(run)
+    if not is_bundle(run):
+        rename_old_files(run, config)
+        yield config, files_of(run, config)
+        return
+    with TemporaryDirectory(prefix="maicc-") as name:
+        folder = Path(name)
+        try:
+            unpack(run, folder)
+            _check_bundle(run, folder)
+            check_options(config)
+            method = method_of(config.method)
+            fits = (*method.fits, *method.acting(config))
+            weights = {fit: folder / f"{fit}.safetensors" for fit in fits}
+            yield config, ModelFiles(folder / "episodes.h5", weights)
+        except UserError as error:
+            raise UserError(str(error).replace(f"{name}{os.sep}", f"{run}: ")) from None
+
+
+def _check_bundle(run: Path, folder: Path) -> None:
+    """Checks that the unpacked files belong together, and fit their family where it is known.
+
+    Raises:
+        UserError: they do not.
+    """
+    dataset, stored = EpisodeFile(folder / "episodes.h5"), read_json(folder / "config.json")
+    try:
+        spec = Spec.from_json(read_json(folder / "spec.json"))
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f"{run}: its spec.json can't be read; make it anew") from None
+    dataset.require(spec)
+    try:
+        family = get_family(spec.family)
+    except UserError:
+        return  # a team acts without its family, and whoever needs the family will say so
+    dataset.require(family.spec)
+    if stored.get("tasks", family.fingerprint) != family.fingerprint:
+        raise UserError(
+            f"{run}: trained on a {spec.family} with other tasks or rules than {spec.family} has "
+            f"here; use the version of the family, or of maicc ({stored.get('version')}), that it "
+            "was made with"
+        )
+
+
+def read_config(run: str | Path) -> RunConfig:
     """Reads the configuration of a run; a folder without config.json gives MAICC's defaults.
+
+    Args:
+        run: Folder or bundle.
 
     Raises:
         UserError: config.json is damaged, or names no method.
     """
-    path = Path(folder) / "config.json"
+    path = Path(run) / "config.json"
+    if is_bundle(run):
+        return parse_config(read_json_member(Path(run), path.name), f"{run}: {path.name}")
     if not path.exists():
-        spec = EpisodeFile(ModelFiles.in_folder(folder).episodes).spec
+        spec = EpisodeFile(ModelFiles.in_folder(run).episodes).spec
         return method_of("maicc").config(spec.family)
     return parse_config(read_json(path), str(path))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.stats import trim_mean
@@ -27,27 +28,38 @@ def iqm(values: np.ndarray) -> float:
 def bootstrap_ci95(
     values: np.ndarray,
     strata: np.ndarray,
-    statistic: Callable[[np.ndarray], float] = iqm,
+    statistic: Callable[[np.ndarray], Any] = iqm,
     seed: int = 0,
     resamples: int = 2000,
-) -> tuple[float, float]:
-    """Computes a 95 % interval by a stratified percentile bootstrap.
+    models: np.ndarray | None = None,
+) -> tuple[Any, Any]:
+    """Computes a 95 % interval by a percentile bootstrap.
+
+    Runs of one model are not independent. Of several models, models are therefore resampled first,
+    and then the runs of each that was drawn. Of one model, runs are resampled within their stratum.
 
     Args:
-        values: One value of each run, (R,).
-        strata: Stratum of each run, (R,). Runs are resampled within their stratum.
-        statistic: Statistic of the values whose interval is wanted.
+        values: One value of each run, or one row, (R, ...).
+        strata: Stratum of each run, (R,).
+        statistic: Statistic of the values whose interval is wanted: a number, or an array.
         seed: Seed of the resampling.
         resamples: Number of resamples.
+        models: Model of each run, (R,); one for all runs if None.
+
+    Returns:
+        The lower and the upper end, numbers or arrays, as the statistic is.
     """
     rng = np.random.default_rng([seed, Stream.BOOTSTRAP])
     groups = [np.flatnonzero(strata == s) for s in np.unique(strata)]
+    by_model = [] if models is None else [np.flatnonzero(models == m) for m in np.unique(models)]
     resampled = []
     for _ in range(resamples):
+        if len(by_model) > 1:
+            groups = [by_model[i] for i in rng.integers(len(by_model), size=len(by_model))]
         runs = np.concatenate([rng.choice(group, len(group)) for group in groups])
         resampled.append(statistic(values[runs]))
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return float(low), float(high)
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
+    return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray, strata: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Trained teams from a run's folder."""
+"""Trained teams from a run's folder or from a bundle."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import numpy as np
 from maicc.baselines import method_of
 from maicc.baselines.method import Trained
 from maicc.config import MaiccAdapt, MemoryConfig
-from maicc.evaluation.run_folder import files_of, read_config, rename_old_files
+from maicc.evaluation.run_folder import opened, read_config
 from maicc.teams.lockstep import LockStepTeam
 from maicc.types import Spec, UserError
 
 
 def load_folder(folder: str | Path, spec: Spec | None = None, device: str = "auto") -> Trained:
-    """Loads the trained networks in the folder of a run, whatever its method."""
-    config = read_config(folder)
-    rename_old_files(Path(folder), config)
-    return method_of(config.method).load(config, files_of(folder, config), spec, device)
+    """Loads the trained networks in the folder of a run or in a bundle, whatever the method."""
+    with opened(folder) as (config, files):
+        return method_of(config.method).load(config, files, spec, device)
 
 
 def load_team(
@@ -34,7 +33,7 @@ def load_team(
     """Loads one team of the models that `maicc run` left in `folder`; its own memory is empty.
 
     Args:
-        folder: Folder of a run.
+        folder: Folder of a run, or a bundle of it, which `maicc bundle` makes.
         seed: Seed of the team.
         memory: MAICC's options of memory; the run's own by default.
         episodes: Planned number of adaptation episodes, for schedules and rivals that need it; the

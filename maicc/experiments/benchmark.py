@@ -25,6 +25,7 @@ from maicc.experiments.units import Unit, with_overrides
 from maicc.experiments.validate import check
 from maicc.files import read_json, write_json, write_text
 from maicc.report import write_benchmark
+from maicc.report.marl_eval import marl_eval
 from maicc.report.table import make_table, markdown
 from maicc.streams import Stream
 from maicc.types import Task
@@ -239,9 +240,11 @@ def run_behaviours(work: Plan) -> None:
 
 
 def write_table(work: Plan) -> dict[str, Any]:
-    """Writes finished results into benchmark.json, benchmark.md, curves.svg and report.html."""
+    """Writes finished results: benchmark.json, benchmark.md, marl_eval.json, the report's files."""
     table, curves = gather(work)
     write_json(work.out / "benchmark.json", table)
+    results = {unit.variant: work.results(unit.variant) for unit in work.units}
+    write_json(work.out / "marl_eval.json", marl_eval(work.family.name, results))
     write_text(work.out / "benchmark.md", markdown(table))
     write_benchmark(work.out, table, curves, work.flat)
     return table

@@ -96,7 +96,7 @@ def benchmark_curves(
         axes = figure.subplots()
         ends, colours = {}, {}
         for i, (name, returns) in enumerate(groups.items()):
-            colours[name] = COLOURS[0] if i == 0 else MANY((2 * i) % 20 + (i >= 10))
+            colours[name] = _colour(i)
             curve = _running_mean(returns)
             if name in flat:
                 curve = np.broadcast_to(returns.mean(1, keepdims=True), returns.shape)
@@ -117,6 +117,38 @@ def benchmark_curves(
                 fontsize=8, va="center", color=colours[name], weight="normal" if i else "bold",
             )  # fmt: skip
         return _svg(figure)
+
+
+def profile_curves(
+    profiles: Mapping[str, Mapping[str, Sequence[float]]], thresholds: Sequence[float]
+) -> str:
+    """Draws performance profiles: the share of runs whose normalised return is above each value.
+
+    Args:
+        profiles: `share` of each method at the thresholds, and, where runs could be resampled, the
+            ends `low` and `high` of its 95 % interval.
+        thresholds: Normalised returns; 1 is the highest return.
+    """
+    with _figure(7.5, 4.0) as figure:
+        axes, drawn = figure.subplots(), []
+        for i, profile in enumerate(profiles.values()):
+            colour, width = _colour(i), 1.4 if i else 2.8
+            if "low" in profile:
+                ends = (profile["low"], profile["high"])
+                axes.fill_between(thresholds, *ends, color=colour, alpha=0.12, linewidth=0)
+            drawn += axes.plot(thresholds, profile["share"], color=colour, linewidth=width)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("normalised return, mean of the last ten episodes")
+        axes.set_ylabel("share of runs above it")
+        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        _legend(axes, drawn[:MOST], list(profiles)[:MOST], fontsize=8, **place)
+        return _svg(figure)
+
+
+def _colour(i: int) -> Any:
+    """Colour of the i-th method."""
+    return COLOURS[0] if i == 0 else MANY((2 * i) % 20 + (i >= 10))
 
 
 def _curve(axes: Any, returns: np.ndarray, *, color: Any, **line: Any) -> None:

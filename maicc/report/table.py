@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from maicc.data.returns import COMPLETION_MARGIN, solved
+from maicc.data.returns import COMPLETION_MARGIN, normalised, solved
 from maicc.evaluation.markdown import markdown_table
 from maicc.evaluation.stats import (
     bootstrap_ci95,
@@ -24,6 +24,12 @@ HEAD = (
     "variant", "runs", "episodes", "last", "first 10", "last 10", "last 10, IQM", "solved", "found",
     "kept", "regret", "to 85 %",
 )  # fmt: skip
+
+THRESHOLDS = np.linspace(0.0, 1.0, 51).round(2)  # of performance profiles, of normalised returns
+RESAMPLED = (
+    "seeds are resampled, then the runs of each, since runs of one model are not independent; with "
+    "one seed, runs within their task, where tasks have several"
+)
 
 
 def make_table(
@@ -54,7 +60,8 @@ def make_table(
         runs = [run for result in variant_results for run in result["runs"]]
         returns = np.array([run["returns"] for run in runs])
         strata = np.array([run["task"]["name"] for run in runs])
-        rows.append({"variant": variant, **table_row(returns, strata, bounds)})
+        models = np.repeat(range(len(variant_results)), [len(r["runs"]) for r in variant_results])
+        rows.append({"variant": variant, **table_row(returns, strata, bounds, models)})
         curves[variant] = returns
     return {
         "schema": SCHEMA,
@@ -63,12 +70,16 @@ def make_table(
         "return_max": bounds[1],
         "seeds": list(seeds),
         "tasks": [task.name for task in tasks],
+        "thresholds": THRESHOLDS.tolist(),
         "rows": rows,
     }, curves
 
 
 def table_row(
-    returns: np.ndarray, strata: np.ndarray, bounds: tuple[float, float]
+    returns: np.ndarray,
+    strata: np.ndarray,
+    bounds: tuple[float, float],
+    models: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Computes the statistics of one variant.
 
@@ -76,11 +87,17 @@ def table_row(
         returns: (runs, episodes).
         strata: Task of each run, (runs,).
         bounds: Lowest and highest return.
+        models: Model of each run, (runs,); one for all runs if None.
     """
     last, last_ci = mean_ci95(returns[:, -1])
     last10 = returns[:, -10:].mean(1)
-    repeated = len(np.unique(strata)) < len(strata)  # else there is nothing to resample
-    interval = [round(end, 4) for end in bootstrap_ci95(last10, strata)] if repeated else None
+    above = normalised(last10, *bounds)[:, None] > THRESHOLDS  # (runs, thresholds)
+    profile, interval = {"share": above.mean(0)}, None
+    several = models is not None and len(np.unique(models)) > 1
+    if several or len(np.unique(strata)) < len(strata):  # else there is nothing to resample
+        interval = [round(end, 4) for end in bootstrap_ci95(last10, strata, models=models)]
+        ends = bootstrap_ci95(above, strata, lambda rows: rows.mean(0), models=models)
+        profile |= dict(zip(("low", "high"), ends, strict=True))
     reached = solved(returns, bounds)
     first_solved, solved_again = found_and_kept(reached)
     curve, (low, high) = returns.mean(0), bounds
@@ -99,6 +116,7 @@ def table_row(
         "kept": None if solved_again is None else round(solved_again, 4),
         "regret_per_episode": round(float(regret(returns, high).mean() / len(curve)), 4),
         "episodes_to_85": episodes_to(curve, low + 0.85 * (high - low)),
+        "profile": {name: part.round(4).tolist() for name, part in profile.items()},
     }
 
 
@@ -106,13 +124,12 @@ def markdown(table: Mapping[str, Any]) -> str:
     """Writes the table as Markdown, after a paragraph that explains its columns."""
     lines = [
         f"{table['family']}, seeds {table['seeds']}, {len(table['tasks'])} tasks each. The mean of "
-        "the last episode with its normal 95 % interval over runs; the interquartile mean of the "
-        "last ten, with a 95 % bootstrap interval stratified by task where tasks have several "
-        "runs; the share of the last ten that reach the maximum, to within "
-        f"{COMPLETION_MARGIN:.0%}; the episode by which half of the runs have reached it once "
-        "(found), and the share of a run's later episodes that reach it again (kept); regret per "
-        "episode; the first episode whose 5-episode "
-        "mean has gone 85 % of the way from the lowest return "
+        "the last episode with its normal 95 % interval, as if all runs were independent; the "
+        f"interquartile mean of the last ten, with a 95 % bootstrap interval ({RESAMPLED}); the "
+        f"share of the last ten that reach the maximum, to within {COMPLETION_MARGIN:.0%}; the "
+        "episode by which half of the runs have reached it once (found), and the share of a run's "
+        "later episodes that reach it again (kept); regret per episode; the first episode whose "
+        "5-episode mean has gone 85 % of the way from the lowest return "
         f"{table['return_min']:g} to the maximum {table['return_max']:g}.",
         "",
         *markdown_table(HEAD, map(_cells, table["rows"])),

@@ -21,9 +21,11 @@ from maicc.report.figures import (
     adaptation_curve,
     benchmark_curves,
     key_map,
+    profile_curves,
     return_histogram,
     share_curves,
 )
+from maicc.report.table import RESAMPLED
 from maicc.types import UserError
 
 _POINTS = 1500  # keys in the map
@@ -135,10 +137,10 @@ def write_benchmark(
     flat: Collection[str],
     methods: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Writes the page of a benchmark or comparison, and its curves as curves.svg.
+    """Writes the page of a benchmark or comparison, and its figures as curves.svg and profiles.svg.
 
     Args:
-        folder: Folder of both files.
+        folder: Folder of these files.
         table: The results, as the page shows them.
         curves: Returns (runs, episodes) of each variant.
         flat: Names of the curves that do not adapt.
@@ -146,7 +148,12 @@ def write_benchmark(
     """
     figure = benchmark_curves(curves, flat, table["return_max"])
     write_text(folder / "curves.svg", figure)
-    html = page("benchmark.html").render(table=table, figure=figure, methods=methods)
+    shown = {row["variant"]: row["profile"] for row in table["rows"] if row["variant"] in curves}
+    profiles = profile_curves(shown, table["thresholds"])
+    write_text(folder / "profiles.svg", profiles)
+    html = page("benchmark.html").render(
+        table=table, figure=figure, profiles=profiles, methods=methods, resampled=RESAMPLED
+    )
     path = folder / "report.html"
     write_text(path, html)
     return path

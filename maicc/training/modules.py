@@ -6,6 +6,7 @@ Their checkpoints tell which model they hold, and of which family.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from zipfile import ZipFile
 
 import lightning as L
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -147,6 +150,11 @@ class MaiccModule(L.LightningModule):
 def load_module(path: str | Path, module: type[Module], spec: Spec | None = None) -> Module:
     """Loads the module kept in a checkpoint, in evaluation mode, on the CPU.
 
+    Args:
+        path: A checkpoint, or a .safetensors file that `export_weights` made of one.
+        module: Class of the module.
+        spec: Sizes that are expected; any if None.
+
     Raises:
         UserError: the file is missing, is no checkpoint of ours, holds another model, or (given
             `spec`) is of another family or size.
@@ -154,15 +162,7 @@ def load_module(path: str | Path, module: type[Module], spec: Spec | None = None
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; train it with `maicc fit` or `maicc run`")
-    try:
-        with ZipFile(path) as archive:  # torch does not look at the checksums
-            if (bad := archive.testzip()) is not None:
-                raise ValueError(f"checksum of {bad}")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path}: not a readable checkpoint ({first_line(error)}); train it again"
-        ) from None
+    checkpoint = _read_checkpoint(path)
     header = checkpoint.get("maicc") if isinstance(checkpoint, dict) else None
     header = header if isinstance(header, dict) else {}
     if header.get("kind") != module.kind:
@@ -188,6 +188,39 @@ def load_module(path: str | Path, module: type[Module], spec: Spec | None = None
             "train it again with a lower learning rate"
         )
     return loaded.eval().requires_grad_(False)
+
+
+def _read_checkpoint(path: Path) -> Any:
+    """Reads a checkpoint's header and weights from either kind of file.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                header, names = json.loads(file.metadata()["maicc"]), file.keys()
+                return {"maicc": header, "state_dict": {n: file.get_tensor(n) for n in names}}
+        with ZipFile(path) as archive:  # torch does not look at the checksums
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"checksum of {bad}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{path}: not a readable checkpoint ({first_line(error)}); train it again"
+        ) from None
+
+
+def export_weights(checkpoint: Path, out: Path) -> None:
+    """Writes the header and the weights of a checkpoint as a .safetensors file, without the rest.
+
+    Raises:
+        UserError: the checkpoint can't be read.
+    """
+    content = _read_checkpoint(checkpoint)
+    weights = {name: value.clone().contiguous() for name, value in content["state_dict"].items()}
+    # a single entry, since the file keeps several in no fixed order
+    save_file(weights, out, {"maicc": json.dumps(content["maicc"])})
 
 
 def _finite(module: nn.Module) -> bool:

@@ -11,17 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from maicc.data.dataset import EpisodeFile, Slices, slices
 from maicc.data.returns import normalised
-from maicc.files import arrays_digest, hdf5_to_read, hdf5_to_write, locked, store
+from maicc.files import arrays_digest, first_line, hdf5_to_read, hdf5_to_write, locked, store
 from maicc.memory import KeyIndex, OfflineMemory
 from maicc.models.batching import trimmed
 from maicc.models.embedding import Embedding
 from maicc.training.modules import weights_hash
 from maicc.types import Spec, Trajectories, UserError
 
+GIVEN = "keys.safetensors"  # in a bundle
 _SCHEMA = 2
 _BATCH = 64  # trajectories per forward pass
 
@@ -47,8 +50,14 @@ def offline_keys(
     factory: str = "Flat",
     device: str = "cpu",
 ) -> OfflineKeys:
-    """Reads the keys of a dataset from `folder`, or makes them and leaves them there."""
+    """Reads the keys of a dataset from `folder`, or makes them and leaves them there.
+
+    Raises:
+        UserError: the keys in the folder are damaged, or another model's.
+    """
     content = content_hash(embedding, dataset, factory)
+    if (given := Path(folder) / GIVEN).exists():
+        return _read_given(given, content, dataset, factory)
     path = Path(folder) / f"keys-{content[:16]}.h5"
     with locked(path):
         if path.exists():
@@ -72,6 +81,35 @@ def _make(embedding: Embedding, dataset: EpisodeFile, factory: str, device: str)
     vectors, individual_return = embed(embedding, stored, device)
     index = KeyIndex.build(vectors, stored.step_mask, factory)
     return OfflineKeys(vectors, individual_return, index)
+
+
+def export_keys(keys: OfflineKeys, content: str, out: Path) -> None:
+    """Writes keys as a .safetensors file that is named `GIVEN`, to be given away.
+
+    It has no index: FAISS's own format is not for files of strangers, and the index follows from
+    the keys.
+
+    Args:
+        content: Hash of all that the keys follow from.
+    """
+    arrays = {"vectors": keys.vectors, "individual_return": keys.individual_return}
+    save_file(arrays, out, {"content": content})
+
+
+def _read_given(path: Path, content: str, dataset: EpisodeFile, factory: str) -> OfflineKeys:
+    """Reads what `export_keys` has written, and builds the index."""
+    played = slices(dataset.read(), dataset.spec.bounds).trajectories.step_mask
+    try:
+        with safe_open(path, "np") as file:
+            if file.metadata()["content"] != content:
+                raise ValueError("they are of another model or dataset")
+            vectors = file.get_tensor("vectors")
+            individual_return = file.get_tensor("individual_return")
+        if vectors.shape[:2] != played.shape or individual_return.shape != played.shape[:1]:
+            raise ValueError(f"vectors of shape {vectors.shape} for {played.shape} steps")
+    except Exception as error:  # of safetensors, which has one kind for all
+        raise UserError(f"{path}: not these keys ({first_line(error)}); make it anew") from None
+    return OfflineKeys(vectors, individual_return, KeyIndex.build(vectors, played, factory))
 
 
 def embed(
