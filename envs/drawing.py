@@ -9,6 +9,10 @@ import numpy as np
 
 from maicc.types import UserError
 
+COLOURS = (
+    "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#65a30d", "#4f46e5",
+    "#b45309", "#0d9488", "#9333ea", "#475569",
+)  # of agents, in turn  # fmt: skip
 Kind = Literal["circle", "square", "text"]
 
 
@@ -53,6 +57,11 @@ def checked(drawing: Drawing, family: str) -> Drawing:
     if not np.isfinite(np.array(numbers, float)).all() or min(numbers[:2]) <= 0:
         raise UserError(f"{family}: draw gave a number that is not finite, or an empty board")
     return drawing
+
+
+def agent_colour(agent: int) -> str:
+    """The colour of an agent."""
+    return COLOURS[agent % len(COLOURS)]
 
 
 def cell(place: Sequence[float], kind: Kind = "square", **options: Any) -> Shape:

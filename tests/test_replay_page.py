@@ -110,6 +110,8 @@ def test_the_page_tells_what_an_agent_remembers(browser, traced_run):
 def test_the_report_opens(browser, traced_run):
     browser.get((traced_run / "report.html").as_uri())
     assert "lbf_7x7" in browser.title
+    titles = [title.text for title in browser.find_elements("tag name", "h2")]
+    assert {"Adaptation", "A first and a last episode", "Dataset"} <= set(titles)
     assert not errors(browser)
     browser.set_window_size(390, 800)  # a phone
     width = "return document.documentElement.scrollWidth"

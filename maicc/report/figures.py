@@ -15,7 +15,9 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
 
+from maicc.envs.drawing import Drawing, Shape, agent_colour
 from maicc.evaluation.stats import WINDOW
 from maicc.types import Behaviour
 
@@ -80,6 +82,47 @@ def adaptation_curve(groups: Mapping[str, np.ndarray], return_max: float) -> str
         _frame(axes, return_max)
         axes.legend(loc="lower right")
         return _svg(figure)
+
+
+def episode_boards(episodes: Mapping[str, Sequence[Drawing]]) -> str:
+    """Draws the end of each episode, with the way that every agent has come.
+
+    Args:
+        episodes: Drawings of the steps of each episode, by its title.
+    """
+    with _figure(3.6 * len(episodes), 3.9) as figure:
+        panels = figure.subplots(1, len(episodes), squeeze=False)[0]
+        for axes, (title, steps) in zip(panels, episodes.items(), strict=True):
+            end = steps[-1]
+            axes.set_title(title)
+            axes.set(xlim=(0, end.width), ylim=(end.height, 0), aspect="equal")
+            for axis, length in ((axes.xaxis, end.width), (axes.yaxis, end.height)):
+                axis.set_ticks(np.arange(0, length, end.grid) if end.grid else [], [])
+            axes.tick_params(length=0)
+            for spine in axes.spines.values():
+                spine.set(visible=True, color="#d1d5db")
+            for shape in end.shapes:
+                _shape(axes, shape)
+            for agent in sorted({s.agent for s in end.shapes if s.agent is not None}):
+                way = [(s.x, s.y) for step in steps for s in step.shapes if s.agent == agent]
+                axes.plot(*np.array(way).T, color=agent_colour(agent), alpha=0.5, linewidth=2)
+        return _svg(figure)
+
+
+def _shape(axes: Any, shape: Shape) -> None:
+    """Draws one shape of a drawing."""
+    own = "#9ca3af" if shape.agent is None else agent_colour(shape.agent)
+    colour, half = shape.colour or own, shape.size / 2
+    if shape.kind == "circle":
+        axes.add_patch(Circle((shape.x, shape.y), half, color=colour, zorder=3))
+    elif shape.kind == "square":
+        corner = (shape.x - half, shape.y - half)
+        axes.add_patch(Rectangle(corner, shape.size, shape.size, color=colour))
+    label = shape.label or ("" if shape.agent is None else str(shape.agent))
+    ink = "white" if shape.kind == "circle" else "#111827"
+    axes.text(
+        shape.x, shape.y, label, ha="center", va="center", color=ink, fontsize=8, zorder=4
+    )  # fmt: skip
 
 
 def benchmark_curves(

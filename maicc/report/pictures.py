@@ -10,15 +10,11 @@ from typing import Any
 import numpy as np
 
 from maicc.envs import TaskFamily, get_family
-from maicc.envs.drawing import Drawing, checked
+from maicc.envs.drawing import Drawing, agent_colour, checked
 from maicc.evaluation.traces import Traces, load_traces
 from maicc.files import whole_file
 from maicc.types import UserError
 
-COLOURS = (
-    "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#65a30d", "#4f46e5",
-    "#b45309", "#0d9488", "#9333ea", "#475569",
-)  # of agents, in turn  # fmt: skip
 _OTHER = "#9ca3af"
 _SIDE, _MILLISECONDS = 360, 350  # of a picture in a GIF
 
@@ -129,7 +125,7 @@ def painted(drawing: Drawing) -> np.ndarray:
                 draw.line(line if i == 0 else line[1::-1] + line[:1:-1], fill="#e5e7eb")
     for shape in drawing.shapes:
         x, y, r = shape.x * scale, shape.y * scale, shape.size * scale / 2
-        own = COLOURS[shape.agent % len(COLOURS)] if shape.agent is not None else _OTHER
+        own = agent_colour(shape.agent) if shape.agent is not None else _OTHER
         colour = shape.colour or own
         box = (x - r, y - r, x + r, y + r)
         paint: dict[str, Callable[..., None]] = {"circle": draw.ellipse, "square": draw.rectangle}

@@ -15,10 +15,10 @@ import numpy as np
 from maicc.data.dataset import EpisodeFile
 from maicc.data.episodes import EpisodeBatch
 from maicc.envs import TaskFamily, get_family
-from maicc.envs.drawing import Drawing, checked
+from maicc.envs.drawing import COLOURS, Drawing, checked
 from maicc.evaluation.traces import OFFLINE, Traces, load_traces
 from maicc.files import plain_number, write_text
-from maicc.report.pictures import COLOURS, drawings, frames
+from maicc.report.pictures import drawings, frames
 from maicc.report.write import page
 
 EPISODES = 20  # of all runs together, on a page

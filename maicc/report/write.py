@@ -15,16 +15,20 @@ from jinja2 import Environment, PackageLoader, Template
 
 from maicc.data.dataset import EpisodeFile
 from maicc.data.episodes import EpisodeBatch, outcomes
+from maicc.envs import get_family
 from maicc.evaluation.run_folder import parse_config
+from maicc.evaluation.traces import load_traces, traces_of
 from maicc.files import hdf5_to_read, read_json, write_text
 from maicc.report.figures import (
     adaptation_curve,
     benchmark_curves,
+    episode_boards,
     key_map,
     profile_curves,
     return_histogram,
     share_curves,
 )
+from maicc.report.pictures import drawings
 from maicc.report.table import RESAMPLED
 from maicc.types import UserError
 
@@ -52,6 +56,7 @@ def write_report(folder: Path) -> Path:
         if (folder / "adapt" / name).exists()
     }
     sections = _results(results, dataset) if results else []
+    sections += _boards(folder)
     if dataset.path.exists():
         sections += _dataset(folder, dataset)
     stages = read_json(folder / "stages.json") if (folder / "stages.json").exists() else {}
@@ -96,6 +101,32 @@ def _results(results: Mapping[str, dict[str, Any]], dataset: EpisodeFile) -> lis
             }
         )
     return sections
+
+
+def _boards(folder: Path) -> list[Section]:
+    """Section with pictures of a first and a last episode; none if nothing is drawn."""
+    if not traces_of(folder).exists():
+        return []
+    traces = load_traces(folder)
+    family, returns = get_family(traces.family), traces.returns[0]
+    try:
+        boards = {
+            f"episode {episode + 1}, return {returns[episode]:.2f}": steps
+            for episode in (0, len(returns) - 1)
+            if (steps := drawings(family, traces, 0, episode))
+        }
+    except UserError:  # of the family's `draw`; `maicc replay` tells it
+        return []
+    if not boards:
+        return []
+    return [
+        {
+            "title": "A first and a last episode",
+            "text": f"The team of the first run, on {traces.tasks[0].name}: where its agents went, "
+            "and what they see at the end. replay.html shows every step.",
+            "figure": episode_boards(boards),
+        }
+    ]
 
 
 def _dataset(folder: Path, dataset: EpisodeFile) -> list[Section]:
