@@ -15,14 +15,15 @@ from jinja2 import Environment, PackageLoader, Template
 
 from maicc.data.dataset import EpisodeFile
 from maicc.data.episodes import EpisodeBatch, outcomes
-from maicc.evaluation.run_folder import parse_config
-from maicc.files import hdf5_to_read, read_json, write_text
+from maicc.evaluation.run_folder import files_of, parse_config
+from maicc.files import ModelFiles, hdf5_to_read, read_json, read_metrics, write_text
 from maicc.report.figures import (
     adaptation_curve,
     benchmark_curves,
     key_map,
     return_histogram,
     share_curves,
+    training_curves,
 )
 from maicc.types import UserError
 
@@ -50,6 +51,7 @@ def write_report(folder: Path) -> Path:
         if (folder / "adapt" / name).exists()
     }
     sections = _results(results, dataset) if results else []
+    sections += _training(files_of(folder, config))
     if dataset.path.exists():
         sections += _dataset(folder, dataset)
     stages = read_json(folder / "stages.json") if (folder / "stages.json").exists() else {}
@@ -94,6 +96,26 @@ def _results(results: Mapping[str, dict[str, Any]], dataset: EpisodeFile) -> lis
             }
         )
     return sections
+
+
+def _training(files: ModelFiles) -> list[Section]:
+    """Section on the fits that have logged anything; none if none has."""
+    rows = {
+        fit: read_metrics(path.with_suffix("") / "metrics.csv")
+        for fit, path in files.checkpoints.items()
+    }
+    logged = {fit: of_fit for fit, of_fit in rows.items() if of_fit}
+    if not logged:
+        return []
+    return [
+        {
+            "title": "Training",
+            "text": "Loss and accuracy of each fit, on the batch of a step and on episodes that "
+            "are held back from training. Where the second gets worse while the first gets "
+            "better, a fit has learned its episodes by heart.",
+            "figure": training_curves(logged),
+        }
+    ]
 
 
 def _dataset(folder: Path, dataset: EpisodeFile) -> list[Section]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -64,15 +65,15 @@ class Metrics(Callback):
 
     def _other(self, step: int) -> Logger:
         """Makes the logger that is used beside the CSV file."""
-        folder, fit, run = self.path.parent, self.path.stem, self.runs.get(self.logger)
+        folder, fit, run = self.path.parent.resolve(), self.path.stem, self.runs.get(self.logger)
+        name = f"{folder.name} {fit}"
         if self.logger == "tensorboard":
             # of a run that was killed, later steps than that of the state are hidden
             return TensorBoardLogger(folder, self.logger, fit, purge_step=step + 1)
         if self.logger == "wandb":
-            return WandbLogger(fit, folder, run, project="maicc", resume="allow")
-        name = f"maicc {folder.resolve().name}"
-        logger = MLFlowLogger(name, fit, save_dir=str(folder / "mlruns"), run_id=run)
-        return logger
+            return WandbLogger(name, folder, run, project="maicc", resume="allow")
+        server = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        return MLFlowLogger("maicc", name, server, run_id=run)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         """Logs a row when it is time."""
@@ -109,13 +110,17 @@ class Metrics(Callback):
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Closes the loggers."""
-        for logger in self.loggers:
-            logger.finalize("success")
+        self._close("success")
 
     def on_exception(self, *_: Any) -> None:
         """Closes the loggers of a fit that failed."""
+        self._close("failed")
+
+    def _close(self, status: str) -> None:
         for logger in self.loggers:
-            logger.finalize("failed")
+            logger.finalize(status)
+            if isinstance(logger, WandbLogger):  # else the next fit would go on in this run
+                logger.experiment.finish()
 
 
 def _csv(path: Path, step: int) -> CSVLogger:

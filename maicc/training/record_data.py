@@ -91,14 +91,14 @@ class RecordData(RetrievalData):
 
     def _draw(self, rng: np.random.Generator, n: int, held_back: bool) -> list[Drawn]:
         """Draws n queries, `share` of them with each memory."""
-        groups = self.held_groups if held_back else self.groups
-        return [self._draw_set(rng, groups) for _ in range(max(n // self.share, 1))]
+        return [self._draw_set(rng, held_back) for _ in range(max(n // self.share, 1))]
 
-    def _draw_set(self, rng: np.random.Generator, groups: list[list[np.ndarray]]) -> Drawn:
+    def _draw_set(self, rng: np.random.Generator, held_back: bool = False) -> Drawn:
         """Draws queries of one agent in one task, and other episodes that it remembers.
 
         What it remembers is never held back.
         """
+        groups = self.held_groups if held_back else self.groups
         agents = groups[rng.integers(len(groups))]
         group = agents[rng.integers(len(agents))]
         queries = rng.choice(group, self.share, replace=len(group) < self.share)
