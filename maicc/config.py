@@ -6,6 +6,7 @@ YAML files and the command line fill these in. Options of the rivals are in base
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from maicc.schema import identity, limited
@@ -179,11 +180,15 @@ class FitConfig:
         optimiser: AdamW and its schedule.
         batch_size: Trajectories that are supervised in a step.
         steps: Gradient steps.
+        held_back: Share of the dataset's episodes that are not trained on, an even share of every
+            task and behaviour. Every few hundred steps the losses are computed on them too. 0
+            trains on all.
     """
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     batch_size: int = limited(96, 1)
     steps: int = limited(3500, 1)
+    held_back: float = limited(0.02, 0, 0.5)
 
 
 @dataclass
@@ -353,6 +358,8 @@ class RunConfig:
         method: `maicc`, or a rival: maicc/baselines/ has a file for each.
         seed: Seed from which every random choice follows.
         device: `auto`, `cpu` or `cuda`.
+        logger: Where the losses of a fit go: FIT/metrics.csv, beside the fit's checkpoint (`csv`),
+            this file and `tensorboard`, `wandb` or `mlflow`, or nowhere (`none`).
         collect: The dataset.
         adapt: Adaptation on unseen tasks.
     """
@@ -362,6 +369,9 @@ class RunConfig:
     seed: int = limited(0, 0, MOST_SEED)
     device: Literal["auto", "cpu", "cuda"] = field(
         default="auto", metadata={"changes_results": False}
+    )
+    logger: Literal["csv", "tensorboard", "wandb", "mlflow", "none"] = field(
+        default="csv", metadata={"changes_results": False}
     )
     collect: CollectConfig = field(default_factory=CollectConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
@@ -401,6 +411,16 @@ def check_schedule(memory: MemoryConfig, name: str) -> None:
             f"{name}.goal=own needs {name}.schedule=until_solved, not {memory.schedule}: no other "
             "schedule waits for a run to settle"
         )
+
+
+def check_logger(logger: str) -> None:
+    """Checks that the package of a logger is installed.
+
+    Raises:
+        UserError: it is not; the error names the extra.
+    """
+    if logger not in ("csv", "none") and find_spec(logger) is None:
+        raise UserError(f'logger={logger} needs a package: pip install "maicc[{logger}]"')
 
 
 def check_encoder(encoder: str, spec: Spec) -> None:

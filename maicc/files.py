@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from glob import escape
@@ -227,6 +228,20 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, default=plain_number) + "\n")
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """Reads the rows of a fit's metrics.csv, each with the values that it has; none without a file.
+
+    A row that was cut short by a kill is left out.
+    """
+    rows = []
+    if Path(path).exists():
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            for row in csv.DictReader(file):
+                with suppress(TypeError, ValueError):
+                    rows.append({name: float(value) for name, value in row.items() if value != ""})
+    return [row for row in rows if "step" in row]
 
 
 def plain_number(value: Any) -> Any:

@@ -35,6 +35,8 @@ class Stream(IntEnum):
     HISSD_BATCHES = 34
     RECORD_BATCHES = 35
     PRACTICE_BATCHES = 36
+    # which episodes are held back from training
+    HELD_BACK = 37
     # order of trajectories that share a key
     KEY_ORDER = 40
     # seed of an adaptation episode

@@ -19,8 +19,8 @@ def findings_with(monkeypatch, packages, **environment):
 def test_order_and_what_is_missing(monkeypatch, tmp_path):
     findings = findings_with(monkeypatch, HERE, SC2PATH=str(tmp_path / "nowhere"))
     assert list(findings) == [
-        "folders", "faiss", "lightning", "torch", "device", "ray", "jaxmarl", "smacv2", "pysc2",
-        "protobuf mode", "SC2PATH", "StarCraft II", "SMAC maps",
+        "folders", "faiss", "lightning", "torch", "device", "ray", "tensorboard", "wandb", "mlflow",
+        "jaxmarl", "smacv2", "pysc2", "protobuf mode", "SC2PATH", "StarCraft II", "SMAC maps",
     ]  # fmt: skip
     missing = [name for name, f in findings.items() if not f.fine]
     assert missing == list(findings)[5:]

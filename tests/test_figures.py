@@ -152,4 +152,4 @@ def test_a_report_says_why_there_is_no_map(tmp_path, tiny_run):
         path.write_bytes(b"damaged")
     page = write.write_report(tmp_path / "run").read_text()
     assert "No map of the keys: " in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5

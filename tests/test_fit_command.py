@@ -8,6 +8,7 @@ import pytest
 
 from maicc.baselines.at import ATModule
 from maicc.cli import main
+from maicc.files import read_metrics
 from maicc.training.modules import load_module
 from tests.commands import maicc, refused
 
@@ -33,6 +34,12 @@ def test_fit_is_a_lightning_cli(tiny_run, tmp_path, monkeypatch, capsys):
     done = f"--ckpt_path={next((tmp_path / 'decision').rglob('*.ckpt'))}"
     main(arguments("decision", 5, constant, *retrieves, done))
     assert any("step=5" in p.name for p in (tmp_path / "decision").rglob("*.ckpt"))
+    measured = ["--data.init_args.held_back=0.2", "--trainer.val_check_interval=2"]
+    logger = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=curves"]
+    main([*arguments("embedding", 4, *measured), *logger])
+    (curve,) = Path("curves").rglob("metrics.csv")
+    rows = [row for row in read_metrics(curve) if "held_back_loss" in row]
+    assert [row["step"] for row in rows] == [1, 3]
     said = refused(capsys, *arguments("embedding", 9, f"--ckpt_path={checkpoint}"))
     assert "was laid out for 3 steps, not for 9" in said
 

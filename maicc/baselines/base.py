@@ -124,7 +124,7 @@ class BaselineModule(MaiccModule):
         assert issubclass(kind, ChainData)
         chains = ceil(fit.batch_size / cls.supervised(fit.model, spec))
         drawn = cls.drawn(fit.model, spec)
-        return kind(config.family, str(files.episodes), drawn, chains, config.seed)
+        return kind(config.family, str(files.episodes), drawn, chains, config.seed, fit.held_back)
 
     def setup(self, stage: str) -> None:
         """Refuses batches of another kind.
@@ -154,12 +154,11 @@ class BaselineModule(MaiccModule):
         """Makes one team per seed; arguments as those of `BaselineTeam`."""
         return self.team_type(self, seeds, episodes, explore, agent_mask=agent_mask, **options)
 
-    def learn(self, logits: Tensor, actions: Tensor) -> Tensor:
-        """Computes the cross-entropy of logits (M, A) and actions (M,), and logs it.
+    def imitation(self, logits: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        """Computes the cross-entropy of logits (M, A) and actions (M,).
 
-        The share of actions that are predicted right is logged as well.
+        The share of actions that are predicted right comes with it.
         """
         loss = F.cross_entropy(logits, actions, label_smoothing=self.config.label_smoothing)
         accuracy = (logits.argmax(-1) == actions).float().mean()
-        self.log_dict({"loss": loss, "accuracy": accuracy}, prog_bar=True)
-        return loss
+        return {"loss": loss, "accuracy": accuracy}

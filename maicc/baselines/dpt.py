@@ -129,7 +129,7 @@ class DPTModule(BaselineModule):
         super().setup(stage)
         require_expert(self.data_module.expert.numpy())
 
-    def training_step(self, batch: ChainBatch, batch_index: int) -> Tensor:
+    def losses(self, batch: ChainBatch) -> dict[str, Tensor]:
         """Computes the loss of the expert's actions, given sets of random sizes."""
         context = transitions(Trajectories(*(part[:, :-1] for part in batch.chain)))
         query = Trajectories(*(part[:, -1] for part in batch.chain))
@@ -149,4 +149,4 @@ class DPTModule(BaselineModule):
             mask = queries.step_mask & (expert >= 0)
             return logits[mask], expert[mask]
 
-        return self.learn(*concat_by_length(context.mask.sum(1), supervised))
+        return self.imitation(*concat_by_length(context.mask.sum(1), supervised))

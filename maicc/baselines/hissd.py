@@ -145,14 +145,15 @@ class HiSSDData(EpisodeData):
     """
 
     def batches(  # type: ignore[override]  # these batches hold the tasks as well
-        self, step: int, rank: int = 0
+        self, step: int, rank: int = 0, *, held_back: bool = False
     ) -> Iterator[HiSSDBatch]:
         """Yields batches from a fit's step on; they follow from seed, step and rank alone."""
         team = float(self.episodes.agent_mask.sum(1).float().mean())
         size = max(round(self.batch_size / team), 2)
+        shown = self.held if held_back else self.trained
         while True:
             rng = np.random.default_rng([self.seed, Stream.HISSD_BATCHES, rank, step])
-            index = rng.integers(len(self.task), size=size)
+            index = shown[rng.integers(len(shown), size=size)]
             yield HiSSDBatch(self._batch(index, rng), torch.from_numpy(self.task[index]))
             step += 1
 
@@ -181,6 +182,7 @@ class HiSSDModule(BaselineModule):
     kind = "hissd"
     team_type = HiSSDTeam
     data_type = HiSSDData
+    on_bar = ("action", "accuracy")
     explores = False
 
     def make_net(self) -> nn.Module:
@@ -191,13 +193,18 @@ class HiSSDModule(BaselineModule):
         """Makes the data module of whole teams."""
         fit = config.decision
         return HiSSDData(
-            config.family, str(files.episodes), fit.batch_size, config.seed, fit.window
-        )
+            config.family, str(files.episodes), fit.batch_size, config.seed, fit.window,
+            held_back=fit.held_back,
+        )  # fmt: skip
 
     def training_step(self, batch: HiSSDBatch, batch_index: int) -> Tensor:
-        """Computes the losses of action, foresight, value and contrast, and gives their sum."""
+        """Moves the target of the value now and then."""
         if self.global_step % TARGET_EVERY == 0:
             self.net.target.load_state_dict(self.net.value.state_dict())
+        return super().training_step(batch, batch_index)
+
+    def losses(self, batch: HiSSDBatch) -> dict[str, Tensor]:
+        """Computes the losses of action, foresight, value and contrast, and their sum."""
         net, team = self.net, batch.team
         T, N = team.actions.shape[1:]
         alive = agents_steps(team)  # (B, T, N)
@@ -223,9 +230,15 @@ class HiSSDModule(BaselineModule):
         contrast = self._contrast(task_skills, team, batch.task)
 
         logits = net.decode(observations[alive], common[alive], task_skills[alive])
-        action = self.learn(logits, team.actions[alive])
-        self.log_dict({"foresight": foresight, "value": value_loss, "contrast": contrast})
-        return action + foresight + value_loss + CONTRAST * contrast
+        action = self.imitation(logits, team.actions[alive])
+        return {
+            "loss": action["loss"] + foresight + value_loss + CONTRAST * contrast,
+            "action": action["loss"],
+            "accuracy": action["accuracy"],
+            "foresight": foresight,
+            "value": value_loss,
+            "contrast": contrast,
+        }
 
     def _value(self, team: TeamBatch) -> tuple[Tensor, Tensor]:
         """Computes the value's loss, by expectile regression, and each step's weight (B, T)."""

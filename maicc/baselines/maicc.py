@@ -70,7 +70,7 @@ class MAICC(Method):
         if fit == "embedding":
             e = config.embedding
             data: FamilyData = EpisodeData(
-                config.family, path, e.batch_size, seed, e.window, e.tokens
+                config.family, path, e.batch_size, seed, e.window, e.tokens, e.held_back
             )
             return EmbeddingModule, e.model, data
         d, practice = config.decision, self.played_runs(fit, files)
@@ -81,6 +81,7 @@ class MAICC(Method):
             "batch_size": d.batch_size,
             "seed": seed,
             "retrieval": d.retrieval,
+            "held_back": d.held_back,
         }
         if d.model.k:
             options["embedding"] = str(files["embedding"])
@@ -88,7 +89,8 @@ class MAICC(Method):
         if d.model.record or own:
             options |= {"record": d.model.record, "share": d.share, "failures": d.failures}
         if practice is not None:
-            options["batch_size"] = config.practice.batch_size
+            p = config.practice
+            options |= {"batch_size": p.batch_size, "held_back": p.held_back}
             data = PracticeData(runs=str(practice), **options)
         elif d.model.record or own:
             data = RecordData(**options)

@@ -258,7 +258,7 @@ class RADTModule(BaselineModule):
         self.net.retriever.load_state_dict(trained)
         self.net.decision.load_state_dict(trained)
 
-    def training_step(self, batch: RADTBatch, batch_index: int) -> Tensor:
+    def losses(self, batch: RADTBatch) -> dict[str, Tensor]:
         """Computes the loss of the current trajectories' actions, given the retrieved pieces."""
         length = batch.current.step_mask.sum(1) + batch.retrieved.step_mask.sum(1)
 
@@ -268,7 +268,7 @@ class RADTModule(BaselineModule):
             logits, mask = self.net(current, self.net.read(retrieved), piece), current.step_mask
             return logits[mask], current.actions[mask]
 
-        return self.learn(*concat_by_length(length, supervised))
+        return self.imitation(*concat_by_length(length, supervised))
 
     @classmethod
     def data(cls, config: Any, files: ModelFiles) -> FamilyData:
@@ -276,5 +276,5 @@ class RADTModule(BaselineModule):
         fit = config.decision
         return RADTData(
             config.family, str(files.episodes), str(files["retriever"]), fit.model.window,
-            fit.batch_size, config.seed,
+            fit.batch_size, config.seed, fit.held_back,
         )  # fmt: skip

@@ -114,6 +114,7 @@ class RADTData(FamilyData):
         window: Steps of a piece, and of what followed it.
         batch_size: Trajectories per batch.
         seed: Seed of the batches.
+        held_back: Share of the episodes that are not trained on.
     """
 
     def __init__(
@@ -124,8 +125,9 @@ class RADTData(FamilyData):
         window: int = 8,
         batch_size: int = 96,
         seed: int = 0,
+        held_back: float = 0.0,
     ) -> None:
-        super().__init__(family, path, seed)
+        super().__init__(family, path, seed, held_back)
         self.retriever, self.window, self.batch_size = Path(retriever), window, batch_size
 
     def prepare_data(self) -> None:
@@ -135,7 +137,9 @@ class RADTData(FamilyData):
 
     def setup(self, stage: str) -> None:
         """Reads the dataset and makes the index of its pieces."""
-        stored = slices(EpisodeFile(self.path).read(), self.spec.bounds)
+        episodes = EpisodeFile(self.path).read()
+        stored = slices(episodes, self.spec.bounds)
+        self.held = self.hold_back(episodes)[stored.episode]  # (M,) bool
         self.slices = Trajectories(*(torch.from_numpy(part) for part in stored.trajectories))
         self.episode, self.task = stored.episode, stored.task
         net = load_module(self.retriever, MADTModule, self.spec).net
@@ -173,18 +177,19 @@ class RADTData(FamilyData):
         n = min(SEARCHED, len(self.item))
         similarity, piece = self.index.search(np.ascontiguousarray(query, np.float32), n)
         valid = (self.episode[self.item[piece]] != self.episode[item, None]) & (piece >= 0)
-        valid &= similarity <= NEAR_COPY
+        valid &= (similarity <= NEAR_COPY) & ~self.held[self.item[piece]]
         valid &= valid.cumsum(1) <= CANDIDATES
         same = self.task[self.item[piece]] == self.task[item, None]
         best = (minmax(similarity, valid) + same).argmax(1)
         chosen = np.take_along_axis(piece, best[:, None], 1)[:, 0]
         return np.where(valid.any(1), chosen, -1)
 
-    def batches(self, step: int, rank: int = 0) -> Iterator[RADTBatch]:
+    def batches(self, step: int, rank: int = 0, *, held_back: bool = False) -> Iterator[RADTBatch]:
         """Yields batches from a fit's step on; they follow from seed, step and rank alone."""
+        shown = np.flatnonzero(self.held == held_back)
         while True:
             rng = np.random.default_rng([self.seed, Stream.RADT_BATCHES, rank, step])
-            item = rng.integers(len(self.length), size=self.batch_size)
+            item = shown[rng.integers(len(shown), size=self.batch_size)]
             last = (rng.random(len(item)) * self.length[item]).astype(np.int64)
             in_query = rng.random((len(item), self.window)) >= QUERY_DROPOUT
             piece = self.retrieve(item, last, in_query)

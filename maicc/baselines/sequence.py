@@ -263,7 +263,7 @@ class SequenceModule(BaselineModule):
         """Gives the chains as the model reads them, and (B, E, T) the steps that it learns from."""
         return batch.chain, batch.chain.step_mask
 
-    def training_step(self, batch: ChainBatch, batch_index: int) -> Tensor:
+    def losses(self, batch: ChainBatch) -> dict[str, Tensor]:
         """Computes the loss of the actions in the steps that `prepare` gives."""
         chain, learned_steps = self.prepare(batch)
 
@@ -272,7 +272,7 @@ class SequenceModule(BaselineModule):
             mask = learned_steps[rows, :, : part.actions.shape[2]]
             return self.net(part)[mask], part.actions[mask]
 
-        return self.learn(*concat_by_length(chain.step_mask.sum((1, 2)), supervised))
+        return self.imitation(*concat_by_length(chain.step_mask.sum((1, 2)), supervised))
 
     def contexts(self, online: OnlineMemory) -> Trajectories | None:
         """Gives the past episodes as the model reads them: (rows, C, T, ...) arrays, or None."""

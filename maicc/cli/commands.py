@@ -202,6 +202,8 @@ def _fit(argv: list[str]) -> None:
     warnings.simplefilter("ignore", DeprecationWarning)  # Lightning's calls of jsonargparse
     # args is given on purpose
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+    # where nothing is held back
+    warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
     try:
         CLI(
             L.LightningModule,

@@ -37,6 +37,15 @@ class Slices(NamedTuple):
     expert: np.ndarray  # (M, T) what the best behaviour policy would have done; -1 unknown
 
 
+def by_task_and_agent(stored: Slices, item: np.ndarray) -> list[list[np.ndarray]]:
+    """Groups the slices `item` by task, and those of a task by agent."""
+    task, agent = stored.task[item], stored.agent[item]
+    return [
+        [item[(task == t) & (agent == a)] for a in np.unique(agent[task == t])]
+        for t in np.unique(task)
+    ]
+
+
 def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
     """Takes episodes apart into single agents' slices, each up to its agent's death.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from maicc.baselines import method_of
-from maicc.config import RunConfig, check_encoder
+from maicc.config import RunConfig, check_encoder, check_logger
 from maicc.data.behaviour import episode_count, labelling_policy
 from maicc.data.collect import check_settings
 from maicc.envs import TaskFamily
@@ -21,6 +21,7 @@ def check(config: RunConfig, family: TaskFamily) -> None:
     """
     method = method_of(config.method)
     check_options(config)
+    check_logger(config.logger)
     if config.device == "cuda":
         from maicc.training.fit import resolve_device
 

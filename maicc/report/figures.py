@@ -248,6 +248,39 @@ def share_curves(shares: Mapping[str, Sequence[float | None]]) -> str:
         return _svg(figure)
 
 
+def training_curves(fits: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Draws the loss and the accuracy of each fit by step, and those on held-back episodes.
+
+    Args:
+        fits: Rows of each fit, with the values that they have.
+    """
+    panels = [
+        (fit, name)
+        for fit, rows in fits.items()
+        for name in ("loss", "accuracy")
+        if any(name in row for row in rows)
+    ][:MOST]
+    with _figure(7.5, 2.3 * -(-len(panels) // 2)) as figure:
+        axes = figure.subplots(-(-len(panels) // 2), 2, squeeze=False)
+        for ax in axes.flat[len(panels) :]:
+            ax.axis("off")
+        for ax, (fit, name) in zip(axes.flat, panels, strict=False):
+            curves = {
+                "training": (name, COLOURS[1], 1.0),
+                "held back": (f"held_back_{name}", COLOURS[0], 1.8),
+            }
+            for label, (column, colour, width) in curves.items():
+                points = [(row["step"], row[column]) for row in fits[fit] if column in row]
+                if points:
+                    x, y = np.array(points).T
+                    ax.plot(x, y, ".-", color=colour, label=label, linewidth=width, markersize=3)
+            ax.set_title(f"{short(fit)}: {name}", fontsize=9)
+            ax.set_xlabel("step")
+        axes[0, 0].legend(fontsize=8)
+        figure.tight_layout()
+        return _svg(figure)
+
+
 def return_histogram(
     returns: np.ndarray, behaviour: np.ndarray, behaviours: Sequence[Behaviour]
 ) -> str:

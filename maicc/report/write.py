@@ -16,9 +16,9 @@ from jinja2 import Environment, PackageLoader, Template
 from maicc.data.dataset import EpisodeFile
 from maicc.data.episodes import EpisodeBatch, outcomes
 from maicc.envs import get_family
-from maicc.evaluation.run_folder import parse_config
+from maicc.evaluation.run_folder import files_of, parse_config
 from maicc.evaluation.traces import load_traces, traces_of
-from maicc.files import hdf5_to_read, read_json, write_text
+from maicc.files import ModelFiles, hdf5_to_read, read_json, read_metrics, write_text
 from maicc.report.figures import (
     adaptation_curve,
     benchmark_curves,
@@ -27,6 +27,7 @@ from maicc.report.figures import (
     profile_curves,
     return_histogram,
     share_curves,
+    training_curves,
 )
 from maicc.report.pictures import drawings
 from maicc.report.table import RESAMPLED
@@ -57,6 +58,7 @@ def write_report(folder: Path) -> Path:
     }
     sections = _results(results, dataset) if results else []
     sections += _boards(folder)
+    sections += _training(files_of(folder, config))
     if dataset.path.exists():
         sections += _dataset(folder, dataset)
     stages = read_json(folder / "stages.json") if (folder / "stages.json").exists() else {}
@@ -101,6 +103,26 @@ def _results(results: Mapping[str, dict[str, Any]], dataset: EpisodeFile) -> lis
             }
         )
     return sections
+
+
+def _training(files: ModelFiles) -> list[Section]:
+    """Section on the fits that have logged anything; none if none has."""
+    rows = {
+        fit: read_metrics(path.with_suffix("") / "metrics.csv")
+        for fit, path in files.checkpoints.items()
+    }
+    logged = {fit: of_fit for fit, of_fit in rows.items() if of_fit}
+    if not logged:
+        return []
+    return [
+        {
+            "title": "Training",
+            "text": "Loss and accuracy of each fit, on the batch of a step and on episodes that "
+            "are held back from training. Where the second gets worse while the first gets "
+            "better, a fit has learned its episodes by heart.",
+            "figure": training_curves(logged),
+        }
+    ]
 
 
 def _boards(folder: Path) -> list[Section]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maicc.data.dataset import EpisodeFile, slices
+from maicc.data.dataset import EpisodeFile, by_task_and_agent, slices
 from maicc.streams import Stream
 from maicc.training.family_data import FamilyData
 from maicc.types import Trajectories
@@ -38,6 +38,7 @@ class ChainData(FamilyData):
         episodes: Episodes of a chain; as many as the model takes if None.
         batch_size: Chains per batch.
         seed: Seed of the batches.
+        held_back: Share of the episodes that are not trained on.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class ChainData(FamilyData):
         episodes: int | None = None,
         batch_size: int = 24,
         seed: int = 0,
+        held_back: float = 0.0,
     ) -> None:
-        super().__init__(family, path, seed)
+        super().__init__(family, path, seed, held_back)
         self.episodes, self.batch_size = episodes, batch_size
 
     def setup(self, stage: str) -> None:
@@ -63,18 +65,18 @@ class ChainData(FamilyData):
         self.slices = Trajectories(*(torch.from_numpy(part) for part in stored.trajectories))
         self.behaviour = episodes.behaviour[stored.episode]  # (M,) of each slice
         self.expert = torch.from_numpy(stored.expert)
-        self.groups = [  # by task, then by agent
-            [of_task[stored.agent[of_task] == a] for a in np.unique(stored.agent[of_task])]
-            for of_task in (np.flatnonzero(stored.task == t) for t in np.unique(stored.task))
-        ]
+        held = self.hold_back(episodes)[stored.episode]
+        self.groups = by_task_and_agent(stored, np.flatnonzero(~held))
+        self.held_groups = by_task_and_agent(stored, np.flatnonzero(held))
 
-    def batches(self, step: int, rank: int = 0) -> Iterator[ChainBatch]:
+    def batches(self, step: int, rank: int = 0, *, held_back: bool = False) -> Iterator[ChainBatch]:
         """Yields chains: for each one a task is drawn, then an agent, then its episodes."""
+        groups = self.held_groups if held_back else self.groups
         while True:
             rng = np.random.default_rng([self.seed, Stream.CHAIN_BATCHES, rank, step])
             chosen = []
             for _ in range(self.batch_size):
-                agents = self.groups[rng.integers(len(self.groups))]
+                agents = groups[rng.integers(len(groups))]
                 chosen.append(self.draw(agents[rng.integers(len(agents))], rng))
             item = torch.from_numpy(np.stack(chosen))
             T = int(self.slices.step_mask[item].sum(-1).max())

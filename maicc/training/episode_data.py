@@ -24,6 +24,7 @@ class EpisodeData(FamilyData):
         window: Steps of each episode that are shown, from a random one on; 0 shows all.
         tokens: Most tokens in a batch: every step has 2 for each agent and one more. So larger
             teams get smaller batches, but at least one episode. 0 sets no limit.
+        held_back: Share of the episodes that are not trained on.
     """
 
     def __init__(
@@ -34,22 +35,26 @@ class EpisodeData(FamilyData):
         seed: int = 0,
         window: int = 0,
         tokens: int = 0,
+        held_back: float = 0.0,
     ) -> None:
-        super().__init__(family, path, seed)
+        super().__init__(family, path, seed, held_back)
         self.batch_size, self.window, self.tokens = batch_size, window, tokens
 
     def setup(self, stage: str) -> None:
-        """Reads the dataset, and groups its episodes by task."""
+        """Reads the dataset, and chooses the episodes that are trained on."""
         episodes = EpisodeFile(self.path).read()
         self.task = episodes.task
-        self.by_task = [np.flatnonzero(self.task == t) for t in np.unique(self.task)]
+        held = self.hold_back(episodes)
+        self.trained, self.held = np.flatnonzero(~held), np.flatnonzero(held)
         self.episodes = team_batch(episodes, self.spec.bounds)
 
-    def batches(self, step: int, rank: int = 0) -> Iterator[TeamBatch]:
+    def batches(self, step: int, rank: int = 0, *, held_back: bool = False) -> Iterator[TeamBatch]:
         """Yields episodes of a task that is drawn at random."""
+        shown = self.held if held_back else self.trained
+        by_task = [shown[self.task[shown] == t] for t in np.unique(self.task[shown])]
         while True:
             rng = np.random.default_rng([self.seed, Stream.EPISODE_BATCHES, rank, step])
-            of_task = self.by_task[rng.integers(len(self.by_task))]
+            of_task = by_task[rng.integers(len(by_task))]
             yield self._batch(rng.choice(of_task, self._episodes_per_batch(of_task)), rng)
             step += 1
 

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
 from maicc.config import MOST_SEED, CollectConfig
 from maicc.data.collect import collect
 from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile, spec_with_bounds
+from maicc.data.episodes import EpisodeBatch
 from maicc.envs import get_family
 from maicc.files import locked
+from maicc.streams import Stream
 from maicc.types import UserError
+
+MOST_HELD_BACK = 0.5  # share of the episodes
+_BATCHES = 8  # of held-back episodes: a pass takes as long as about three steps of training
 
 
 class FamilyData(L.LightningDataModule):
@@ -26,13 +33,19 @@ class FamilyData(L.LightningDataModule):
         family: Task family; `maicc tasks` lists them.
         path: The dataset.
         seed: Seed of the batches.
+        held_back: Share of the episodes that are not trained on.
     """
 
-    def __init__(self, family: str, path: str, seed: int) -> None:
+    def __init__(self, family: str, path: str, seed: int, held_back: float = 0.0) -> None:
         super().__init__()
         if not 0 <= seed <= MOST_SEED:
             raise UserError(f"data.seed={seed} must be at least 0 and at most {MOST_SEED}")
+        if not 0 <= held_back <= MOST_HELD_BACK:
+            raise UserError(
+                f"data.held_back={held_back} must be at least 0 and at most {MOST_HELD_BACK}"
+            )
         self.family, self.path, self.seed = get_family(family), Path(path), seed
+        self.held_back, self.holds_back = held_back, False
         self.spec = spec_with_bounds(self.family.spec, self.path)
 
     def prepare_data(self) -> None:
@@ -43,19 +56,43 @@ class FamilyData(L.LightningDataModule):
                 collect(self.family, self.path, CollectConfig(), self.seed)
         EpisodeFile(self.path).require(self.spec)
 
+    def hold_back(self, episodes: EpisodeBatch) -> np.ndarray:
+        """Marks the episodes (E,) that are not trained on: an even share of tasks and behaviours.
+
+        They follow from the dataset and the seed, so that all fits of a run hold back the same.
+        """
+        rng = np.random.default_rng([self.seed, Stream.HELD_BACK])
+        order = np.lexsort((rng.random(len(episodes.task)), episodes.behaviour, episodes.task))
+        counted = np.floor(np.arange(len(order) + 1) * self.held_back)
+        held = np.zeros(len(order), bool)
+        held[order[np.diff(counted) > 0]] = True
+        self.holds_back = bool(held.any())
+        return held
+
     @abstractmethod
-    def batches(self, step: int, rank: int = 0) -> Iterator[Any]:
+    def batches(self, step: int, rank: int = 0, *, held_back: bool = False) -> Iterator[Any]:
         """Yields batches without end, which follow from seed, step and rank alone.
 
         Args:
             step: Number of the first batch: a resumed fit goes on with the batches it would have
                 had.
             rank: The process's number among those that train together.
+            held_back: Whether what is to be predicted is of the episodes that are held back; else
+                no batch shows anything of them.
         """
+
+    def held_back_batches(self) -> list[Any]:
+        """Makes the batches on which a fit is measured, always the same; none if none are."""
+        return [*islice(self.batches(0, held_back=True), _BATCHES)] if self.holds_back else []
 
     def train_dataloader(self) -> DataLoader:
         """Wraps `batches` for Lightning."""
         return DataLoader(_Batches(self), batch_size=None)
+
+    def val_dataloader(self) -> Any:
+        """Wraps `held_back_batches` for Lightning; an empty list means none to it."""
+        batches: Any = self.held_back_batches()
+        return DataLoader(batches, batch_size=None) if batches else []
 
 
 class _Batches(IterableDataset):

@@ -7,7 +7,8 @@ The life of a fit, and where each part of it is written:
 3. `FamilyData.batches` yields a batch for each step, drawn from seed, step and rank alone.
 4. `training_step` of a module (`modules`, `baselines`) asks its network for the loss.
 5. AdamW from `MaiccModule.configure_optimizers` takes a step; `Progress` moves the bar.
-6. `Resumable` keeps the state now and then; at the end `save` leaves the checkpoint.
+6. `Metrics` logs the losses now and then, those on held-back episodes less often.
+7. `Resumable` keeps the state now and then; at the end `save` leaves the checkpoint.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from tqdm import tqdm
 
 from maicc.files import whole_file
+from maicc.training.family_data import FamilyData
+from maicc.training.metrics import Metrics
 from maicc.training.modules import MaiccModule, load_module
 from maicc.types import UserError
 
@@ -125,17 +128,19 @@ class Progress(Callback):
 
 def fit(
     module: MaiccModule,
-    data: L.LightningDataModule,
+    data: FamilyData,
     path: Path,
     steps: int,
     device: str,
     label: str,
+    logger: str = "csv",
 ) -> None:
     """Trains for `steps` and leaves the checkpoint at `path`; goes on from an interrupted fit.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
         label: Name of the fit on its bar.
+        logger: See `RunConfig`.
 
     Raises:
         UserError: the loss is not finite, or memory does not suffice.
@@ -150,12 +155,13 @@ def fit(
         devices=1,
         max_steps=steps,
         gradient_clip_val=1.0,
-        callbacks=[resumable, Progress(label)],
+        callbacks=[Metrics(path, logger), resumable, Progress(label)],
         plugins=[LightningEnvironment()],  # one process, whatever a cluster's variables say
-        logger=False,
+        logger=False,  # `Metrics` logs
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
+        limit_val_batches=0,  # `Metrics` computes the losses on held-back episodes
     )
     if part.exists():  # refuses one of another model or family
         load_module(part, type(module), module.spec)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from maicc.data.dataset import require_expert
 from maicc.data.team_batch import TeamBatch
 from maicc.files import first_line
 from maicc.models.decision import DecisionBatch, DecisionTransformer
-from maicc.models.embedding import Embedding
+from maicc.models.embedding import Embedding, EmbeddingLosses
 from maicc.schema import check_options
 from maicc.types import Spec, UserError
 
@@ -37,6 +38,7 @@ class MaiccModule(L.LightningModule):
 
     kind: ClassVar[str]
     config_type: ClassVar[type]  # of `config`
+    on_bar: ClassVar[tuple[str, ...]] = ("loss", "accuracy")  # losses that the progress bar shows
     net: nn.Module
 
     def __init__(
@@ -102,6 +104,22 @@ class MaiccModule(L.LightningModule):
                 "optimiser.schedule=constant, which can go on for as long as you like"
             )
 
+    @abstractmethod
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Computes the `loss` of a batch, which is lowered, and what else is logged."""
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        """Computes the loss."""
+        losses = self.losses(batch)
+        for name, loss in losses.items():
+            self.log(name, loss, prog_bar=name in self.on_bar)
+        return losses["loss"]
+
+    def validation_step(self, batch: Any, batch_index: int) -> None:
+        """Computes the losses on held-back episodes, for `maicc fit`."""
+        losses = {f"held_back_{name}": loss for name, loss in self.losses(batch).items()}
+        self.log_dict(losses, batch_size=1, sync_dist=True)
+
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
         """Seeds dropout."""
         if self.config.dropout:
@@ -128,9 +146,10 @@ class MaiccModule(L.LightningModule):
         """Seed of all chance in a training step.
 
         It follows from the data's seed, the process and the step alone, so that a resumed fit
-        equals an unbroken one.
+        equals an unbroken one. On held-back episodes it is the same in every step.
         """
-        return 1_000_000_007 * self.data_seed + 1_000_003 * self.global_rank + self.global_step
+        step = self.global_step if self.training else 0
+        return 1_000_000_007 * self.data_seed + 1_000_003 * self.global_rank + step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the header, from which `load_module` makes the module again.
@@ -247,6 +266,7 @@ class EmbeddingModule(MaiccModule):
 
     kind = "embedding"
     config_type = EmbeddingConfig
+    on_bar = EmbeddingLosses._fields
     net: Embedding
 
     def __init__(
@@ -258,14 +278,11 @@ class EmbeddingModule(MaiccModule):
         super().__init__(spec, model, optimiser)
         self.net = Embedding(self.spec, model)
 
-    def training_step(self, batch: TeamBatch, batch_index: int) -> Tensor:
-        """Weighted sum of the losses."""
+    def losses(self, batch: TeamBatch) -> dict[str, Tensor]:
+        """Computes the losses, and their weighted sum."""
         losses = self.net.losses(batch)
         named = {name: loss for name, loss in losses._asdict().items() if loss is not None}
-        self.log_dict(named, prog_bar=True)
-        total = self.net.total(losses)
-        self.log("loss", total)
-        return total
+        return {**named, "loss": self.net.total(losses)}
 
 
 class DecisionModule(MaiccModule):
@@ -327,8 +344,7 @@ class DecisionModule(MaiccModule):
                 "model with a record, to maicc.training.RetrievalData for one without"
             )
 
-    def training_step(self, batch: DecisionBatch, batch_index: int) -> Tensor:
-        """Cross-entropy of the actions."""
+    def losses(self, batch: DecisionBatch) -> dict[str, Tensor]:
+        """Computes the cross-entropy of the actions, and the share that is predicted right."""
         loss, accuracy = self.net.loss(batch)
-        self.log_dict({"loss": loss, "accuracy": accuracy}, prog_bar=True)
-        return loss
+        return {"loss": loss, "accuracy": accuracy}

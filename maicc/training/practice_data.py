@@ -57,9 +57,9 @@ class PracticeData(RecordData):
         super().__init__(**options)
         self.runs_path = Path(runs)
 
-    def use(self, keys: OfflineKeys | None, stored: Slices) -> None:
+    def use(self, keys: OfflineKeys | None, stored: Slices, held: np.ndarray | None = None) -> None:
         """Sets the dataset's trajectories and keys, and puts those of the runs behind them."""
-        super().use(keys, stored)
+        super().use(keys, stored, held)
         runs = PracticeRuns.read(self.runs_path)
         lived, s = runs.trajectories.observations.shape, self.spec
         if lived[2:] != (s.max_steps, s.observation_size) or lived[:3] != runs.expert.shape:
@@ -82,9 +82,9 @@ class PracticeData(RecordData):
             module = load_module(self.embedding, EmbeddingModule, self.spec)
             self.vectors = np.concatenate([self.vectors, embed(module.net, flat)[0]])
 
-    def _draw(self, rng: np.random.Generator, n: int) -> list[Drawn]:
-        half = n // 2
-        return super()._draw(rng, n - half) + [self._draw_run(rng) for _ in range(half)]
+    def _draw(self, rng: np.random.Generator, n: int, held_back: bool) -> list[Drawn]:
+        half = 0 if held_back else n // 2  # all runs are trained on
+        return super()._draw(rng, n - half, held_back) + [self._draw_run(rng) for _ in range(half)]
 
     def _draw_run(self, rng: np.random.Generator) -> Drawn:
         """Draws an episode of a run, and those that its agent had lived through before."""

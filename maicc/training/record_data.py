@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from maicc.config import MemoryConfig
-from maicc.data.dataset import Slices
+from maicc.data.dataset import Slices, by_task_and_agent
 from maicc.data.returns import normalised, solved
 from maicc.memory import best_and_latest
 from maicc.memory.utility import hybrid_utility, top_k
@@ -58,23 +58,22 @@ class RecordData(RetrievalData):
             self.record = module.config.record
         super().setup(stage)
 
-    def use(self, keys: OfflineKeys | None, stored: Slices) -> None:
+    def use(self, keys: OfflineKeys | None, stored: Slices, held: np.ndarray | None = None) -> None:
         """Sets the trajectories and keys, and groups trajectories by task and agent."""
-        super().use(keys, stored)
-        self.groups: list[list[np.ndarray]] = [
-            [
-                np.flatnonzero((stored.task == task) & (stored.agent == agent))
-                for agent in np.unique(stored.agent[stored.task == task])
-            ]
-            for task in np.unique(stored.task)
-        ]
+        super().use(keys, stored, held)
+        self.groups = by_task_and_agent(stored, np.flatnonzero(~self.held))
+        self.held_groups = by_task_and_agent(stored, np.flatnonzero(self.held))
+        self.agent = stored.agent
+        self.lived = {self._whose(group): group for agents in self.groups for group in agents}
         self.missed = ~solved(self.team_return, self.spec.bounds)
 
-    def batches(self, step: int, rank: int = 0) -> Iterator[DecisionBatch]:
+    def batches(
+        self, step: int, rank: int = 0, *, held_back: bool = False
+    ) -> Iterator[DecisionBatch]:
         """Yields queries with their records."""
         while True:
             rng = np.random.default_rng([self.seed, Stream.RECORD_BATCHES, rank, step])
-            drawn = self._draw(rng, self.batch_size)
+            drawn = self._draw(rng, self.batch_size, held_back)
             item = np.concatenate([part.queries for part in drawn])
             set_of = np.repeat(np.arange(len(drawn)), [len(part.queries) for part in drawn])
             last = (rng.random(len(item)) * self.length[item]).astype(np.int64)
@@ -90,16 +89,20 @@ class RecordData(RetrievalData):
             yield batch
             step += 1
 
-    def _draw(self, rng: np.random.Generator, n: int) -> list[Drawn]:
+    def _draw(self, rng: np.random.Generator, n: int, held_back: bool) -> list[Drawn]:
         """Draws n queries, `share` of them with each memory."""
-        return [self._draw_set(rng) for _ in range(max(n // self.share, 1))]
+        return [self._draw_set(rng, held_back) for _ in range(max(n // self.share, 1))]
 
-    def _draw_set(self, rng: np.random.Generator) -> Drawn:
-        """Draws queries of one agent in one task, and other episodes that it remembers."""
-        agents = self.groups[rng.integers(len(self.groups))]
+    def _draw_set(self, rng: np.random.Generator, held_back: bool = False) -> Drawn:
+        """Draws queries of one agent in one task, and other episodes that it remembers.
+
+        What it remembers is never held back.
+        """
+        groups = self.held_groups if held_back else self.groups
+        agents = groups[rng.integers(len(groups))]
         group = agents[rng.integers(len(agents))]
         queries = rng.choice(group, self.share, replace=len(group) < self.share)
-        others = np.setdiff1d(group, queries)
+        others = np.setdiff1d(self.lived.get(self._whose(group), group[:0]), queries)
         failures = others[self.missed[others]]
         if rng.random() < self.failures and len(failures):
             others = failures
@@ -109,6 +112,10 @@ class RecordData(RetrievalData):
             most = max(most, self.retrieval.memory)
         n = min(int(rng.integers(most + 1)), len(others))
         return Drawn(queries, rng.choice(others, n, replace=False))
+
+    def _whose(self, group: np.ndarray) -> tuple[int, int]:
+        """Tells the task and the agent of a group."""
+        return int(self.task[group[0]]), int(self.agent[group[0]])
 
     def _own(self, query: int, step: int, memory: np.ndarray) -> np.ndarray:
         """Finds contexts (K,) in a memory as a team does; -1 where there are none."""

@@ -40,6 +40,7 @@ class RetrievalData(FamilyData):
         batch_size: Queries per batch.
         seed: Seed of the batches.
         retrieval: How contexts are found.
+        held_back: Share of the episodes that are not trained on, and that are in no context.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class RetrievalData(FamilyData):
         batch_size: int = 96,
         seed: int = 0,
         retrieval: RetrievalConfig = RetrievalConfig(),  # noqa: B008 - never changed
+        held_back: float = 0.0,
     ) -> None:
-        super().__init__(family, path, seed)
+        super().__init__(family, path, seed, held_back)
         self.embedding, self.retrieval = Path(embedding), retrieval
         self.k, self.batch_size = k, batch_size
 
@@ -81,11 +83,15 @@ class RetrievalData(FamilyData):
     def setup(self, stage: str) -> None:
         """Reads the dataset and its keys."""
         self._set_k()
-        stored = slices(EpisodeFile(self.path).read(), self.spec.bounds)
-        self.use(self._keys(), stored)
+        episodes = EpisodeFile(self.path).read()
+        stored = slices(episodes, self.spec.bounds)
+        self.use(self._keys(), stored, self.hold_back(episodes)[stored.episode])
 
-    def use(self, keys: OfflineKeys | None, stored: Slices) -> None:
+    def use(self, keys: OfflineKeys | None, stored: Slices, held: np.ndarray | None = None) -> None:
         """Sets the trajectories and keys that batches are drawn from.
+
+        Args:
+            held: (M,) bool, True at trajectories that are held back; None if none are.
 
         Raises:
             UserError: there are too few candidates or trajectories for k.
@@ -94,11 +100,13 @@ class RetrievalData(FamilyData):
         self.vectors = None if keys is None else keys.vectors  # (M, T, D), of queries
         self.index = None if keys is None else keys.index
         self.episode, self.task = stored.episode, stored.task
+        self.held = np.zeros(len(self.task), bool) if held is None else held
         trajectories = stored.trajectories
-        if self.k > self.retrieval.candidates or self.k >= len(trajectories.actions):
+        n = int((~self.held).sum())
+        if self.k > self.retrieval.candidates or self.k >= n:
             raise UserError(
                 f"k={self.k} trajectories can't be chosen from {self.retrieval.candidates} "
-                f"candidates among {len(trajectories.actions)} trajectories; lower k"
+                f"candidates among {n} trajectories; lower k"
             )
         self.team_return = trajectories.return_to_go[:, 0]
         self.length = trajectories.step_mask.sum(1)
@@ -129,7 +137,7 @@ class RetrievalData(FamilyData):
             queries = self.vectors[item[row], t]
             candidate, similarity = self.index.search(int(t), queries, n, tie[row])
             group = self.task if by_task else self.episode
-            left_out = group[candidate] == group[item[row], None]
+            left_out = (group[candidate] == group[item[row], None]) | self.held[candidate]
             if by_task:  # the nearest of the rest
                 left_out |= (~left_out).cumsum(1) > self.retrieval.candidates
             candidate = np.where(left_out, -1, candidate)
@@ -141,12 +149,15 @@ class RetrievalData(FamilyData):
             chosen[row] = np.take_along_axis(candidate, best, 1)
         return rng.permuted(chosen, axis=1)
 
-    def batches(self, step: int, rank: int = 0) -> Iterator[DecisionBatch]:
+    def batches(
+        self, step: int, rank: int = 0, *, held_back: bool = False
+    ) -> Iterator[DecisionBatch]:
         """Yields trajectories and contexts; neighbours are found for `_CHUNK` batches together."""
+        shown = np.flatnonzero(self.held == held_back)
         while True:
             chunk, skip = divmod(step, _CHUNK)
             rng = np.random.default_rng([self.seed, Stream.RETRIEVAL_BATCHES, rank, chunk])
-            item = rng.integers(len(self.length), size=_CHUNK * self.batch_size)
+            item = shown[rng.integers(len(shown), size=_CHUNK * self.batch_size)]
             last = (rng.random(len(item)) * self.length[item]).astype(np.int64)
             context = self.neighbours(item, last, rng)
             for i in range(skip, _CHUNK):
