@@ -15,7 +15,7 @@ setup: .venv/.complete
 
 demo: setup
 	$(BIN)/maicc run lbf_7x7 --out runs/demo
-	@echo "Report: runs/demo/report.html"
+	@echo "Report: runs/demo/report.html   Replay: runs/demo/replay.html"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ def test_a_finished_run_has_everything(tiny_run):
     training = json.loads((tiny_run / "adapt" / "training.json").read_text())
     assert not any(run["held_out"] for run in training["runs"])
     page = (tiny_run / "report.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "http" not in page.replace("http://www.w3.org", "").replace(
         "http://purl.org", ""
     ).replace("http://creativecommons.org", "")  # self-contained
