@@ -83,7 +83,7 @@ class _Adaptation:
         config: AdaptConfig,
         seed: int,
         state_file: Path | None,
-        traces: int,
+        traces: int = 0,
     ) -> None:
         self.config, self.seed, self.state_file = config, seed, state_file
         self.n_traced = min(traces, len(tasks))
