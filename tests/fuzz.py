@@ -38,6 +38,7 @@ from maicc.envs import get_family
 from maicc.evaluation.adapt import adapt
 from maicc.evaluation.bundle import bundle
 from maicc.evaluation.run_folder import files_of, read_config
+from maicc.evaluation.traces import load_traces, traces_of
 from maicc.evaluation.trained import load_folder
 from maicc.experiments import fits
 from maicc.experiments.run import run
@@ -217,6 +218,7 @@ def kinds(folder: Path) -> list[Kind]:
         Kind("unfinished fit", _unfinished(home, config, files), resumed),
         Kind("practice runs", next(home.glob("*.runs.npz")), lambda p: PracticeRuns.read(p)),
         Kind("unfinished adaptation", _interrupted(adapted, given / "state.npz"), adapted),
+        Kind("traces", traces_of(home), load_traces),
         Kind("bundle", _bundle(home, given / "team.maicc"), read_bundle),
         Kind("config.json", home / "config.json", read_config_alone, True),
         Kind("run's YAML", _run_yaml(given / "run.yaml"), typed("run", "FILE"), True),

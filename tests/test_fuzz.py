@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow
 
 NAMES = [
     "dataset", "arrays, .npz", "arrays, .h5", "authors' layout", "keys", "embedding",
-    "decision model", "practice runs", "unfinished adaptation", "bundle", "config.json", "variants",
+    "decision model", "practice runs", "unfinished adaptation", "traces", "bundle", "config.json",
+    "variants",
 ]  # fmt: skip
 
 
