@@ -13,7 +13,15 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from maicc.cli.options import DEVICE, folder_name, make_parser, run_options, variant_options
+from maicc.cli.options import (
+    DATA,
+    DEVICE,
+    folder_name,
+    given_data,
+    make_parser,
+    run_options,
+    variant_options,
+)
 from maicc.types import UserError
 
 USAGE = """\
@@ -108,17 +116,19 @@ def _run(argv: list[str]) -> None:
         argv = [argv[i + 1], *argv[:i], *argv[i + 2 :]]
     parser.usage = (
         "maicc run NAME|FILE.yaml|--tasks MODULE:ATTRIBUTE [--out DIR] [--seed N] "
-        "[--section.key value ...]"
+        "[--data FILE.h5] [--section.key value ...]"
     )
     parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
     parser.add_argument("--out", type=str, default=None, help="folder; runs/NAME by default")
+    parser.add_argument("--data", **DATA)
     config, command_options = run_options(parser, argv)
     method = "" if config.method == "maicc" else f"-{config.method}"
     out = Path(command_options["out"] or f"runs/{folder_name(argv, config)}{method}")
+    data = given_data(argv, command_options["data"])
 
     from maicc.experiments.run import run
 
-    run(config, out)
+    run(config, out, data)
 
 
 def _split(word: str) -> list[str]:

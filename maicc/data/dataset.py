@@ -20,7 +20,8 @@ import numpy as np
 
 from maicc.data.alive import cut_at_death
 from maicc.data.episodes import FIELDS, EpisodeBatch, check_episodes, fill_missing, outcomes
-from maicc.files import hdf5_to_read, hdf5_to_write, store
+from maicc.envs import TaskFamily
+from maicc.files import hdf5_to_read, hdf5_to_write, locked, same_file, store
 from maicc.types import Behaviour, Spec, Task, Trajectories, UserError
 
 SCHEMA = 1
@@ -240,6 +241,25 @@ class EpisodeFile:
             raise UserError(f"{self.path}: made for another family or size: {differ}")
         return self.spec
 
+    def require_family(self, family: TaskFamily) -> None:
+        """Checks that the dataset is of a family: its sizes, and its training tasks.
+
+        Raises:
+            UserError: it was made for another family, another size or other tasks.
+        """
+        self.require(family.spec)
+        for i, task in enumerate(family.training_tasks):
+            if self.tasks[i : i + 1] != [task]:
+                raise UserError(
+                    f"{self.path}: made for other training tasks than {family.name} has now, from "
+                    f"task {i}, {task.name}, on; make it again"
+                )
+        if len(self.tasks) > len(family.training_tasks):
+            raise UserError(
+                f"{self.path}: made for {len(self.tasks)} training tasks, of which {family.name} "
+                f"has the first {len(family.training_tasks)} now; make it again"
+            )
+
     def expert_actions(self) -> np.ndarray:
         """Actions (E, T, N) that the best behaviour policy would have chosen; -1 where unknown."""
         E, spec = len(self), self.spec
@@ -262,6 +282,22 @@ class EpisodeFile:
                 arrays[name] = file[name][index]
         check_episodes(str(self.path), arrays, spec, n_tasks, n_behaviours)
         return fill_missing(arrays)
+
+
+def put_dataset(source: Path, target: Path) -> None:
+    """Puts a dataset at `target`, as a hard link; on another disk it has to be a copy.
+
+    Raises:
+        UserError: another dataset is there.
+    """
+    with locked(target):
+        if not target.exists():
+            same_file(source, target)
+        elif EpisodeFile(target).fingerprint != EpisodeFile(source).fingerprint:
+            raise UserError(
+                f"{target} is another dataset than {source}; choose another --out, or leave --data "
+                "out"
+            )
 
 
 def spec_with_bounds(spec: Spec, path: str | Path) -> Spec:
