@@ -10,7 +10,7 @@ setup: .venv/.complete
 .venv/.complete: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[$(EXTRA),cluster,smax,examples,docs,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[$(EXTRA),cluster,smax,examples,minari,docs,dev]"
 	touch $@
 
 demo: setup

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -72,6 +73,17 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def same_file(source: str | Path, target: str | Path) -> None:
+    """Makes `target` a hard link to a file, or a copy of it where there can be no link."""
+    source, target = Path(source).resolve(), Path(target)  # a link to a symbolic link may dangle
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # on another disk, of another user, or on a file system without links
+        with whole_file(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 @contextmanager

@@ -204,7 +204,9 @@ def test_a_file_of_variants_that_is_none(capsys, tmp_path, text, message):
 
 def test_runs_have_folders_of_their_own(tmp_path, monkeypatch):
     outs = []
-    monkeypatch.setattr("maicc.experiments.run.run", lambda config, out: outs.append(str(out)))
+    monkeypatch.setattr(
+        "maicc.experiments.run.run", lambda config, out, data: outs.append(str(out))
+    )
     (tmp_path / "mine.yaml").write_text("family: lbf_9x9\n")
     for arguments in (
         ["lbf_9x9"],

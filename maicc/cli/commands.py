@@ -13,7 +13,15 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from maicc.cli.options import DEVICE, folder_name, make_parser, run_options, variant_options
+from maicc.cli.options import (
+    DATA,
+    DEVICE,
+    folder_name,
+    given_data,
+    make_parser,
+    run_options,
+    variant_options,
+)
 from maicc.types import UserError
 
 USAGE = """\
@@ -108,17 +116,19 @@ def _run(argv: list[str]) -> None:
         argv = [argv[i + 1], *argv[:i], *argv[i + 2 :]]
     parser.usage = (
         "maicc run NAME|FILE.yaml|--tasks MODULE:ATTRIBUTE [--out DIR] [--seed N] "
-        "[--section.key value ...]"
+        "[--data FILE.h5] [--section.key value ...]"
     )
     parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
     parser.add_argument("--out", type=str, default=None, help="folder; runs/NAME by default")
+    parser.add_argument("--data", **DATA)
     config, command_options = run_options(parser, argv)
     method = "" if config.method == "maicc" else f"-{config.method}"
     out = Path(command_options["out"] or f"runs/{folder_name(argv, config)}{method}")
+    data = given_data(argv, command_options["data"])
 
     from maicc.experiments.run import run
 
-    run(config, out)
+    run(config, out, data)
 
 
 def _split(word: str) -> list[str]:
@@ -141,6 +151,15 @@ def _collect(argv: list[str]) -> None:
         "--from_arrays", "--from-arrays", type=str, default=None, metavar="FILE.npz|FILE.h5",
         help="read episodes of your own; docs/tutorial.md, section 5, lists the fields",
     )  # fmt: skip
+    parser.add_argument(
+        "--from_minari", "--from-minari", type=str, default=None, metavar="NAME",
+        help="read a Minari dataset that --to-minari has made",
+    )  # fmt: skip
+    parser.add_argument(
+        "--to_minari", "--to-minari", type=str, default=None, metavar="NAME",
+        help="write the dataset --data as a Minari dataset, and nothing else",
+    )  # fmt: skip
+    parser.add_argument("--data", type=str, default=None, help="dataset for --to-minari")
     parser.add_class_arguments(CollectConfig)
     options = parser.parse_args(argv)
 
@@ -148,22 +167,33 @@ def _collect(argv: list[str]) -> None:
     from maicc.data.collect import check_settings, collect, plan_of
     from maicc.data.contract import check_family
     from maicc.data.dataset import EpisodeFile
+    from maicc.data.minari import export_minari, import_minari
     from maicc.data.reference import convert_reference
     from maicc.envs import get_family
     from maicc.files import locked
 
     family = get_family(options.family)
     _check_seed(options.seed)
+    others = [f"--{name}" for name in ("from-reference", "from-arrays", "from-minari", "to-minari")]
+    given = [name for name in others if options[name[2:].replace("-", "_")]]
+    if len(given) > 1:
+        raise UserError(f"give one of {', '.join(given)}, not both")
+    if bool(options.to_minari) != bool(options.data):
+        raise UserError("--to-minari NAME and --data FILE.h5 go together")
+    if options.to_minari:
+        export_minari(Path(options.data), family, options.to_minari)
+        return
     out = Path(options.out or f"runs/{family.name.replace(':', '.')}.h5")
     if out.exists():
         raise UserError(f"{out} is there already; choose another --out, or remove it")
-    if options.from_reference and options.from_arrays:
-        raise UserError("give --from-reference or --from-arrays, not both")
     if options.from_reference:
         convert_reference(Path(options.from_reference), family, out)
         return
     if options.from_arrays:
         convert_arrays(Path(options.from_arrays), family, out)
+        return
+    if options.from_minari:
+        import_minari(options.from_minari, family, out)
         return
     config = CollectConfig(**{f.name: getattr(options, f.name) for f in fields(CollectConfig)})
     check_settings(family, config)

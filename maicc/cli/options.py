@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from maicc.config import RunConfig
 
 DEVICE = Literal["auto", "cpu", "cuda"]
+DATA: dict[str, Any] = {
+    "type": str, "default": None, "metavar": "FILE.h5",
+    "help": "dataset that `maicc collect` has made, in place of collecting",
+}  # fmt: skip
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -102,6 +106,18 @@ def _require_sections(options: Any, kind: Any, path: str = "") -> None:
                     f"{path}{name} is {options[name]!r}, expected a section with options"
                 )
             _require_sections(options[name], hint, f"{path}{name}.")
+
+
+def given_data(argv: Sequence[str], data: str | None) -> Path | None:
+    """Gives the path that `--data` names; None without it.
+
+    Raises:
+        UserError: an option says how to collect, too.
+    """
+    collect = next((word for word in argv if word.startswith("--collect")), None)
+    if data and collect:
+        raise UserError(f"--data takes the place of collecting: leave {collect} out, or --data")
+    return Path(data) if data else None
 
 
 def folder_name(argv: Sequence[str], config: RunConfig) -> str:
@@ -233,10 +249,11 @@ def variant_options(
     parser = make_parser(command, what)
     parser.usage = (
         f"maicc {command} NAME|FILE.yaml [--seeds N] [--tasks N] [--{listed} A,B] [--out DIR] "
-        "[--section.key value ...]"
+        "[--data FILE.h5] [--section.key value ...]"
     )
     parser.add_argument("--config", action="config", help="FILE.yaml, in place of NAME")
     parser.add_argument("--out", type=str, default=None, help=f"folder; runs/{command}-NAME")
+    parser.add_argument("--data", **DATA)
     parser.add_argument("--seeds", type=int, default=5, help="models, from --seed on")
     parser.add_argument("--tasks", type=int, default=10, help="frozen tasks, shared by all units")
     parser.add_argument(
@@ -277,6 +294,7 @@ def variant_options(
     for option in ("seeds", "tasks", "threads"):
         if bench[option] < 1:
             raise UserError(f"--{option}={bench[option]} must be at least 1")
+    bench["data"] = given_data(argv, bench["data"])
     bench["out"] = Path(bench["out"] or f"runs/{command}-{folder_name(argv, config)}")
     return config, _variants(Path(file or CONFIGS / "variants.yaml"), names), bench
 

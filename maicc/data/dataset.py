@@ -20,7 +20,8 @@ import numpy as np
 
 from maicc.data.alive import cut_at_death
 from maicc.data.episodes import FIELDS, EpisodeBatch, check_episodes, fill_missing, outcomes
-from maicc.files import hdf5_to_read, hdf5_to_write, store
+from maicc.envs import TaskFamily
+from maicc.files import hdf5_to_read, hdf5_to_write, locked, same_file, store
 from maicc.types import Behaviour, Spec, Task, Trajectories, UserError
 
 SCHEMA = 1
@@ -134,6 +135,39 @@ def _header_digest(header: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def require_fit(where: str, spec: Spec, tasks: Sequence[Task], family: TaskFamily) -> None:
+    """Checks that a dataset is of a family: its sizes, and its training tasks.
+
+    Args:
+        where: Name of the dataset, for the message.
+
+    Raises:
+        UserError: it was made for another family, another size or other tasks.
+    """
+    _require_spec(where, spec, family.spec)
+    ours, theirs = ([task.name for task in listed] for listed in (family.training_tasks, tasks))
+    if list(tasks) != family.training_tasks:
+        differ = sorted(set(ours) ^ set(theirs))
+        what = ", ".join(differ[:4]) or "order or parameters"
+        raise UserError(
+            f"{where}: made for other training tasks than {family.name} has now ({what}); make it "
+            "again"
+        )
+
+
+def _require_spec(where: str, stored: Spec, spec: Spec) -> None:
+    """Checks that the spec of a dataset is `spec`, but for bounds that are missing there."""
+    expected = spec
+    if spec.return_max is None:
+        expected = replace(spec, return_min=stored.return_min, return_max=stored.return_max)
+    if stored != expected:
+        ours, theirs = asdict(expected), asdict(stored)
+        differ = ", ".join(
+            f"{k} {theirs[k]} instead of {v}" for k, v in ours.items() if theirs[k] != v
+        )
+        raise UserError(f"{where}: made for another family or size: {differ}")
+
+
 class EpisodeFile:
     """A dataset file, opened when first needed. `read` checks what it reads.
 
@@ -228,17 +262,12 @@ class EpisodeFile:
         Raises:
             UserError: the dataset was made for another family or another size.
         """
-        expected = spec
-        if spec.return_max is None:
-            low, high = self.spec.return_min, self.spec.return_max
-            expected = replace(spec, return_min=low, return_max=high)
-        if self.spec != expected:
-            ours, theirs = asdict(expected), asdict(self.spec)
-            differ = ", ".join(
-                f"{k} {theirs[k]} instead of {v}" for k, v in ours.items() if theirs[k] != v
-            )
-            raise UserError(f"{self.path}: made for another family or size: {differ}")
+        _require_spec(str(self.path), self.spec, spec)
         return self.spec
+
+    def require_family(self, family: TaskFamily) -> None:
+        """Checks that the dataset is of a family; raises as `require_fit`."""
+        require_fit(str(self.path), self.spec, self.tasks, family)
 
     def expert_actions(self) -> np.ndarray:
         """Actions (E, T, N) that the best behaviour policy would have chosen; -1 where unknown."""
@@ -262,6 +291,22 @@ class EpisodeFile:
                 arrays[name] = file[name][index]
         check_episodes(str(self.path), arrays, spec, n_tasks, n_behaviours)
         return fill_missing(arrays)
+
+
+def put_dataset(source: Path, target: Path) -> None:
+    """Puts a dataset at `target`, as a hard link; on another disk it has to be a copy.
+
+    Raises:
+        UserError: another dataset is there.
+    """
+    with locked(target):
+        if not target.exists():
+            same_file(source, target)
+        elif EpisodeFile(target).fingerprint != EpisodeFile(source).fingerprint:
+            raise UserError(
+                f"{target} is another dataset than {source}; choose another --out, or leave --data "
+                "out"
+            )
 
 
 def spec_with_bounds(spec: Spec, path: str | Path) -> Spec:

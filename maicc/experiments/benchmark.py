@@ -15,20 +15,21 @@ import numpy as np
 from tqdm import tqdm
 
 from maicc.baselines import method_of
-from maicc.config import RunConfig
+from maicc.config import CollectConfig, RunConfig
 from maicc.data.behaviour import ANNEALED, play
 from maicc.data.contract import check_family
-from maicc.data.dataset import EpisodeFile, spec_with_bounds
+from maicc.data.dataset import EpisodeFile, put_dataset, spec_with_bounds
 from maicc.envs import TaskFamily, batch_env, get_family
+from maicc.envs.tasks import REVEALED
 from maicc.experiments.cluster import require_ray, run_units
 from maicc.experiments.units import Unit, with_overrides
-from maicc.experiments.validate import check
+from maicc.experiments.validate import check, say_not_annealed
 from maicc.files import read_json, write_json, write_text
 from maicc.report import write_benchmark
 from maicc.report.marl_eval import marl_eval
 from maicc.report.table import make_table, markdown
 from maicc.streams import Stream
-from maicc.types import Task
+from maicc.types import Task, UserError
 
 RANDOM = "random.json"  # result of random actions, if they were played
 _BEHAVIOUR_EPISODES = 20  # of each task
@@ -82,6 +83,7 @@ def plan(
     tasks: int,
     out: Path,
     draw: str = "held_out",
+    data: Path | None = None,
 ) -> Plan:
     """Lists every unit, seed by seed, so that the table is complete after each seed.
 
@@ -92,22 +94,57 @@ def plan(
         tasks: Number of frozen tasks, which are the same for all units.
         out: Folder of models, results and the table.
         draw: `held_out` tasks, or tasks among `all`.
+        data: Dataset that every unit learns from, in place of collecting.
 
     Raises:
-        UserError: an option is wrong, or the family breaks its contract.
+        UserError: an option or the dataset is wrong, or the family breaks its contract.
     """
     family, out = get_family(config.family), out.resolve()
+    dataset = EpisodeFile(data) if data else None
+    fingerprint = dataset.fingerprint if dataset else ""
     units = []
     for seed in range(config.seed, config.seed + seeds):
         for name, overrides in variants.items():
             own = with_overrides(config, {"seed": seed, **overrides})
+            if data:
+                _take_given(name, overrides, own, data, say=seed == config.seed)
             # of the same family, or of the one that tells its hidden part
             frozen = frozen_tasks(get_family(own.family), tasks, draw)
-            units.append(Unit(name, own, tuple(frozen), out))
+            units.append(Unit(name, own, tuple(frozen), out, fingerprint))
+    told = f"{family.name}{REVEALED}"  # its dataset is made of the other one
+    if dataset is not None:
+        for name in {unit.config.family for unit in units} - {told}:
+            dataset.require_family(get_family(name))
     check_family(family)
     for unit in units:
-        check(unit.config, get_family(unit.config.family))
+        check(unit.config, get_family(unit.config.family), dataset)
+    if data:
+        for path in {unit.files.episodes for unit in units if unit.config.family != told}:
+            put_dataset(data, path)
     return Plan(units, family, frozen_tasks(family, tasks, draw), out)
+
+
+def _take_given(
+    name: str, overrides: Mapping[str, Any], own: RunConfig, data: Path, *, say: bool
+) -> None:
+    """Takes what is to be collected out of a variant's options, as its dataset is given.
+
+    Args:
+        own: All options of the variant, which are changed.
+        say: Whether to tell of a method that asks for other data.
+
+    Raises:
+        UserError: the variant itself sets how to collect.
+    """
+    asked = [key for key in overrides if key.startswith("collect.")]
+    if asked:
+        raise UserError(
+            f"variant {name} sets {asked[0]}, and --data takes the place of collecting: leave one "
+            "of them out"
+        )
+    if own.collect.anneal and say:
+        say_not_annealed(name, own, data)
+    own.collect = CollectConfig()
 
 
 def benchmark(
@@ -121,19 +158,20 @@ def benchmark(
     threads: int = 1,
     cluster: str | None = None,
     behaviours: bool = False,
+    data: Path | None = None,
     write: Callable[[Plan], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Runs every unit that is not finished and writes the table to `out`.
 
     Args:
-        config, variants, seeds, tasks, out, draw: Those of `plan`.
+        config, variants, seeds, tasks, out, draw, data: Those of `plan`.
         threads, cluster, behaviours: Those of `finish`.
         write: Writes the result; `write_table` by default.
 
     Returns:
         What was written; the table, as in `benchmark.json`, by default.
     """
-    work = plan(config, variants, seeds=seeds, tasks=tasks, out=out, draw=draw)
+    work = plan(config, variants, seeds=seeds, tasks=tasks, out=out, draw=draw, data=data)
     finish(work, threads=threads, cluster=cluster, behaviours=behaviours)
     return (write or write_table)(work)
 
@@ -221,6 +259,8 @@ def run_behaviours(work: Plan) -> None:
         return
     rows = {}
     for behaviour in episodes.behaviours:
+        if behaviour.random_rate < 0:  # of imported episodes, whose policies are not known
+            continue
         level = f", aim {behaviour.target:.0%}" if behaviour.name == "expert" else ""
         if behaviour.name == ANNEALED:
             level = f", {behaviour.random_rate:.1%} random"

@@ -44,12 +44,13 @@ def prove(
     tasks: int,
     draw: str = "held_out",
     out: Path,
+    data: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Runs the variants and both controls, and writes the table of lines.
 
     Args:
-        config, variants, seeds, tasks, out, draw: Those of `benchmark`.
+        config, variants, seeds, tasks, out, draw, data: Those of `benchmark`.
         options: Those of `finish`.
 
     Returns:
@@ -62,7 +63,8 @@ def prove(
         MEMORYLESS: _NO_MEMORY,
         ORACLE: {"family": get_family(config.family).revealed().name, **_NO_MEMORY},
     }
-    work = plan(config, {**variants, **controls}, seeds=seeds, tasks=tasks, out=out, draw=draw)
+    lines = {**variants, **controls}
+    work = plan(config, lines, seeds=seeds, tasks=tasks, out=out, draw=draw, data=data)
     play_random(work)
     tell_datasets(work)
     finish(work, **options)
@@ -75,7 +77,8 @@ def tell_datasets(work: Plan) -> None:
     for unit in work.units:
         if unit.variant == ORACLE and not unit.files.episodes.exists():
             source = hidden[unit.config.seed]
-            source.run(source.stages()[0], threads=1)
+            if not source.data:
+                source.run(source.stages()[0], threads=1)
             family = get_family(unit.config.family)
             reveal_dataset(source.files.episodes, family, unit.files.episodes)
 

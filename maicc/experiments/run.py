@@ -9,38 +9,49 @@ from maicc import __version__
 from maicc.baselines import method_of
 from maicc.config import RunConfig
 from maicc.data.contract import check_family
-from maicc.data.dataset import EpisodeFile
+from maicc.data.dataset import EpisodeFile, put_dataset
 from maicc.envs import TaskFamily, get_family
 from maicc.evaluation.run_folder import files_of, parse_config, rename_old_files
 from maicc.evaluation.traces import traces_of
 from maicc.experiments.fits import collect_stage, fit_stages
 from maicc.experiments.stages import Clock, Stage, run_stage
-from maicc.experiments.validate import check, memory_needed
+from maicc.experiments.validate import check, memory_needed, say_not_annealed
 from maicc.files import ModelFiles, locked, read_json, write_json
 from maicc.types import UserError
 
 
-def run(config: RunConfig, out: Path) -> None:
+def run(config: RunConfig, out: Path, data: Path | None = None) -> None:
     """Runs the stages that are not finished yet in `out`.
 
+    Args:
+        data: Dataset that takes the place of collecting. One that lies in `out` already does, too.
+
     Raises:
-        UserError: the configuration is wrong, or `out` was made with another one.
+        UserError: the configuration or the dataset is wrong, or `out` was made with others.
         KeyboardInterrupt: on Ctrl-C; the same call goes on where it stopped.
     """
     family = get_family(config.family)
+    there = data or files_of(out, config).episodes
+    dataset = EpisodeFile(there) if data or there.exists() else None
+    if dataset is not None:
+        dataset.require_family(family)
     check_family(family)
-    check(config, family)
-    print(memory_needed(config, family))
+    check(config, family, dataset)
+    if data and config.collect.anneal:
+        say_not_annealed(config.method, config, data)
+    print(memory_needed(config, family, dataset))
     with locked(out / "run"):
-        _run(config, family, out)
+        _run(config, family, out, data)
 
 
-def _run(config: RunConfig, family: TaskFamily, out: Path) -> None:
+def _run(config: RunConfig, family: TaskFamily, out: Path, data: Path | None) -> None:
     """Runs the stages of a configuration that was checked, in a folder that is locked."""
     _same_configuration(config, family, out / "config.json")
     rename_old_files(out, config)
     files = files_of(out, config)
     clock = Clock(out / "stages.json")
+    if data is not None:
+        put_dataset(data, files.episodes)
     run_stage(collect_stage(config, files, None), clock)
     _same_dataset(files.episodes, out / "dataset.json")
     method = method_of(config.method)

@@ -20,7 +20,7 @@ from typing import Any
 from maicc.baselines import method_of
 from maicc.config import RunConfig
 from maicc.envs import get_family
-from maicc.experiments.fits import model_stages
+from maicc.experiments.fits import fit_stages, model_stages
 from maicc.experiments.stages import Clock, Stage, run_stage
 from maicc.files import ModelFiles, write_json
 from maicc.schema import check_options, from_json
@@ -36,23 +36,25 @@ class Unit:
         config: Options of the variant, with the seed.
         tasks: Tasks that teams adapt to, one per run.
         root: Folder of all units of the benchmark.
+        data: Fingerprint of the dataset that was given in place of collecting; empty if none was.
+            It is in its place before the unit runs.
     """
 
     variant: str
     config: RunConfig
     tasks: tuple[Task, ...]
     root: Path
+    data: str = ""
 
     @cached_property
     def files(self) -> ModelFiles:
         """Paths of the models, named by the content of all they follow from."""
         options = self.config.identity()
-        follows = _hash(
-            options["family"], get_family(self.config.family).fingerprint, options["seed"],
-            options["collect"],
-        )  # fmt: skip
+        family = options["family"], get_family(self.config.family).fingerprint
+        follows = _hash(*family, options["seed"], self.data or options["collect"])
         models, checkpoints = self.root / "models", {}
-        episodes = models / f"{follows}.h5"
+        # one that was given serves every seed
+        episodes = models / f"{_hash(*family, self.data) if self.data else follows}.h5"
         method = method_of(self.config.method)
         for fit in method.fits_of(self.config):
             read = [_section(options, name) for name in method.reads(fit)]
@@ -70,7 +72,11 @@ class Unit:
 
     def stages(self, threads: int = 1) -> list[Stage]:
         """Lists the unit's stages in order; units may share stages."""
-        stages = model_stages(self.config, self.files, workers=threads)
+        stages = (
+            fit_stages(self.config, self.files)
+            if self.data
+            else model_stages(self.config, self.files, workers=threads)
+        )
         return [*stages, Stage("adapt", self.result, self._adapt, self._clean_up)]
 
     def run(self, stage: Stage, threads: int) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from maicc.baselines import method_of
 from maicc.config import RunConfig, check_encoder, check_logger
 from maicc.data.behaviour import episode_count, labelling_policy
 from maicc.data.collect import check_settings
+from maicc.data.dataset import EpisodeFile, require_expert
 from maicc.envs import TaskFamily
 from maicc.schema import check_options
 from maicc.types import Spec, UserError
 
 
-def check(config: RunConfig, family: TaskFamily) -> None:
+def check(config: RunConfig, family: TaskFamily, dataset: EpisodeFile | None = None) -> None:
     """Refuses a configuration that cannot work.
+
+    Args:
+        dataset: The dataset, if it is there already.
 
     Raises:
         UserError: names the option, and what to do.
@@ -32,13 +37,28 @@ def check(config: RunConfig, family: TaskFamily) -> None:
         model = getattr(getattr(config, section), "model", None)
         if model is not None:
             check_model(model, f"{section}.model", family)
-    stored = (episode_count(family, config.collect) - 1) * family.spec.n_agents
+    stored = (_episodes(config, family, dataset) - 1) * family.spec.n_agents
     method.check(config, stored)
     if (option := method.needs_expert(config)) and labelling_policy(family) is None:
         raise UserError(
             f"{option} learns the actions of the best behaviour policy, and {family.name} has "
             "none: give the family an expert or policies, or leave it out"
         )
+    if option and dataset is not None:
+        require_expert(dataset.expert_actions())
+
+
+def _episodes(config: RunConfig, family: TaskFamily, dataset: EpisodeFile | None) -> int:
+    """Counts the episodes of a dataset, or of the one that will be collected."""
+    return episode_count(family, config.collect) if dataset is None else len(dataset)
+
+
+def say_not_annealed(name: str, config: RunConfig, data: Path) -> None:
+    """Tells that a method which asks for annealed levels learns from a given dataset instead."""
+    print(
+        f"{name}: learns from {data} as it is, not from {config.collect.anneal} annealed levels of "
+        "its own"
+    )
 
 
 def check_model(model: Any, name: str, family: TaskFamily) -> None:
@@ -52,14 +72,19 @@ def check_model(model: Any, name: str, family: TaskFamily) -> None:
     check_encoder(model.encoder, family.spec)
 
 
-def memory_needed(config: RunConfig, family: TaskFamily) -> str:
-    """Estimates how much memory the dataset and the teams take, and names options that bound it."""
+def memory_needed(config: RunConfig, family: TaskFamily, dataset: EpisodeFile | None = None) -> str:
+    """Estimates how much memory the dataset and the teams take, and names options that bound it.
+
+    Args:
+        dataset: The dataset, if it is there already.
+    """
     spec, adapt, memory = family.spec, config.adapt, getattr(config.adapt, "memory", None)
     # bytes: 29 for a step besides its observation
     trajectory = spec.max_steps * (4 * spec.observation_size + 29)
     key = spec.max_steps * 4 * method_of(config.method).key_width(config)
     # episodes and their slices; keys, their index, and their file while it is written
-    offline = episode_count(family, config.collect) * spec.n_agents * (2 * trajectory + 3 * key)
+    slices = _episodes(config, family, dataset) * spec.n_agents
+    offline = slices * (2 * trajectory + 3 * key)
     capacity = memory.max_episodes if memory else 0  # 0 is without limit
     episodes = min(capacity or adapt.episodes, adapt.episodes)
     online = max(adapt.runs, adapt.training_runs) * spec.n_agents * episodes * (trajectory + key)
