@@ -122,7 +122,7 @@ def test_an_interrupted_adaptation_equals_an_unbroken_one(models, tmp_path, monk
     whole = adapt(trained, FAMILY, tasks, config, seed=0)
     real = adaptation.play_episode
 
-    def ctrl_c(team, env, seeds):
+    def ctrl_c(team, env, seeds, **options):
         if team.episode == 4:
             raise KeyboardInterrupt
         return real(team, env, seeds)

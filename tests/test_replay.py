@@ -7,11 +7,12 @@ import pytest
 
 from maicc.config import DecisionConfig, MemoryConfig
 from maicc.data.behaviour import chooser
+from maicc.envs import BatchEnv
 from maicc.memory import OfflineMemory, OnlineMemory
 from maicc.models.decision import DecisionTransformer
 from maicc.teams.team import Team
 from maicc.types import Trajectories
-from tests.teams import FAMILY, SEEDS, make_env
+from tests.teams import FAMILY, SEEDS, make_env, untrained
 
 
 def memory_of(episodes: list[tuple[float, list[int], list[int]]]) -> OnlineMemory:
@@ -56,6 +57,41 @@ def test_the_latest_that_reached_the_goal_is_repeated_in_the_same_situation():
     nothing = empty.latest(np.zeros(2), 2)
     actions, repeated = empty.repeat(np.arange(2), nothing, 0, np.zeros((2, 1)))
     assert actions.tolist() == repeated.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("tokens", ["fused", "four"])
+def test_a_model_reads_what_a_repeating_agent_passed_over_once_it_is_asked(tokens):
+    """It acts as one that has read every step, and reads nothing while all agents repeat."""
+    model = untrained(FAMILY.spec, record=2, labels="expert", tokens=tokens)
+    nothing = Trajectories(*(np.zeros((1, 1)) for _ in range(7)))
+    dataset = OfflineMemory(None, nothing, *[np.ones(1)] * 2, *[np.zeros(1)] * 3)
+    lazy, eager = (Team(FAMILY.spec, None, model, dataset, MemoryConfig(), SEEDS) for _ in range(2))
+    eager.traced = np.arange(9)
+    known, elsewhere = make_env(), FAMILY.draw_tasks(6, 0)[3:]
+    other = BatchEnv([FAMILY.make_env(task) for task in elsewhere], "sum", 15)
+    expert = chooser(FAMILY, "expert", known)
+    read = []
+    for episode, env in enumerate([known, known, known, other]):
+        now = env.reset([episode] * 3)
+        rngs = [np.random.default_rng(run) for run in range(3)]
+        while not now.done.all():
+            seen = now.observations, now.action_mask
+            actions = lazy.act(*seen)
+            assert np.array_equal(actions, eager.act(*seen))
+            asked = lazy._reading[lazy.choices.repeated[lazy._reading] < 0]
+            probability = (team.choices.probability[asked] for team in (lazy, eager))
+            assert np.allclose(*probability, atol=1e-5)
+            read.append((episode, lazy._step, len(lazy._reading)))
+            if episode == 0:
+                for run in np.flatnonzero(~now.done):
+                    shown = expert(run, now, rngs[run])
+                    actions[run] = [shown[agent] for agent in env.rosters[run]]
+            now = env.step(actions)
+            for team in (lazy, eager):
+                team.observe(actions, now.rewards, now.done)
+    assert all(rows == 0 for episode, _, rows in read if episode in (1, 2))
+    late = [rows for episode, step, rows in read if episode == 3 and step]
+    assert late[0] < late[-1]  # some were asked in the middle of the episode
 
 
 @pytest.mark.parametrize("replay", [True, False])

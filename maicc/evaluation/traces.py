@@ -140,6 +140,7 @@ class Tracer:
     ) -> None:
         self.team, self.told = team, told
         self.rows, self.run, self.agent = team.rows_of(range(runs))
+        team.traced = self.rows
         spec = team.spec
         step = (runs, episodes, spec.max_steps)
         each = (*step, spec.n_agents)

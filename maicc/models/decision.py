@@ -63,6 +63,20 @@ class Past(NamedTuple):
         """Picks these rows."""
         return Past([(k[rows], v[rows]) for k, v in self.kv], self.visible[rows])
 
+    def beside(self, others: Past) -> Past:
+        """Adds the rows of others below these; who sees fewer tokens gets some that are hidden."""
+        P = max(self.visible.shape[1], others.visible.shape[1])
+        parts = []
+        for past in (self, others):
+            fewer = P - past.visible.shape[1]
+            kv = [(F.pad(k, (0, 0, fewer, 0)), F.pad(v, (0, 0, fewer, 0))) for k, v in past.kv]
+            parts.append(Past(kv, F.pad(past.visible, (fewer, 0))))
+        kv = [
+            (torch.cat([k, other_k]), torch.cat([v, other_v]))
+            for (k, v), (other_k, other_v) in zip(parts[0].kv, parts[1].kv, strict=True)
+        ]
+        return Past(kv, torch.cat([parts[0].visible, parts[1].visible]))
+
     def behind(self, first: Past | None) -> Past:
         """Joins these tokens to others that come first."""
         if first is None:
@@ -213,6 +227,26 @@ class DecisionTransformer(nn.Module):
         visible = torch.ones(Q, L, dtype=torch.bool, device=x.device)
         logits = self.head(y, encoded.attack_targets[:, -1:])[:, 0]
         return logits, Past(kv, visible).behind(seen)
+
+    def catch_up(
+        self, steps: Trajectories, encoded: EncodedObservations, seen: Past | None
+    ) -> Past:
+        """Reads all steps (Q, t, ...) before the running one, as `extend` does one by one.
+
+        Args:
+            steps: (Q, t, ...).
+            encoded: (Q, t, ...) their observations.
+            seen: The record, if there is one.
+
+        Returns:
+            What the running step has seen.
+        """
+        x = self._current_tokens(steps, encoded)
+        if self.config.tokens == "four":
+            x = x[:, :-2]  # the last action and outcome are read with the running step
+        _, kv = self._read(x, seen, None)
+        visible = torch.ones(*x.shape[:2], dtype=torch.bool, device=x.device)
+        return Past(kv, visible).behind(seen)
 
     def _read(
         self, x: Tensor, past: Past | None, positions: Tensor | None

@@ -105,6 +105,7 @@ class LockStepTeam(ABC):
         )
         self.lookups: LookupStats | None = None  # in the last episode, where a method retrieves
         self.choices: Choices | None = None  # in the last step
+        self.traced = np.zeros(0, np.int64)  # rows whose logits are always wanted
         self._n_draws, self._shared_draws, self._redraw = draws, shared_draws, redraw
         self._running = False  # an episode
         self._awaits_observe = False
@@ -116,6 +117,14 @@ class LockStepTeam(ABC):
     @abstractmethod
     def logits(self, active: np.ndarray) -> np.ndarray:
         """Logits (Q, A) of the `active` rows (Q,) at the running step."""
+
+    def wanted(self, active: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+        """Marks the `active` rows (Q,) whose logits are computed: all of them by default.
+
+        Args:
+            repeats: (Q,) bool, rows that repeat an own action, whatever their logits are.
+        """
+        return np.ones(len(active), bool)
 
     @abstractmethod
     def sampling(self) -> np.ndarray | float:
@@ -199,9 +208,7 @@ class LockStepTeam(ABC):
         self.choices.probability[active] = legal
         free = legal.sum(1) > 1  # an agent with one legal action, as the dead have, takes it
         free |= ~free.any()  # a method follows every step, also where nobody has a choice
-        with torch.no_grad():
-            logits = self.logits(active[free])
-        chosen[free] = self._choose(logits, legal[free], active[free])
+        chosen[free] = self._choose(legal[free], active[free])
         actions = np.zeros((self.R, self.N), np.int64)
         actions[self._run[active], self._column[active]] = chosen
         self._awaits_observe = True
@@ -306,24 +313,28 @@ class LockStepTeam(ABC):
         numbers = np.stack([rng.random((steps, 5 + self._n_draws)) for rng in rngs])
         return Draws.from_columns(np.repeat(numbers, self.spec.max_steps // steps, axis=1))
 
-    def _choose(self, logits: np.ndarray, legal: np.ndarray, active: np.ndarray) -> np.ndarray:
+    def _choose(self, legal: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Samples a legal action, or takes the best: what was worth repeating, or the model's."""
         explore, action = (
             numbers[active, self._step] for numbers in (self._draws.explore, self._draws.action)
         )
-        logits = np.where(legal, logits, -np.inf)
-        p = np.exp(logits - logits.max(1, keepdims=True))
-        total = p.cumsum(1)
-        sampled = (total <= action[:, None] * total[:, -1:]).sum(1)
         samples = explore < np.broadcast_to(self.sampling(), len(self._run))[active]
         observations = self._now.observations[active, self._step]
         again, slot = self.online.repeat(active, self._replayed[active], self._step, observations)
         again = np.where(np.take_along_axis(legal, again[:, None], 1)[:, 0], again, -1)
+        repeats = ~samples & (again >= 0)
+        logits, wanted = np.zeros(legal.shape), self.wanted(active, repeats)
+        with torch.no_grad():
+            logits[wanted] = self.logits(active[wanted])
+        logits = np.where(legal, logits, -np.inf)
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        total = p.cumsum(1)
+        sampled = (total <= action[:, None] * total[:, -1:]).sum(1)
         best = np.where(again >= 0, again, logits.argmax(1))
         assert self.choices is not None
         self.choices.probability[active] = p / total[:, -1:]
         self.choices.sampled[active] = samples
-        self.choices.repeated[active] = np.where(samples | (again < 0), -1, slot)
+        self.choices.repeated[active] = np.where(repeats, slot, -1)
         return np.where(samples, sampled, best)
 
     def _no_choices(self) -> Choices:

@@ -13,6 +13,7 @@ from maicc.data.returns import COMPLETION_MARGIN, normalised
 from maicc.memory import BlendedMemory, OfflineMemory, schedule
 from maicc.models.decision import DecisionTransformer, Past
 from maicc.models.embedding import Embedding
+from maicc.models.observations import EncodedObservations
 from maicc.models.record import packed, transitions
 from maicc.schema import check_options
 from maicc.teams.context_cache import ContextCache
@@ -111,8 +112,8 @@ class Team(LockStepTeam):
         self._encoder = EpisodeEncoder(reader, len(self._run), self.spec.max_steps)
         self.shown = self._shown()
         self._mixture = self._mixture_of_rows()
-        self._reading = np.arange(len(self._run))  # rows that are read in each step
-        self._seen = self._encode_record()  # by each of them
+        self._reading = np.zeros(0, np.int64)  # rows that are read in each step, ascending
+        self._seen: Past | None = None  # by each of them
 
     def _shown(self) -> np.ndarray:
         """Chooses the slots (rows, C) of each row's record; none without a record."""
@@ -121,13 +122,31 @@ class Team(LockStepTeam):
             return np.zeros((len(self._run), 0), np.int64)
         return self.online.choose(n, self.config.alpha)
 
-    @torch.no_grad()
-    def _encode_record(self) -> Past | None:
-        """Encodes each row's past episodes, once for the whole episode."""
+    def wanted(self, active: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+        """Marks the rows that do not repeat an action; all if each step retrieves for itself."""
+        if self.memory.k:
+            return super().wanted(active, repeats)
+        return ~repeats | np.isin(active, self.traced)
+
+    def _read_from_now_on(self, rows: np.ndarray) -> None:
+        """Lets the model read these rows too: their record and the steps so far, each once."""
+        t, seen = self._step, self._encode_record(rows)
+        if t:
+            steps = Trajectories(*(part[:, :t] for part in self._current(rows)))
+            encoded = EncodedObservations(*(part[:, :t] for part in self._encoder.take(rows)))
+            seen = self.decision.catch_up(steps, encoded, seen)
+        reading = np.concatenate([self._reading, rows])
+        if seen is not None:
+            seen = seen if self._seen is None else self._seen.beside(seen)
+            self._seen = seen.take(torch.from_numpy(np.argsort(reading)).to(self.device))
+        self._reading = np.sort(reading)
+
+    def _encode_record(self, rows: np.ndarray) -> Past | None:
+        """Encodes the past episodes of these rows, once for the whole episode."""
         if not self.decision.config.record:
             return None
-        row = np.arange(len(self.shown))[:, None]
-        episodes = Trajectories(*(part[row, self.shown] for part in self.online.trajectories))
+        slots = self.shown[rows]
+        episodes = Trajectories(*(p[rows[:, None], slots] for p in self.online.trajectories))
         return self.decision.encode_record(packed(transitions(self._tensors(episodes))))
 
     def _mixture_of_rows(self) -> schedule.Mixture:
@@ -149,14 +168,22 @@ class Team(LockStepTeam):
     def logits(self, active: np.ndarray) -> np.ndarray:
         """Looks up each prefix, and lets the decision model read the trajectories it gets.
 
-        Every row of a running episode is read, also one that has no choice in this step: its later
-        steps look back at this one.
+        A row is read from the first step on whose logits are wanted, and then in every step, also
+        where it has no choice: its later steps look back at this one. Where each step retrieves for
+        itself, every row is read from the start.
         """
         t = self._step
         observations = self._tensor(self._now.observations[:, t])
         self._encoder.add(observations)
         self._drop_ended()
+        late = np.setdiff1d(active, self._reading)
+        if self.memory.k:
+            late = np.arange(len(self._run)) if t == 0 else late[:0]
+        if len(late):
+            self._read_from_now_on(late)
         rows = self._reading
+        if not len(rows):
+            return np.zeros((0, self.spec.n_actions))
         is_active = np.isin(rows, active)
         retrieval = None
         if self.memory.k:
