@@ -21,9 +21,6 @@ from maicc.envs.tasks import TaskFamily, sample_tasks
 
 SIZE, MAX_STEPS = 7, 9
 HIGHEST = 5  # level
-SCALE = np.array(  # of upstream's numbers, so that all are about 1
-    [SIZE - 1, SIZE - 1, 2 * HIGHEST] * 2 + [SIZE - 1] * 8, np.float32
-)
 PAIRS = tuple(combinations(range(4), 2))
 CLEARED = 0.5  # share of the return that is paid for clearing the board; the rest is upstream's
 TRAINING, HELD_OUT = 300, 24
@@ -63,17 +60,16 @@ class _Game(ForagingEnv):
 
     def _make_gym_obs(self) -> list[np.ndarray]:
         seen = super()._make_gym_obs()
-        scaled = np.stack(seen) / SCALE
-        return list(np.concatenate([scaled, np.eye(len(seen), dtype=np.float32)], 1))
+        return list(np.concatenate([seen, np.eye(len(seen), dtype=np.float32)], 1))
 
 
 class Levels(Board):
     """A PettingZoo environment whose agents have the hidden `levels`; the heavy food's is `heavy`.
 
     An observation has 18 numbers. The first 14 are upstream's: row, column and level of both foods,
-    then row and column of the agent itself and of the three others, divided by `SCALE`. All agents
-    see the whole board. Then it tells which of the four agents it is. The team return is at most 1:
-    half of it is paid for lifting, as upstream does, and the other half when the board is clear.
+    then row and column of the agent itself and of the three others. All agents see the whole board.
+    Then it tells which of the four agents it is. The team return is at most 1: half of it is paid
+    for lifting, as upstream does, and the other half when the board is clear.
     """
 
     def __init__(self, levels: Sequence[int], heavy: int, max_steps: int) -> None:
@@ -127,7 +123,7 @@ def guess(
     Every pair is sent to the heavy food as often as any other. The way that one agent plans for all
     is the same for all, so that nobody stands in another's way.
     """
-    numbers = np.rint(observation[:14] * SCALE).astype(int).tolist()
+    numbers = observation[:14].astype(int).tolist()
     foods = {(r, c): level for r, c, level in zip(*[iter(numbers[:6])] * 3, strict=True) if level}
     own, *others = zip(*[iter(numbers[6:])] * 2, strict=True)
     number = int(observation[14:].argmax())
@@ -149,7 +145,7 @@ def guess(
 
 def draw(observations: np.ndarray, present: np.ndarray) -> Drawing:
     """Draws foods with their levels, and agents, whose levels nobody sees."""
-    numbers = np.rint(observations[:, :14] * SCALE)
+    numbers = observations[:, :14]
     foods = {tuple(food) for food in numbers[present, :6].reshape(-1, 3).tolist() if food[2] > 0}
     shapes = [cell((r, c), colour=FOOD, label=f"{level:.0f}") for r, c, level in sorted(foods)]
     for i in np.flatnonzero(present).tolist():

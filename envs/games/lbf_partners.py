@@ -74,7 +74,7 @@ class _Game(ForagingEnv):
                 if j != i
             ]
             cells = np.array([*shown.tolist(), position, *others], np.float32)  # (4 + 1 + 2, 2)
-            observations.append(np.where(cells < 0, cells, cells / (SIZE - 1)).reshape(-1))
+            observations.append(cells.reshape(-1))
         return observations
 
 
@@ -82,8 +82,7 @@ class Partners(Board):
     """The board with all three agents; `with_partners` makes the third one the partner.
 
     An observation has 14 numbers: row and column of the foods, of the agent itself and of the two
-    others, which are -1 -1 beyond two steps. Rows and columns go from 0 to 1. An episode ends when
-    a food is lifted.
+    others, which are -1 -1 beyond two steps. An episode ends when a food is lifted.
 
     Args:
         likes: How much the partner likes a food to be south, to be east, and to be near its start.
@@ -145,8 +144,7 @@ def guess(
     observation: np.ndarray, action_mask: np.ndarray, agent: str, rng: np.random.Generator
 ) -> int:
     """Goes to any of the foods, to which one follows from where they are: both agents agree."""
-    places = np.where(observation < 0, observation, observation * (SIZE - 1))
-    cells = [(r, c) for r, c in np.rint(places).astype(int).reshape(-1, 2).tolist()]
+    cells = [(r, c) for r, c in observation.astype(int).reshape(-1, 2).tolist()]
     foods, own, (other, third) = cells[:FOODS], cells[FOODS], cells[FOODS + 1 :]
     food = foods[sum(map(sum, foods)) % FOODS]
     # others who are out of sight are taken to be where they began
@@ -157,8 +155,7 @@ def guess(
 
 def draw(observations: np.ndarray, present: np.ndarray) -> Drawing:
     """Draws the foods, our agents, and the partner while one of them sees it."""
-    places = np.where(observations < 0, observations, observations * (SIZE - 1))
-    cells = places[present].reshape(-1, FOODS + len(STARTS), 2).tolist()
+    cells = observations[present].reshape(-1, FOODS + len(STARTS), 2).tolist()
     foods = {tuple(food) for seen in cells for food in seen[:FOODS] if food[0] >= 0}
     shapes = [cell(food, colour=FOOD) for food in sorted(foods)]
     strangers = {tuple(seen[-1]) for seen in cells if seen[-1][0] >= 0}
