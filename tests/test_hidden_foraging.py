@@ -101,7 +101,7 @@ def test_others_are_seen_within_two_steps_only():
     observations, _ = env.reset(seed=0)
     assert (observations["agent_0"][-4:] == -1).all()
     env.game.players[2].position = (6, 1)  # one row and one column away from agent 0
-    np.testing.assert_allclose(env.game._make_gym_obs()[0][-4:], [-1, -1, 6 / 7, 1 / 7])
+    np.testing.assert_allclose(env.game._make_gym_obs()[0][-4:], [-1, -1, 6, 1])
 
 
 def test_the_team_of_a_batch_has_no_partner_in_it():
