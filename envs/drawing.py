@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from maicc.files import first_line
 from maicc.types import UserError
 
 COLOURS = (
@@ -39,6 +40,20 @@ class Drawing(NamedTuple):
 
 # `draw(observations, present)`: what the agents see, (N, O) float32, and who is there, (N,) bool
 Draw = Callable[[np.ndarray, np.ndarray], Drawing]
+
+
+def drawn(draw: Draw, observations: np.ndarray, present: np.ndarray, family: str) -> Drawing:
+    """Lets a family draw one step.
+
+    Raises:
+        UserError: its `draw` fails, or gives no drawing.
+    """
+    try:
+        drawing = draw(observations, present)
+    except Exception as error:  # whatever a user's function raises
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{family}: its draw failed ({what:.200})") from error
+    return checked(drawing, family)
 
 
 def checked(drawing: Drawing, family: str) -> Drawing:

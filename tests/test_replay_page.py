@@ -12,7 +12,7 @@ from PIL import Image
 
 import maicc
 from maicc.envs import Drawing, Shape, batch_env, get_family
-from maicc.envs.drawing import checked
+from maicc.envs.drawing import checked, drawn
 from maicc.report.pictures import painted
 from maicc.report.replay import shown_episodes, write_replay
 from maicc.types import UserError
@@ -182,6 +182,11 @@ def test_drawings_show_the_agents_where_they_are(name):
         assert painted(drawing).shape == (360, 360, 3)
         legal = now.action_mask[0] * rng.random(now.action_mask[0].shape)
         now = env.step(legal.argmax(-1)[None])
+
+
+def test_a_drawing_that_fails_is_told():
+    with pytest.raises(UserError, match=r"mine: its draw failed \(ZeroDivisionError"):
+        drawn(lambda observations, present: 1 / 0, np.zeros((1, 1)), np.ones(1, bool), "mine")
 
 
 def test_a_wrong_drawing_is_refused():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from maicc.envs import TaskFamily, get_family
-from maicc.envs.drawing import Drawing, agent_colour, checked
+from maicc.envs.drawing import Drawing, agent_colour, drawn
 from maicc.evaluation.traces import Traces, load_traces
 from maicc.files import whole_file
 from maicc.types import UserError
@@ -29,7 +29,7 @@ def drawings(family: TaskFamily, traces: Traces, run: int, episode: int) -> list
         return []
     seen, present = traces.observations[run, episode], traces.alive[run, episode]
     return [
-        checked(family.draw(seen[step], present[step]), family.name)
+        drawn(family.draw, seen[step], present[step], family.name)
         for step in range(int(traces.played[run, episode].sum()))
     ]
 

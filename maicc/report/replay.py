@@ -15,7 +15,7 @@ import numpy as np
 from maicc.data.dataset import EpisodeFile
 from maicc.data.episodes import EpisodeBatch
 from maicc.envs import TaskFamily, get_family
-from maicc.envs.drawing import COLOURS, Drawing, checked
+from maicc.envs.drawing import COLOURS, Drawing, drawn
 from maicc.evaluation.traces import OFFLINE, Traces, load_traces
 from maicc.files import plain_number, write_text
 from maicc.report.pictures import drawings, frames
@@ -184,7 +184,7 @@ class _Story:
             return
         places = []
         for observations, there in zip(seen, present, strict=True):
-            drawing = checked(self.family.draw(observations, there), self.family.name)
+            drawing = drawn(self.family.draw, observations, there, self.family.name)
             places += [[s.x, s.y] for s in drawing.shapes if s.agent == agent]
         self.paths[name] = _rounded(np.array(places).reshape(-1, 2), 2)
 
