@@ -19,7 +19,7 @@ def test_an_interrupted_adaptation_goes_on_with_its_own_settings_only(tiny_run, 
 
     real = module.play_episode
 
-    def ctrl_c(team, env, seeds):
+    def ctrl_c(team, env, seeds, **options):
         if team.episode == 2:
             raise KeyboardInterrupt
         return real(team, env, seeds)
