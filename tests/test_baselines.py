@@ -206,13 +206,13 @@ def test_each_method_overfits_two_tasks(method, two_tasks, tmp_path, monkeypatch
     config.decision.model.width, config.decision.model.label_smoothing = 32, 0.0
     config.decision.batch_size, config.decision.steps = 12, 150
     config.decision.optimiser.learning_rate = 3e-3
-    accuracy, learn = [], BaselineModule.learn
+    accuracy, imitation = [], BaselineModule.imitation
 
     def record(module, logits, actions):
         accuracy.append(float((logits.argmax(-1) == actions).float().mean()))
-        return learn(module, logits, actions)
+        return imitation(module, logits, actions)
 
-    monkeypatch.setattr(BaselineModule, "learn", record)
+    monkeypatch.setattr(BaselineModule, "imitation", record)
     fits = ALL[method].fits
     files = ModelFiles(two_tasks, {fit: tmp_path / f"{fit}.ckpt" for fit in fits})
     if method == "ad":

@@ -16,7 +16,7 @@ from maicc.config import CollectConfig, DecisionConfig, DecisionFit
 from maicc.data.arrays import convert_arrays
 from maicc.data.collect import collect
 from maicc.data.dataset import EpisodeFile, put_dataset
-from maicc.envs import get_family, register
+from maicc.envs import get_family, registry
 from maicc.experiments import fits
 from maicc.experiments.benchmark import benchmark, plan
 from maicc.experiments.compare import compare
@@ -149,14 +149,15 @@ def test_behaviours_of_imported_episodes_cannot_be_played(mine, tmp_path, no_col
     assert [row["variant"] for row in table["rows"]] == ["default", "scripted explorer"]
 
 
-def test_what_does_not_fit_is_refused_before_work(mine, tmp_path):
+def test_what_does_not_fit_is_refused_before_work(mine, tmp_path, monkeypatch):
     out, config = tmp_path / "out", small()
     no_labels = tmp_path / "no_labels.h5"
     shutil.copy(mine, no_labels)
     with h5py.File(no_labels, "a") as file:
         del file["expert_actions"]
     tasks = dict(list(FAMILY.training.items())[:-1])
-    register(replace(FAMILY, name="fewer", training=tasks))
+    few = replace(FAMILY, name="fewer", training=tasks)
+    monkeypatch.setitem(registry._registered, "fewer", few)  # other tests do not know it
     fewer = tmp_path / "fewer.h5"
     collect(get_family("fewer"), fewer, CollectConfig(episodes=1, levels=[1.0], workers=1), 0)
     with h5py.File(fewer, "a") as file:  # a family of the same name and sizes

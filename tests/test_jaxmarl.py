@@ -244,7 +244,9 @@ def test_environments_of_jaxmarl_keep_the_contract(name):
 @pytest.mark.slow
 def test_the_tutorials_family_keeps_its_contract(tmp_path, monkeypatch):
     text = (Path(__file__).parent.parent / "docs" / "tutorial.md").read_text()
-    (tmp_path / "hidden.py").write_text(text.split("```python\n")[-1].split("```")[0])
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    (hidden,) = (block for block in blocks if "class Hidden" in block)
+    (tmp_path / "hidden.py").write_text(hidden)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("maicc.data.contract._SECONDS", 0.05)
     family = get_family("hidden:hidden")
