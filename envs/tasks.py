@@ -8,14 +8,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 from pettingzoo import ParallelEnv
 
 from maicc.envs.adapters import as_parallel, map_observations
-from maicc.envs.drawing import Draw
+from maicc.envs.drawing import Draw, Drawing
 from maicc.envs.spaces import largest_sizes, roster_of
 from maicc.streams import Stream
 from maicc.types import ObsLayout, Spec, Task, UserError
@@ -200,7 +200,8 @@ class TaskFamily:
             )
         spec = self.spec  # its sizes are those without what is told
         sizes = spec.n_agents, spec.observation_size, spec.n_actions
-        return replace(self, name=f"{self.name}{REVEALED}", tells=True, sizes=sizes)
+        draw = None if self.draw is None else partial(_draw_untold, self.draw, sizes[1])
+        return replace(self, name=f"{self.name}{REVEALED}", tells=True, sizes=sizes, draw=draw)
 
     def hidden_part(self, task: Task) -> np.ndarray:
         """Numbers that tell the hidden part of a task, (R,) float32; none without `reveal`."""
@@ -301,6 +302,11 @@ class TaskFamily:
         tasks = self.held_out_tasks if held_out else self.training_tasks
         order = np.random.default_rng([seed, Stream.DRAW_TASKS]).permutation(len(tasks))
         return [tasks[order[i % len(tasks)]] for i in range(n)]
+
+
+def _draw_untold(draw: Draw, size: int, observations: np.ndarray, present: np.ndarray) -> Drawing:
+    """Draws observations that end with what is told, behind their first `size` numbers."""
+    return draw(observations[:, :size], present)
 
 
 def _name(parameters: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from maicc.envs import Drawing, Shape, batch_env, get_family
 from maicc.envs.drawing import checked, drawn
 from maicc.report.pictures import painted
 from maicc.report.replay import shown_episodes, write_replay
+from maicc.report.write import write_report
 from maicc.types import UserError
 from tests.commands import TINY
 
@@ -182,6 +183,24 @@ def test_drawings_show_the_agents_where_they_are(name):
         assert painted(drawing).shape == (360, 360, 3)
         legal = now.action_mask[0] * rng.random(now.action_mask[0].shape)
         now = env.step(legal.argmax(-1)[None])
+
+
+def test_the_report_is_written_without_pictures(traced_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(traced_run, folder)
+    (folder / "adapt" / "result.traces.npz").write_bytes(b"damaged")
+    assert "No picture: " in write_report(folder).read_text()
+
+
+def test_a_family_that_tells_is_drawn_as_the_one_that_does_not():
+    for name in ("lbf_partners", "lbf_levels"):
+        family = get_family(name)
+        task, told = family.held_out_tasks[0], family.revealed()
+        env, telling = (batch_env(f, [replace(task, family=f.name)]) for f in (family, told))
+        now, seen = env.reset([1]), telling.reset([1])
+        assert told.draw(seen.observations[0], seen.alive[0]) == family.draw(
+            now.observations[0], now.alive[0]
+        )
 
 
 def test_a_drawing_that_fails_is_told():

@@ -8,21 +8,21 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from maicc.data.dataset import EpisodeFile
 from maicc.data.episodes import EpisodeBatch
 from maicc.envs import TaskFamily, get_family
-from maicc.envs.drawing import COLOURS, Drawing, drawn
+from maicc.envs.drawing import COLOURS, Kind, Shape, drawn
 from maicc.evaluation.traces import OFFLINE, Traces, load_traces
 from maicc.files import plain_number, write_text
 from maicc.report.pictures import drawings, frames
 from maicc.report.write import page
 
 EPISODES = 20  # of all runs together, on a page
-_KINDS = ("circle", "square", "text")
+_KINDS = get_args(Kind)
 _SIDE = 320  # pixels of the longer side of a frame
 
 
@@ -109,19 +109,18 @@ class _Story:
         for agent, remembered in enumerate(record):
             for past in remembered:
                 self._own_path(run, past, agent)
-        steps = int(t.played[run, episode].sum())
-        pictures = self._pictures(run, episode, steps)
+        board, pictures = self._pictures(run, episode)
         return {
             "number": episode,
             "record": record,
-            "board": pictures.board,
+            "board": board,
             "steps": [
                 {
-                    "picture": pictures.of(step),
+                    "picture": picture,
                     "reward": round(float(t.rewards[run, episode, step]), 3),
                     "agents": [self._decision(run, episode, step, agent) for agent in range(n)],
                 }
-                for step in range(steps)
+                for step, picture in enumerate(pictures)
             ],
         }
 
@@ -188,71 +187,39 @@ class _Story:
             places += [[s.x, s.y] for s in drawing.shapes if s.agent == agent]
         self.paths[name] = _rounded(np.array(places).reshape(-1, 2), 2)
 
-    def _pictures(self, run: int, episode: int, steps: int) -> _Pictures:
+    def _pictures(self, run: int, episode: int) -> tuple[dict[str, Any], list[Any]]:
+        """The board of an episode, and a picture of each step: shapes, a frame, or numbers."""
         which = (self.family, self.traces, run, episode)
-        if self.family.draw is not None:
-            return _Drawn(drawings(*which))
+        drawn_steps = drawings(*which)
+        if drawn_steps:
+            first = drawn_steps[0]
+            board = {"width": first.width, "height": first.height, "grid": first.grid}
+            return board, [[_plain(shape) for shape in step.shapes] for step in drawn_steps]
         rendered = frames(*which)
         if rendered:
-            return _Frames(rendered)
-        return _Numbers(self.traces.observations[run, episode, :steps])
+            height, width = rendered[0].shape[:2]
+            board = {"width": width, "height": height, "frames": True}
+            return board, [_jpeg(frame) for frame in rendered]
+        played = self.traces.played[run, episode]
+        numbers = _rounded(self.traces.observations[run, episode, played], 2)
+        return {"numbers": True}, numbers
 
 
-class _Pictures:
-    """Pictures of an episode, as plain values."""
-
-    board: dict[str, Any]
-
-    def of(self, step: int) -> Any:
-        """The picture of a step."""
-        raise NotImplementedError
+def _plain(shape: Shape) -> list[Any]:
+    """A shape as plain values: kind, place, size, colour, label, and agent or -1."""
+    places = (round(number, 2) for number in (shape.x, shape.y, shape.size))
+    agent = -1 if shape.agent is None else shape.agent
+    return [_KINDS.index(shape.kind), *places, shape.colour, shape.label, agent]
 
 
-class _Drawn(_Pictures):
-    """Drawings of the family."""
+def _jpeg(frame: np.ndarray) -> str:
+    """A small picture of a frame (H, W, 3), as a data address."""
+    from PIL import Image
 
-    def __init__(self, drawings: Sequence[Drawing]) -> None:
-        self.drawings = drawings
-        first = drawings[0]
-        self.board = {"width": first.width, "height": first.height, "grid": first.grid}
-
-    def of(self, step: int) -> Any:
-        return [
-            [
-                _KINDS.index(s.kind), round(s.x, 2), round(s.y, 2), round(s.size, 2), s.colour,
-                s.label, -1 if s.agent is None else s.agent,
-            ]
-            for s in self.drawings[step].shapes
-        ]  # fmt: skip
-
-
-class _Frames(_Pictures):
-    """Frames of an environment that renders itself."""
-
-    def __init__(self, frames: Sequence[np.ndarray]) -> None:
-        self.frames = frames
-        height, width = frames[0].shape[:2]
-        self.board = {"width": width, "height": height, "frames": True}
-
-    def of(self, step: int) -> Any:
-        from PIL import Image
-
-        image = Image.fromarray(self.frames[step])
-        image.thumbnail((_SIDE, _SIDE))
-        buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "JPEG", quality=70)
-        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-class _Numbers(_Pictures):
-    """The numbers that agents see."""
-
-    def __init__(self, observations: np.ndarray) -> None:
-        self.observations = observations
-        self.board = {"numbers": True}
-
-    def of(self, step: int) -> Any:
-        return _rounded(self.observations[step], 2)
+    image, buffer = Image.fromarray(frame), io.BytesIO()
+    image.thumbnail((_SIDE, _SIDE))
+    image.convert("RGB").save(buffer, "JPEG", quality=70)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _rounded(array: np.ndarray, digits: int) -> Any:

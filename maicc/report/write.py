@@ -126,29 +126,29 @@ def _training(files: ModelFiles) -> list[Section]:
 
 
 def _boards(folder: Path) -> list[Section]:
-    """Section with pictures of a first and a last episode; none if nothing is drawn."""
+    """Section with pictures of a first and a last episode, or why there are none."""
     if not traces_of(folder).exists():
         return []
-    traces = load_traces(folder)
-    family, returns = get_family(traces.family), traces.returns[0]
+    text, figure = "", ""
     try:
+        traces = load_traces(folder)
+        family, returns = get_family(traces.family), traces.returns[0]
+        if family.draw is None:
+            return []
         boards = {
-            f"episode {episode + 1}, return {returns[episode]:.2f}": steps
+            f"episode {episode + 1}, return {returns[episode]:.2f}": drawings(
+                family, traces, 0, episode
+            )
             for episode in (0, len(returns) - 1)
-            if (steps := drawings(family, traces, 0, episode))
         }
-    except UserError:  # of the family's `draw`; `maicc replay` tells it
-        return []
-    if not boards:
-        return []
-    return [
-        {
-            "title": "A first and a last episode",
-            "text": f"The team of the first run, on {traces.tasks[0].name}: where its agents went, "
-            "and what they see at the end. replay.html shows every step.",
-            "figure": episode_boards(boards),
-        }
-    ]
+        text = (
+            f"The team of the first run, on {traces.tasks[0].name}: where its agents went, and "
+            "what they see at the end. replay.html shows every step."
+        )
+        figure = episode_boards(boards)
+    except UserError as error:  # of traces that are damaged, or of a family that is not here
+        text = f"No picture: {error}."
+    return [{"title": "A first and a last episode", "text": text, "figure": figure}]
 
 
 def _dataset(folder: Path, dataset: EpisodeFile) -> list[Section]:
