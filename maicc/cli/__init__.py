@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command `maicc`; see commands.py."""
+    """Runs the command `maicc`; commands.py lists them all."""
     from maicc.cli.commands import main as run
 
     run(arguments)

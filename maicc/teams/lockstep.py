@@ -19,6 +19,7 @@ from maicc.data.alive import alive_up_to_last, cut_at_death
 from maicc.data.returns import completed, return_to_go
 from maicc.memory import OnlineMemory
 from maicc.streams import Stream
+from maicc.teams.choices import Choices, Draws
 from maicc.teams.lookups import LookupStats
 from maicc.types import Spec, Trajectories, UserError
 
@@ -30,31 +31,6 @@ class EpisodeKeys(NamedTuple):
 
     keys: np.ndarray  # (rows, T, D)
     individual_return: np.ndarray  # (rows,) in [0, 1] on the family's scale
-
-
-class Draws(NamedTuple):
-    """Random numbers in [0, 1) of each row and step, named after what they decide."""
-
-    memory: np.ndarray  # (rows, T) which memory is asked
-    tie: np.ndarray  # (rows, T) which of several equal keys come first
-    explore: np.ndarray  # (rows, T) whether the action is sampled
-    action: np.ndarray  # (rows, T) which action is sampled
-    order: np.ndarray  # (rows, T) the order of trajectories in memory; the first step's is used
-    extra: np.ndarray  # (rows, T, draws) for the method
-
-    @classmethod
-    def from_columns(cls, columns: np.ndarray) -> Draws:
-        """Names the columns (rows, T, 5 + draws)."""
-        memory, tie, explore, action, order = np.moveaxis(columns[:, :, :5], 2, 0)
-        return cls(memory, tie, explore, action, order, extra=columns[:, :, 5:])
-
-
-class Choices(NamedTuple):
-    """How each row's action of a step came about; kept for traces, no agent acts on it."""
-
-    probability: np.ndarray  # (rows, A) of each legal action, by the model
-    sampled: np.ndarray  # (rows,) bool, whether the action was sampled
-    repeated: np.ndarray  # (rows,) slot of the own trajectory whose action was repeated; -1
 
 
 class LockStepTeam(ABC):
@@ -204,7 +180,7 @@ class LockStepTeam(ABC):
         if alive is not None:
             self._alive[:, t] = self._rows(np.reshape(np.asarray(alive, bool), (self.R, self.N)))
         chosen = legal.argmax(1)
-        self.choices = self._no_choices()
+        self.choices = Choices.none(len(self._run), self.spec.n_actions)
         self.choices.probability[active] = legal
         free = legal.sum(1) > 1  # an agent with one legal action, as the dead have, takes it
         free |= ~free.any()  # a method follows every step, also where nobody has a choice
@@ -336,13 +312,6 @@ class LockStepTeam(ABC):
         self.choices.sampled[active] = samples
         self.choices.repeated[active] = np.where(repeats, slot, -1)
         return np.where(samples, sampled, best)
-
-    def _no_choices(self) -> Choices:
-        """Choices of a step before any is made."""
-        rows = len(self._run)
-        return Choices(
-            np.zeros((rows, self.spec.n_actions)), np.zeros(rows, bool), np.full(rows, -1)
-        )
 
     def _store_episode(self) -> None:
         """Cuts the trajectories at their agents' death, and stores them with the true returns."""
