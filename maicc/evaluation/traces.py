@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 SUFFIX = ".traces.npz"
 OFFLINE, OWN = 0, 1  # sources of a retrieved trajectory
+_NONE = (
+    "actions", "repeated", "record", "source", "task", "episode", "agent",
+)  # arrays in which -1 stands for none  # fmt: skip
 
 
 @dataclass
@@ -144,9 +147,7 @@ class Tracer:
         spec = team.spec
         step = (runs, episodes, spec.max_steps)
         each = (*step, spec.n_agents)
-        retrieved = (*each, getattr(getattr(team, "memory", None), "k", 0))
-        config = getattr(getattr(team, "decision", None), "config", None)
-        record = (runs, episodes, spec.n_agents, getattr(config, "record", 0))
+        retrieved, record = (*each, team.k), (runs, episodes, spec.n_agents, team.record)
         self.arrays: dict[str, np.ndarray] = {
             "resets": np.zeros((runs, episodes), np.int64),
             "observations": np.zeros((*each, spec.observation_size), np.float32),
@@ -193,11 +194,11 @@ class Tracer:
         repeated = np.full(len(rows), -1)
         repeated[slot >= 0] = born[rows[slot >= 0], slot[slot >= 0]] - 1
         a["repeated"][at] = repeated
-        shown = getattr(team, "shown", np.zeros((len(born), 0), int))[rows]
+        shown = team.shown[rows]
         if t == 0 and shown.shape[1]:
             episodes = born[rows[:, None], shown] - 1
             a["record"][self.run, team.episode, self.agent, : shown.shape[1]] = episodes
-        if getattr(team, "retrieved", None) is not None:
+        if team.retrieved is not None:
             self._retrieved(t)
 
     def _retrieved(self, t: int) -> None:
@@ -245,8 +246,3 @@ class Tracer:
         """Writes the trace, whole or not at all."""
         told = np.array(json.dumps(self.told))
         write_arrays(path, {"told": told, **self.arrays}, compressed=True)
-
-
-_NONE = (
-    "actions", "repeated", "record", "source", "task", "episode", "agent",
-)  # arrays in which -1 stands for none  # fmt: skip

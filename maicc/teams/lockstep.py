@@ -21,7 +21,7 @@ from maicc.memory import OnlineMemory
 from maicc.streams import Stream
 from maicc.teams.choices import Choices, Draws
 from maicc.teams.lookups import LookupStats
-from maicc.types import Spec, Trajectories, UserError
+from maicc.types import Retrieval, Spec, Trajectories, UserError
 
 REPLAYED = 32  # own trajectories, the latest that reached the goal, which are looked through
 
@@ -35,6 +35,10 @@ class EpisodeKeys(NamedTuple):
 
 class LockStepTeam(ABC):
     """N agents in each of R runs, with parameters frozen.
+
+    Attributes:
+        k: Trajectories that are retrieved in each step.
+        record: Most episodes of a record.
 
     Args:
         spec: Sizes of the task family.
@@ -50,6 +54,9 @@ class LockStepTeam(ABC):
             they know before they play; else each has numbers of its own.
         redraw: Numbers are drawn anew at each `step`, or once per `episode`.
     """
+
+    k = 0
+    record = 0
 
     def __init__(
         self,
@@ -80,7 +87,11 @@ class LockStepTeam(ABC):
             len(self._run), spec.max_steps, key_width, spec.observation_size, max_episodes
         )
         self.lookups: LookupStats | None = None  # in the last episode, where a method retrieves
-        self.choices: Choices | None = None  # in the last step
+        # for traces: how the last step's actions came about, the slots (rows, C) of the record, and
+        # who retrieved what in the last step
+        self.choices: Choices | None = None
+        self.shown = np.zeros((len(self._run), 0), np.int64)
+        self.retrieved: tuple[np.ndarray, Retrieval] | None = None
         self.traced = np.zeros(0, np.int64)  # rows whose logits are always wanted
         self._n_draws, self._shared_draws, self._redraw = draws, shared_draws, redraw
         self._running = False  # an episode

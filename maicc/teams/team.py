@@ -99,9 +99,7 @@ class Team(LockStepTeam):
             own_only=memory.source == "own",
         )  # fmt: skip
         self.cache = ContextCache(self.decision, self.memory, memory.cache_gib)
-        # for traces: the record's slots (rows, C), and who looked up what in the last step
-        self.shown = np.zeros((len(self._run), 0), np.int64)
-        self.retrieved: tuple[np.ndarray, Retrieval] | None = None
+        self.k, self.record = k, decision.config.record
 
     def on_episode_start(self) -> None:
         """Starts new prefixes, and sets the probability of asking the offline memory."""
