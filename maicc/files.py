@@ -17,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
+from zipfile import is_zipfile
 
 from filelock import FileLock, Timeout
 
@@ -200,6 +201,8 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
     import numpy as np
 
     try:
+        if Path(path).exists() and not is_zipfile(path):  # NumPy's own words advise to load pickles
+            raise ValueError("no .npz file")
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         if str(arrays.pop("digest")) != _digest(arrays.items()):

@@ -111,10 +111,12 @@ def test_no_trace_is_told(traced_run, tmp_path, capsys):  # noqa: F811
     assert not list(tmp_path.glob("*.npz"))
     with pytest.raises(UserError, match=r"set adapt\.traces"):
         load_traces(tmp_path / "x.traces.npz")
-    other = tmp_path / "other.npz"
+    other = tmp_path / "other.traces.npz"
     other.write_text(json.dumps({}))
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match=r"damaged \(no \.npz file\)"):
         load_traces(other)
+    with pytest.raises(UserError, match=r"a trace named NAME\.traces\.npz"):
+        load_traces(tmp_path / "x.json")
 
 
 def test_a_rival_is_traced_too(tmp_path, monkeypatch):

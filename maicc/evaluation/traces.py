@@ -112,6 +112,8 @@ def load_traces(path: str | Path) -> Traces:
         UserError: there is none, or it is damaged.
     """
     path = traces_of(Path(path)) if Path(path).is_dir() else Path(path)
+    if not path.name.endswith(SUFFIX):
+        raise UserError(f"{path}: expected the folder of a run, or a trace named NAME{SUFFIX}")
     if not path.exists():
         raise UserError(f"{path}: no traces; set adapt.traces to the number of runs to trace")
     arrays = read_arrays(path)
