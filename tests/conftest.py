@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from maicc.config import (
     MaiccRun,
     MemoryConfig,
 )
+from maicc.envs import registry
 from maicc.experiments.units import with_overrides
 
 
@@ -48,6 +50,15 @@ def tiny_config(method: str = "maicc", **changes) -> Any:
     for name, value in changes.items():
         setattr(config, name, value)
     return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered_here() -> Iterator[None]:
+    """Forgets the families that a module's tests register: no other module knows them."""
+    before = dict(registry._registered)
+    yield
+    registry._registered.clear()
+    registry._registered.update(before)
 
 
 @pytest.fixture(scope="session")
