@@ -20,7 +20,7 @@ from maicc.envs import register
 from maicc.experiments.fits import fit_model
 from maicc.experiments.validate import check
 from maicc.files import ModelFiles
-from maicc.models.record import packed, transitions
+from maicc.models.record import StepTokens, transitions
 from maicc.training.chain_data import ChainData
 from maicc.training.episode_data import EpisodeData
 from maicc.training.fit import seeded
@@ -47,17 +47,20 @@ def test_dpt_does_not_know_the_order_of_its_context(dataset):
     batch = chains(dataset)
     context = transitions(Trajectories(*(part[:, :-1] for part in batch.chain)))
     order = torch.randperm(context.mask.shape[1], generator=torch.Generator().manual_seed(0))
-    turned = type(context)(*(part[:, order] for part in context))
     query = batch.chain.observations[:, -1, :4]
     step = torch.arange(4).expand(5, 4)
+
+    def decide(sets, rows=slice(None)):
+        return net.decide(query[rows], step[rows], sets.read(net.transformer), sets.mask)
+
     with torch.no_grad():
-        one = net.decide(query, step, net.encode(context), context.mask)
-        other = net.decide(query, step, net.encode(turned), turned.mask)
-        none = net.decide(query, step, net.encode(context), torch.zeros_like(context.mask))
-        some = context._replace(mask=context.mask & (order % 3 == 0))
-        short = packed(some.take(torch.tensor([4, 1])))
-        full = net.decide(query, step, net.encode(some), some.mask)[[4, 1]]
-        few = net.decide(query[[4, 1]], step[:2], net.encode(short), short.mask)
+        tokens = net.tokens(context)
+        one = decide(tokens)
+        other = decide(StepTokens(*(part[:, order] for part in tokens)))
+        none = decide(tokens._replace(mask=torch.zeros_like(tokens.mask)))
+        some = tokens._replace(mask=tokens.mask & (order % 3 == 0))
+        short = StepTokens(*(part[[4, 1]] for part in some)).packed()
+        full, few = decide(some)[[4, 1]], decide(short, [4, 1])
     assert torch.allclose(one, other, atol=1e-5)
     assert short.mask.shape[1] < context.mask.shape[1] / 2
     assert torch.allclose(full, few, atol=1e-5)

@@ -9,7 +9,7 @@ from maicc.data.behaviour import play
 from maicc.data.team_batch import team_batch
 from maicc.experiments.validate import check
 from maicc.models.decision import Past
-from maicc.models.record import Transitions, packed, transitions
+from maicc.models.record import StepTokens, Transitions, packed, step_tokens, transitions
 from maicc.types import Trajectories, UserError
 from tests.conftest import tiny_config
 from tests.teams import FAMILY, untrained
@@ -30,11 +30,35 @@ def test_steps_of_a_record_by_hand(slices):
     steps, lengths = transitions(slices.take(index)), slices.step_mask[[3, 4]].sum(1).tolist()
     assert steps.mask.sum() == sum(lengths)
     T = slices.actions.shape[1]
-    assert torch.equal(steps.following[0, 0], slices.observations[3, 1])
     assert torch.equal(steps.observations[0, T + 2], slices.observations[4, 2])
-    assert (steps.following[0, lengths[0] - 1] == 0).all()  # nothing follows the last step
     assert steps.step[0, T : T + 3].tolist() == [0, 1, 2]
     assert packed(steps).mask.all()
+
+
+def test_a_token_knows_what_was_seen_and_what_followed(slices):
+    model, index, t = untrained(FAMILY.spec, record=2, k=0), torch.tensor([[3, 4]]), 2
+    steps = record_of(slices, index)
+    first, second = slices.step_mask[[3, 4]].sum(1).tolist()
+
+    def x(steps):
+        return step_tokens(steps, model.encoders, model.following, model.role.weight[2]).x[0]
+
+    def changed(place):
+        seen = steps.observations.clone()
+        seen[0, place] += 1.0
+        differ = (x(steps) - x(steps._replace(observations=seen))).abs().amax(-1) > 1e-5
+        return differ.nonzero().flatten().tolist()
+
+    assert changed(t) == [t - 1, t]
+    assert changed(first) == [first]  # nothing of one episode follows what is in another
+    encoded = model.encoders.observation(steps.observations[0])
+    blank = model.encoders.observation(torch.zeros(1, FAMILY.spec.observation_size)).embedding
+    e, last = model.encoders, first - 1
+    by_hand = encoded.embedding[last] + e.action(steps.actions[0, last]) + e.step.weight[last]
+    by_hand = by_hand + model.following(blank[0]) + model.role.weight[2]
+    by_hand = by_hand + e.encode_outcome(*(part[0, last] for part in steps[3:6]))
+    assert torch.allclose(x(steps)[last], by_hand, atol=1e-5)
+    assert len(x(steps)) == first + second
 
 
 def test_a_record_of_long_episodes_is_thinned_out(slices):
@@ -43,12 +67,13 @@ def test_a_record_of_long_episodes_is_thinned_out(slices):
     short = steps.mask.clone()
     short[1, 4:] = False
     steps = steps._replace(mask=short)
-    whole, few = packed(steps), packed(steps, 6)
+    tokens = StepTokens(steps.observations, steps.mask)
+    whole, few = tokens.packed(), tokens.packed(6)
     size = int(whole.mask[0].sum())
     assert few.mask.sum(1).tolist() == [6, 4]
-    assert torch.equal(few.step[0], whole.step[0, [i * size // 6 for i in range(6)]])
-    assert torch.equal(few.observations[1, :4], steps.observations[1, :4])
-    assert torch.equal(packed(steps, 10**6).mask, whole.mask)
+    assert torch.equal(few.x[0], whole.x[0, [i * size // 6 for i in range(6)]])
+    assert torch.equal(few.x[1, :4], steps.observations[1, :4])
+    assert torch.equal(tokens.packed(10**6).mask, whole.mask)
     bounded = untrained(FAMILY.spec, record=2, k=0, record_steps=6)
     visible = bounded.encode_record(steps).visible
     assert visible.shape[1] == 6

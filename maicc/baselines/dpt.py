@@ -20,7 +20,7 @@ from maicc.config import OptimiserConfig, PolicyConfig
 from maicc.data.dataset import require_expert
 from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.heads import ActionHead
-from maicc.models.record import Transitions, encode_transitions, packed, transitions
+from maicc.models.record import StepTokens, Transitions, packed, step_tokens, transitions
 from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import KeyValues, Transformer
 from maicc.training.chain_data import ChainBatch
@@ -42,11 +42,9 @@ class DPTransformer(nn.Module):
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
 
-    def encode(self, context: Transitions) -> KeyValues:
-        """Computes the keys and values of the transitions, per layer."""
-        return encode_transitions(
-            context, self.encoders, self.following, self.role.weight[0], self.transformer
-        )
+    def tokens(self, context: Transitions) -> StepTokens:
+        """Makes a token of each transition."""
+        return step_tokens(context, self.encoders, self.following, self.role.weight[0])
 
     def decide(self, observations: Tensor, step: Tensor, past: KeyValues, exists: Tensor) -> Tensor:
         """Computes the logits (B, Q, A) of queries, each on its own.
@@ -54,7 +52,7 @@ class DPTransformer(nn.Module):
         Args:
             observations: (B, Q, O).
             step: (B, Q) number of each query's step in its episode.
-            past: Keys and values of C transitions, from `encode`.
+            past: Keys and values of C transitions.
             exists: (B, C) bool, False where a place of the set is empty.
         """
         e = self.encoders
@@ -79,7 +77,8 @@ class DPTTeam(BaselineTeam):
         episodes = Trajectories(*(part[:, latest] for part in self.online.trajectories))
         context = packed(transitions(self._tensors(episodes)))
         with torch.no_grad():
-            self._past, self._exists = self.net.encode(context), context.mask
+            self._past = self.net.tokens(context).read(self.net.transformer)
+        self._exists = context.mask
 
     def logits(self, active: np.ndarray) -> np.ndarray:
         """Computes the logits (Q, A) of the `active` rows at the running step."""
@@ -131,22 +130,24 @@ class DPTModule(BaselineModule):
 
     def losses(self, batch: ChainBatch) -> dict[str, Tensor]:
         """Computes the loss of the expert's actions, given sets of random sizes."""
-        context = transitions(Trajectories(*(part[:, :-1] for part in batch.chain)))
+        context = packed(transitions(Trajectories(*(part[:, :-1] for part in batch.chain))))
         query = Trajectories(*(part[:, -1] for part in batch.chain))
         chance = torch.Generator().manual_seed(self.step_seed())
         B, C = context.mask.shape
         share = torch.rand(B, 1, generator=chance)
         in_set = torch.rand(B, C, generator=chance) < share
-        context = context._replace(mask=context.mask & in_set.to(context.mask.device))
+        in_set = context.mask & in_set.to(context.mask.device)
+        tokens = self.net.tokens(context)
 
         def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
-            sets, queries = packed(context.take(rows)), trimmed(query.take(rows))
+            queries = trimmed(query.take(rows))
+            sets = StepTokens(tokens.x[rows], in_set[rows]).packed()
             step = torch.arange(queries.actions.shape[1], device=rows.device)
             step = step.expand_as(queries.actions)
-            past = self.net.encode(sets)
+            past = sets.read(self.net.transformer)
             logits = self.net.decide(queries.observations, step, past, sets.mask)
             expert = batch.expert[rows, -1, : step.shape[1]]
             mask = queries.step_mask & (expert >= 0)
             return logits[mask], expert[mask]
 
-        return self.imitation(*concat_by_length(context.mask.sum(1), supervised))
+        return self.imitation(*concat_by_length(in_set.sum(1), supervised))

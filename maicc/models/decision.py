@@ -19,7 +19,7 @@ from maicc.config import DecisionConfig
 from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.heads import ActionHead
 from maicc.models.observations import EncodedObservations
-from maicc.models.record import Transitions, encode_transitions, packed
+from maicc.models.record import StepTokens, Transitions, step_tokens
 from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import KeyValues, Transformer, append, take_tokens
 from maicc.types import Spec, Trajectories, UserError
@@ -34,16 +34,6 @@ class DecisionBatch(NamedTuple):
     expert: Tensor  # (Q, T) int64, what the best behaviour policy would have done; -1 unknown
     record: Transitions | None = None  # (S, C, ...) sets, each for one or more of the queries
     set_of: Tensor | None = None  # (Q,) int64, which of the sets is a query's
-
-    def take(self, rows: Tensor) -> DecisionBatch:
-        """Picks the queries `rows`, padded to the longest of them, and their sets."""
-        current, contexts = trimmed(self.current.take(rows)), trimmed(self.contexts.take(rows))
-        steps = current.actions.shape[1]
-        part = DecisionBatch(current, contexts, self.step[rows], self.expert[rows, :steps])
-        if self.record is None or self.set_of is None:
-            return part
-        sets, set_of = self.set_of[rows].unique(return_inverse=True)
-        return part._replace(record=packed(self.record.take(sets)), set_of=set_of)
 
     @property
     def length(self) -> Tensor:
@@ -126,6 +116,18 @@ class DecisionTransformer(nn.Module):
             ValueError: K is not the number of contexts the model was made for, or a record is
                 missing, or is given to a model without one.
         """
+        self._check(contexts, record)
+        if encoded is None:
+            encoded = self.encoders.observation(current.observations)
+        tokens = None if record is None else self.record_tokens(record)
+        return self._logits(current, contexts, encoded, tokens, set_of)
+
+    def _check(self, contexts: Trajectories, record: Transitions | None) -> None:
+        """Checks that there are as many contexts as the model takes, and a record if it reads one.
+
+        Raises:
+            ValueError: names the option.
+        """
         K = contexts.actions.shape[1]
         if self.config.k != K:
             raise ValueError(
@@ -136,13 +138,22 @@ class DecisionTransformer(nn.Module):
             raise ValueError(
                 f"the model was trained with decision.model.record={self.config.record}"
             )
-        if encoded is None:
-            encoded = self.encoders.observation(current.observations)
+
+    def _logits(
+        self,
+        current: Trajectories,
+        contexts: Trajectories,
+        encoded: EncodedObservations,
+        record: StepTokens | None,
+        set_of: Tensor | None,
+    ) -> Tensor:
+        """Logits (Q, T, A), see `forward`; a record's steps are tokens already."""
+        K = contexts.actions.shape[1]
         if K and self.config.context == "concatenated":
             return self._concatenated(current, encoded, contexts)
         past = None
         if record is not None:
-            past = self.encode_record(record)
+            past = self.read_record(record)
             past = past if set_of is None else past.take(set_of)
         if K:
             flat = Trajectories(*(part.flatten(0, 1) for part in contexts))
@@ -154,14 +165,19 @@ class DecisionTransformer(nn.Module):
         return self.decide(current, encoded, past)
 
     def encode_record(self, record: Transitions) -> Past:
-        """Encodes sets of past steps (B, C, ...), of which `record_steps` at most are read."""
+        """Encodes sets of past steps (B, C, ...)."""
+        return self.read_record(self.record_tokens(record))
+
+    def record_tokens(self, record: Transitions) -> StepTokens:
+        """Makes a token of each step of sets (B, C, ...)."""
         assert self.following is not None
-        if record.mask.shape[1] > self.config.record_steps:
-            record = packed(record, self.config.record_steps)
-        kv = encode_transitions(
-            record, self.encoders, self.following, self.role.weight[2], self.transformer
-        )
-        return Past(kv, record.mask)
+        return step_tokens(record, self.encoders, self.following, self.role.weight[2])
+
+    def read_record(self, tokens: StepTokens) -> Past:
+        """Reads sets of past steps, `record_steps` of each at most."""
+        if tokens.mask.shape[1] > self.config.record_steps:
+            tokens = tokens.packed(self.config.record_steps)
+        return Past(tokens.read(self.transformer), tokens.mask)
 
     def encode_contexts(self, contexts: Trajectories) -> KeyValues:
         """Encodes trajectories (B, T, ...), each on its own.
@@ -326,21 +342,38 @@ class DecisionTransformer(nn.Module):
         return positions if self.config.tokens == "fused" else positions[:, 1::4]
 
     def loss(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy over the supervised steps, and the share of them predicted right."""
-        logits, labels = concat_by_length(
-            batch.length, lambda rows: self._supervised(batch.take(rows))
-        )
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        return loss, (logits.argmax(-1) == labels).float().mean()
+        """Cross-entropy over the supervised steps, and the share of them predicted right.
 
-    def _supervised(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
-        """Logits (S, A) and labels (S,) of the steps whose actions are learned."""
-        logits = self(batch.current, batch.contexts, record=batch.record, set_of=batch.set_of)
-        mask = batch.current.step_mask
+        Observations are encoded all together, and then read with others of about their length.
+        """
+        self._check(batch.contexts, batch.record)
+        encoded = self.encoders.observation(batch.current.observations)
+        tokens = None if batch.record is None else self.record_tokens(batch.record)
+        labels, mask = self._labels(batch)
+
+        def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
+            current = trimmed(batch.current.take(rows))
+            contexts = trimmed(batch.contexts.take(rows))
+            T = current.actions.shape[1]
+            seen = EncodedObservations(*(part[rows, :T] for part in encoded))
+            sets = set_of = None
+            if tokens is not None:
+                numbers = rows if batch.set_of is None else batch.set_of[rows]
+                numbers, set_of = numbers.unique(return_inverse=True)
+                sets = StepTokens(*(part[numbers] for part in tokens)).packed()
+            logits, here = self._logits(current, contexts, seen, sets, set_of), mask[rows, :T]
+            return logits[here], labels[rows, :T][here]
+
+        logits, learned = concat_by_length(batch.length, supervised)
+        loss = F.cross_entropy(logits, learned, label_smoothing=self.config.label_smoothing)
+        return loss, (logits.argmax(-1) == learned).float().mean()
+
+    def _labels(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
+        """Actions (Q, T) that are learned, and the steps (Q, T) at which they are."""
+        labels, mask = batch.current.actions, batch.current.step_mask
         if self.config.supervise == "last":
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) == batch.step[:, None])
-        actions = batch.current.actions
         if self.config.labels == "expert":
-            actions = batch.expert
-            mask = mask & (actions >= 0)
-        return logits[mask], actions[mask]
+            labels = batch.expert
+            mask = mask & (labels >= 0)
+        return labels, mask

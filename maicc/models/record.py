@@ -14,12 +14,11 @@ from maicc.types import Trajectories
 
 
 class Transitions(NamedTuple):
-    """Steps and what followed each, in any order."""
+    """Steps of whole episodes, those of an episode side by side and in their order."""
 
     step: Tensor  # (B, C) int64, the number of the step in its episode
     observations: Tensor  # (B, C, O)
     actions: Tensor  # (B, C)
-    following: Tensor  # (B, C, O), zero after the last step
     rewards: Tensor  # (B, C) of the team
     done: Tensor  # (B, C)
     completed: Tensor  # (B, C)
@@ -30,60 +29,79 @@ class Transitions(NamedTuple):
         return Transitions(*(part[rows] for part in self))
 
 
+class StepTokens(NamedTuple):
+    """Sets of past steps, each step as one token."""
+
+    x: Tensor  # (B, C, D)
+    mask: Tensor  # (B, C) bool, False at places without a step
+
+    def packed(self, most: int | None = None) -> StepTokens:
+        """Drops places that are empty in all sets, see `packing`."""
+        order = packing(self.mask, most)
+        row = torch.arange(len(order), device=order.device)[:, None]
+        return StepTokens(self.x[row, order], self.mask[row, order])
+
+    def read(self, transformer: Transformer) -> KeyValues:
+        """Computes keys and values per layer, each (B, heads, C, width / heads)."""
+        itself = torch.eye(self.x.shape[1], dtype=torch.bool, device=self.x.device)
+        # an empty place sees itself, so that its softmax is defined
+        mask = (self.mask.unsqueeze(1) | itself).unsqueeze(1)
+        no_outputs = torch.empty(len(self.x), 0, dtype=torch.long, device=self.x.device)
+        return transformer(self.x, mask, None, no_outputs)[1]
+
+
 def transitions(episodes: Trajectories) -> Transitions:
     """Takes episodes (B, E, T, ...) apart into steps (B, C, ...), with C = E * T."""
-    B, E, T = episodes.actions.shape
-    step = torch.arange(T, device=episodes.actions.device).expand(B, E, T)
-    played = episodes.observations * episodes.step_mask.unsqueeze(-1)
-    following = F.pad(played[:, :, 1:], (0, 0, 0, 1))
+    step = torch.arange(episodes.actions.shape[2], device=episodes.actions.device)
     parts = (
-        step, episodes.observations, episodes.actions, following, episodes.rewards, episodes.done,
-        episodes.completed, episodes.step_mask,
+        step.expand_as(episodes.actions), episodes.observations, episodes.actions,
+        episodes.rewards, episodes.done, episodes.completed, episodes.step_mask,
     )  # fmt: skip
     return Transitions(*(part.flatten(1, 2) for part in parts))
 
 
-def packed(steps: Transitions, most: int | None = None) -> Transitions:
-    """Drops places that are empty in all sets; at least one place stays.
+def packing(mask: Tensor, most: int | None = None) -> Tensor:
+    """Places (B, c) that stay when those are dropped which are empty in all sets; at least one.
 
     Args:
+        mask: (B, C) bool, False at empty places.
         most: Steps of a set that stay; of a larger set every so many-th one does. None keeps all.
     """
-    size = steps.mask.sum(1)
+    size = mask.sum(1)
     longest = max(int(size.max()) if len(size) else 0, 1)
-    order = (~steps.mask).long().argsort(dim=1, stable=True)[:, :longest]
+    order = (~mask).long().argsort(dim=1, stable=True)[:, :longest]
     if most is not None and longest > most:
         place = torch.arange(most, device=order.device).expand(len(order), most)
         spread = place * size[:, None] // most
         order = order.gather(1, torch.where(size[:, None] > most, spread, place))
+    return order
+
+
+def packed(steps: Transitions) -> Transitions:
+    """Drops places that are empty in all sets, see `packing`."""
+    order = packing(steps.mask)
     row = torch.arange(len(order), device=order.device)[:, None]
     return Transitions(*(part[row, order] for part in steps))
 
 
-def encode_transitions(
-    steps: Transitions,
-    encoders: TokenEncoders,
-    following: nn.Linear,
-    source: Tensor,
-    transformer: Transformer,
-) -> KeyValues:
-    """Encodes sets of steps (B, C, ...), each step as one token.
+def step_tokens(
+    steps: Transitions, encoders: TokenEncoders, following: nn.Linear, source: Tensor
+) -> StepTokens:
+    """Makes a token of each step of sets (B, C, ...).
+
+    An observation is encoded once: as what was seen at its step, and as what followed the one
+    before. Nothing, a blank observation, follows the last step of an episode.
 
     Args:
         following: Reads the embedding of what followed a step.
         source: (D,) embedding that tells where the tokens come from.
-
-    Returns:
-        Keys and values per layer, each (B, heads, C, width / heads).
     """
-    before = encoders.observation(steps.observations)
-    after = encoders.observation(steps.following)
-    x = before.embedding + encoders.encode_action(steps.actions, before)
-    x = x + following(after.embedding)
+    seen = encoders.observation(steps.observations)
+    blank = encoders.observation(torch.zeros_like(steps.observations[:1, :1])).embedding
+    goes_on = (steps.step[:, 1:] == steps.step[:, :-1] + 1) & steps.mask[:, 1:]
+    goes_on = F.pad(goes_on, (0, 1)).unsqueeze(-1)
+    after = torch.where(goes_on, F.pad(seen.embedding[:, 1:], (0, 0, 0, 1)), blank)
+    x = seen.embedding + encoders.encode_action(steps.actions, seen) + following(after)
     x = x + encoders.step(steps.step) + source
     x = x + encoders.encode_outcome(steps.rewards, steps.done, steps.completed)
-    itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-    # an empty place sees itself, so that its softmax is defined
-    no_outputs = torch.empty(len(x), 0, dtype=torch.long, device=x.device)
-    mask = (steps.mask.unsqueeze(1) | itself).unsqueeze(1)
-    return transformer(x, mask, None, no_outputs)[1]
+    return StepTokens(x, steps.mask)
