@@ -259,6 +259,7 @@ class TaskFamily:
             return_min=float(self.return_bounds[0]) if self.return_bounds else None,
             return_max=float(self.return_bounds[1]) if self.return_bounds else None,
             layout=self.layout,
+            hidden=len(self.hidden_part(self.training_tasks[0])) if self.training_tasks else 0,
         )
 
     def _telling(self, spec: Spec) -> Spec:
@@ -267,8 +268,7 @@ class TaskFamily:
         Raises:
             UserError: the layout has no place for it.
         """
-        told = len(self.hidden_part(self.training_tasks[0]))
-        size, layout = spec.observation_size, spec.layout
+        told, size, layout = spec.hidden, spec.observation_size, spec.layout
         if layout is not None:
             start, count = layout.own
             if start + count != size:

@@ -137,6 +137,9 @@ class DecisionConfig(PolicyConfig):
             `auto` is `expert` where the dataset has them.
         return_to_go: Read the running trajectory's return-to-go with labels `expert` too (an
             ablation). With labels `behaviour` it is always read.
+        hidden_weight: Weight of a second loss in training: the model tells the hidden part of the
+            task from what it has read, where the family has a `reveal`. Nothing is revealed to a
+            team that acts. 0 leaves the loss out.
     """
 
     k: int = limited(0, 0)
@@ -147,6 +150,7 @@ class DecisionConfig(PolicyConfig):
     supervise: Literal["all", "last"] = "all"
     labels: Literal["auto", "expert", "behaviour"] = "auto"
     return_to_go: bool = False
+    hidden_weight: float = limited(1.0, 0)
 
 
 @dataclass

@@ -61,7 +61,11 @@ class ObsLayout:
 
 @dataclass(frozen=True)
 class Spec:
-    """Largest sizes of a task family and the bounds of its return, as a model needs them."""
+    """Largest sizes of a task family and the bounds of its return, as a model needs them.
+
+    Args:
+        hidden: Count of the numbers that tell the hidden part of a task; 0 if it is not told.
+    """
 
     family: str
     n_agents: int
@@ -71,6 +75,7 @@ class Spec:
     return_min: float | None  # None until a dataset tells
     return_max: float | None
     layout: ObsLayout | None = None
+    hidden: int = field(default=0, compare=False)  # files of before version 0.2 do not have it
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -115,6 +115,8 @@ class MAICC(Method):
             "the dataset as a memory at test time": looks_up
             and config.adapt.memory.source == "blend",
             "the best behaviour policy's actions": expert,
+            "the hidden part of training tasks": model.hidden_weight
+            and get_family(config.family).reveal is not None,
             "practice on training tasks": config.practice.rounds,
             # without context the embedding has no part in it
             "all agents' views, for the teacher": model.k and config.embedding.model.teacher,

@@ -59,8 +59,8 @@ def context_value(
             batch = next(stream)
             others = Trajectories(*(part.roll(1, 0) for part in batch.contexts))
             for name, contexts in zip(results, (batch.contexts, others), strict=True):
-                loss, accuracy = net.loss(batch._replace(contexts=contexts))
-                results[name].append((float(loss), float(accuracy)))
+                losses = net.loss(batch._replace(contexts=contexts))
+                results[name].append((float(losses.actions), float(losses.accuracy)))
     return {
         name: dict(zip(("loss", "accuracy"), np.mean(pairs, 0).round(4).tolist(), strict=True))
         for name, pairs in results.items()

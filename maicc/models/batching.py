@@ -55,14 +55,13 @@ def map_by_length(length: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def concat_by_length(
-    length: Tensor, supervised: Callable[[Tensor], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Logits (S, A) and labels (S,) of a batch, worked out for rows of about one length at a time.
+    length: Tensor, supervised: Callable[[Tensor], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """What is supervised in a batch (S, ...), worked out for rows of about one length at a time.
 
     Args:
         length: (Q,) of each row.
-        supervised: Rows' numbers (n,) -> the logits and labels of these rows.
+        supervised: Rows' numbers (n,) -> the logits, labels and so on of these rows.
     """
     results = [supervised(rows) for rows in split_by_length(length)]
-    logits, labels = zip(*results, strict=True)
-    return torch.cat(logits), torch.cat(labels)
+    return tuple(torch.cat(parts) for parts in zip(*results, strict=True))

@@ -34,6 +34,7 @@ class DecisionBatch(NamedTuple):
     expert: Tensor  # (Q, T) int64, what the best behaviour policy would have done; -1 unknown
     record: Transitions | None = None  # (S, C, ...) sets, each for one or more of the queries
     set_of: Tensor | None = None  # (Q,) int64, which of the sets is a query's
+    hidden: Tensor | None = None  # (Q, R) the hidden part of the task, where it is told in training
 
     @property
     def length(self) -> Tensor:
@@ -41,6 +42,14 @@ class DecisionBatch(NamedTuple):
         if self.record is not None and self.set_of is not None:
             return self.record.mask.sum(1)[self.set_of]  # queries that share a set stay together
         return self.current.step_mask.sum(1) + self.contexts.step_mask.sum((1, 2))
+
+
+class DecisionLosses(NamedTuple):
+    """Means over the supervised steps."""
+
+    actions: Tensor  # cross-entropy
+    accuracy: Tensor  # share of the actions that are predicted right
+    hidden: Tensor | None  # squared error of the hidden part; None where it is not learned
 
 
 class Past(NamedTuple):
@@ -94,6 +103,8 @@ class DecisionTransformer(nn.Module):
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
         self.following = nn.Linear(config.width, config.width) if config.record else None
+        infers = spec.hidden > 0 and config.hidden_weight > 0
+        self.infer = nn.Linear(config.width, spec.hidden) if infers else None
 
     def forward(
         self,
@@ -120,7 +131,8 @@ class DecisionTransformer(nn.Module):
         if encoded is None:
             encoded = self.encoders.observation(current.observations)
         tokens = None if record is None else self.record_tokens(record)
-        return self._logits(current, contexts, encoded, tokens, set_of)
+        y = self._outputs(current, contexts, encoded, tokens, set_of)
+        return self.head(y, encoded.attack_targets)
 
     def _check(self, contexts: Trajectories, record: Transitions | None) -> None:
         """Checks that there are as many contexts as the model takes, and a record if it reads one.
@@ -139,7 +151,7 @@ class DecisionTransformer(nn.Module):
                 f"the model was trained with decision.model.record={self.config.record}"
             )
 
-    def _logits(
+    def _outputs(
         self,
         current: Trajectories,
         contexts: Trajectories,
@@ -147,7 +159,7 @@ class DecisionTransformer(nn.Module):
         record: StepTokens | None,
         set_of: Tensor | None,
     ) -> Tensor:
-        """Logits (Q, T, A), see `forward`; a record's steps are tokens already."""
+        """Outputs (Q, T, D), see `forward`; a record's steps are tokens already."""
         K = contexts.actions.shape[1]
         if K and self.config.context == "concatenated":
             return self._concatenated(current, encoded, contexts)
@@ -162,7 +174,7 @@ class DecisionTransformer(nn.Module):
                 for k, v in self.encode_contexts(flat)
             ]
             past = Past(kv, self.visible(contexts.step_mask)).behind(past)
-        return self.decide(current, encoded, past)
+        return self._decided(current, encoded, past)
 
     def encode_record(self, record: Transitions) -> Past:
         """Encodes sets of past steps (B, C, ...)."""
@@ -202,12 +214,17 @@ class DecisionTransformer(nn.Module):
             encoded: (Q, T, ...) the current observations.
             past: Record and contexts; None without either.
         """
+        return self.head(self._decided(current, encoded, past), encoded.attack_targets)
+
+    def _decided(
+        self, current: Trajectories, encoded: EncodedObservations, past: Past | None
+    ) -> Tensor:
+        """Outputs (Q, T, D) of the current trajectories, see `decide`."""
         x = self._current_tokens(current, encoded)
         Q, L = x.shape[:2]
         positions = self._action_positions(Q, L, x.device)
         every_token = positions.shape[1] == L
-        y, _ = self._read(x, past, None if every_token else positions)
-        return self.head(y, encoded.attack_targets)
+        return self._read(x, past, None if every_token else positions)[0]
 
     def extend(
         self,
@@ -279,7 +296,7 @@ class DecisionTransformer(nn.Module):
     def _concatenated(
         self, current: Trajectories, encoded: EncodedObservations, contexts: Trajectories
     ) -> Tensor:
-        """Logits (Q, T, A) with attention across all contexts and the current trajectory.
+        """Outputs (Q, T, D) with attention across all contexts and the current trajectory.
 
         Arguments as in `forward`, for `context: concatenated`.
         """
@@ -293,8 +310,7 @@ class DecisionTransformer(nn.Module):
         order = (~token_mask).long().argsort(dim=1, stable=True)[:, : int(token_mask.sum(1).max())]
         x = take_tokens(torch.cat([context_x, current_x], 1), order)
         positions = visible.sum(1, keepdim=True) + self._action_positions(Q, L, x.device)
-        y, _ = self.transformer(x, positions=positions)
-        return self.head(y, encoded.attack_targets)
+        return self.transformer(x, positions=positions)[0]
 
     @staticmethod
     def _side_by_side(kv: Tensor, K: int) -> Tensor:
@@ -341,8 +357,8 @@ class DecisionTransformer(nn.Module):
         positions = torch.arange(L, device=device).expand(Q, L)
         return positions if self.config.tokens == "fused" else positions[:, 1::4]
 
-    def loss(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy over the supervised steps, and the share of them predicted right.
+    def loss(self, batch: DecisionBatch) -> DecisionLosses:
+        """Computes the losses of a batch.
 
         Observations are encoded all together, and then read with others of about their length.
         """
@@ -351,9 +367,9 @@ class DecisionTransformer(nn.Module):
         tokens = None if batch.record is None else self.record_tokens(batch.record)
         labels, mask = self._labels(batch)
 
-        def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
-            current = trimmed(batch.current.take(rows))
-            contexts = trimmed(batch.contexts.take(rows))
+        def supervised(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """Logits (S, A), labels (S,), and errors of the hidden part (S,)."""
+            current, contexts = (trimmed(t.take(rows)) for t in (batch.current, batch.contexts))
             T = current.actions.shape[1]
             seen = EncodedObservations(*(part[rows, :T] for part in encoded))
             sets = set_of = None
@@ -361,12 +377,24 @@ class DecisionTransformer(nn.Module):
                 numbers = rows if batch.set_of is None else batch.set_of[rows]
                 numbers, set_of = numbers.unique(return_inverse=True)
                 sets = StepTokens(*(part[numbers] for part in tokens)).packed()
-            logits, here = self._logits(current, contexts, seen, sets, set_of), mask[rows, :T]
-            return logits[here], labels[rows, :T][here]
+            here = mask[rows, :T]
+            y = self._outputs(current, contexts, seen, sets, set_of)[here]
+            logits = self.head(y, seen.attack_targets[here])
+            return logits, labels[rows, :T][here], self._hidden_error(y, batch.hidden, rows, here)
 
-        logits, learned = concat_by_length(batch.length, supervised)
-        loss = F.cross_entropy(logits, learned, label_smoothing=self.config.label_smoothing)
-        return loss, (logits.argmax(-1) == learned).float().mean()
+        logits, learned, error = concat_by_length(batch.length, supervised)
+        return DecisionLosses(
+            F.cross_entropy(logits, learned, label_smoothing=self.config.label_smoothing),
+            (logits.argmax(-1) == learned).float().mean(),
+            error.mean() if len(error) else None,
+        )
+
+    def _hidden_error(self, y: Tensor, hidden: Tensor | None, rows: Tensor, here: Tensor) -> Tensor:
+        """Squared errors (S,) of the hidden part at the supervised steps; none without it."""
+        if self.infer is None or hidden is None:
+            return y.new_empty(0)
+        row = rows.repeat_interleave(here.sum(1))
+        return (self.infer(y) - hidden[row]).square().mean(-1)
 
     def _labels(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Actions (Q, T) that are learned, and the steps (Q, T) at which they are."""

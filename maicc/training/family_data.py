@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from maicc.config import MOST_SEED, CollectConfig
@@ -68,6 +69,16 @@ class FamilyData(L.LightningDataModule):
         held[order[np.diff(counted) > 0]] = True
         self.holds_back = bool(held.any())
         return held
+
+    def hidden_parts(self) -> torch.Tensor | None:
+        """Hidden parts (tasks, R) of the dataset's tasks, on a scale of about 1.
+
+        None if the family does not tell them.
+        """
+        if not self.spec.hidden:
+            return None
+        parts = np.stack([self.family.hidden_part(t) for t in EpisodeFile(self.path).tasks])
+        return torch.from_numpy((parts - parts.mean(0)) / np.maximum(parts.std(0), 1e-6))
 
     @abstractmethod
     def batches(self, step: int, rank: int = 0, *, held_back: bool = False) -> Iterator[Any]:

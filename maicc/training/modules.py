@@ -345,6 +345,12 @@ class DecisionModule(MaiccModule):
             )
 
     def losses(self, batch: DecisionBatch) -> dict[str, Tensor]:
-        """Computes the cross-entropy of the actions, and the share that is predicted right."""
-        loss, accuracy = self.net.loss(batch)
-        return {"loss": loss, "accuracy": accuracy}
+        """Computes the cross-entropy of the actions, the share that is predicted right, and more.
+
+        Where the hidden part of the task is learned too, `loss` is the weighted sum.
+        """
+        actions, accuracy, hidden = self.net.loss(batch)
+        if hidden is None:
+            return {"loss": actions, "accuracy": accuracy}
+        loss = actions + self.config.hidden_weight * hidden
+        return {"loss": loss, "accuracy": accuracy, "actions": actions, "hidden": hidden}

@@ -111,6 +111,7 @@ class RetrievalData(FamilyData):
         self.team_return = trajectories.return_to_go[:, 0]
         self.length = trajectories.step_mask.sum(1)
         self.expert = torch.from_numpy(stored.expert)
+        self.hidden = self.hidden_parts()
         self.slices = Trajectories(*(torch.from_numpy(part) for part in trajectories))
 
     def neighbours(
@@ -173,4 +174,7 @@ class RetrievalData(FamilyData):
         contexts = contexts._replace(step_mask=contexts.step_mask & exists)
         current = trimmed(self.slices.take(torch.from_numpy(item)))
         expert = self.expert[item, : current.actions.shape[1]]
-        return DecisionBatch(current, trimmed(contexts), torch.from_numpy(last), expert)
+        hidden = None if self.hidden is None else self.hidden[self.task[item]]
+        return DecisionBatch(
+            current, trimmed(contexts), torch.from_numpy(last), expert, hidden=hidden
+        )
