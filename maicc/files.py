@@ -16,6 +16,7 @@ from glob import escape
 from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryFile
 from typing import Any
 from zipfile import is_zipfile
 
@@ -117,6 +118,45 @@ def locked(path: str | Path) -> Iterator[None]:
     finally:
         if lock.is_locked:
             lock.release()
+
+
+class RowsOnDisk:
+    """A file without a name that holds an array; it is gone when nobody reads the array any more.
+
+    Rows that are blank at their ends take no disk there.
+
+    Args:
+        folder: Folder of the file; the system's temporary one where this can't be written.
+        shape: (rows, steps, ...).
+        dtype: Kind of the numbers.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: Any) -> None:
+        try:
+            self.file = TemporaryFile(dir=folder)  # noqa: SIM115 - open while it is read
+        except OSError:
+            self.file = TemporaryFile()  # noqa: SIM115
+        self.shape, self.dtype = shape, dtype
+
+    def write(self, first: int, rows: Any, length: Iterable[int]) -> None:
+        """Writes rows (n, steps, ...), the first steps of each, `length` (n,) of them.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        for i, (row, steps) in enumerate(zip(rows, length, strict=True)):
+            self.file.seek((first + i) * row.nbytes)
+            self.file.write(row[:steps].tobytes())
+
+    def array(self) -> Any:
+        """The array, which is read from the disk when it is asked for."""
+        import numpy as np
+
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        self.file.truncate(int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize)
+        self.file.flush()
+        return np.memmap(self.file, self.dtype, "r", shape=self.shape)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def test_dpt_needs_an_expert(dataset):
     module = make("dpt", dataset)
     module.trainer = SimpleNamespace(datamodule=data)
     module.setup("fit")
-    data.expert[:] = -1
+    data.stored.expert[:] = -1
     with pytest.raises(UserError, match="this dataset has none"):
         module.setup("fit")
     nobody = dataclasses.replace(FAMILY, expert=None)

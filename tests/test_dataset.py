@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from maicc.data.behaviour import play
-from maicc.data.dataset import EpisodeFile, slices, write_episodes
+from maicc.data.dataset import EpisodeFile, write_episodes
 from maicc.data.episodes import FIELDS, concatenate
+from maicc.data.slices import slices
 from maicc.envs import get_family
 from maicc.types import Behaviour, UserError
 
@@ -43,7 +44,7 @@ def test_what_is_written_is_read(path, episodes):
     again = file.read()
     for name in FIELDS:
         assert np.array_equal(getattr(again, name), getattr(episodes, name)), name
-    assert np.array_equal(file.read([1, 4]).rewards, episodes.rewards[[1, 4]])
+    assert np.array_equal(file.read(slice(1, 4)).rewards, episodes.rewards[1:4])
 
 
 def test_a_file_that_knows_no_expert_is_read(path):
@@ -249,3 +250,48 @@ def test_rosters_and_the_plan_are_kept(tmp_path, episodes):
     assert (x.plan, x.rosters) == ("abc", FAMILY.rosters())
     assert (y.plan, y.rosters) == ("", [])
     assert x.fingerprint == y.fingerprint
+
+
+def test_a_dataset_that_stays_on_disk_is_the_one_that_is_read(tmp_path, monkeypatch):
+    """Also where parts do not divide the number of episodes, and no file is left behind."""
+    monkeypatch.setattr("maicc.data.dataset._PART", 4)
+    task, spec = FAMILY.training_tasks[0], FAMILY.spec
+    rates = (0.0, 0.5, 1.0)
+    episodes = concatenate(
+        [play(FAMILY, task, rate, [(i, e) for e in range(3)]) for i, rate in enumerate(rates)]
+    )
+    path = tmp_path / "episodes.h5"
+    write_episodes(path, episodes, spec, FAMILY.training_tasks, [Behaviour("x", 0.0, 1.0, 1.0)])
+    whole, mapped = EpisodeFile(path).read(), EpisodeFile(path).mapped()
+    for name in FIELDS:
+        assert np.array_equal(getattr(whole, name), getattr(mapped, name)), name
+    assert isinstance(mapped.observations, np.memmap)
+    assert list(tmp_path.iterdir()) == [path]
+    again = tmp_path / "again.h5"
+    write_episodes(again, mapped, spec, FAMILY.training_tasks, [Behaviour("x", 0.0, 1.0, 1.0)])
+    assert EpisodeFile(again).fingerprint == EpisodeFile(path).fingerprint
+
+
+def test_slices_that_are_taken_by_hand():
+    task = FAMILY.training_tasks[0]
+    episodes = concatenate([play(FAMILY, task, 0.3, [(e, 0)]) for e in range(4)])
+    bounds, n = (0.0, 2.0), 3
+    stored = slices(episodes, bounds)
+    index = np.array([[0, 4], [-1, 10]])
+    taken = stored.take(index)
+    longest = int(episodes.length[[0, 1, 3]].max())
+    assert taken.actions.shape == (2, 2, longest)
+    assert not taken.step_mask[1, 0].any()
+    for place, i in (((0, 0), 0), ((0, 1), 4), ((1, 1), 10)):
+        e, agent = divmod(i, n)
+        assert (taken.observations[place] == episodes.observations[e, :longest, agent]).all()
+        assert (taken.actions[place] == episodes.actions[e, :longest, agent]).all()
+        assert taken.step_mask[place].sum() == episodes.length[e]
+    more = stored.trajectories.take(np.array([5, 2]))
+    both = stored.followed_by(more, stored.expert[[5, 2]], stored.task[[5, 2]])
+    assert len(both) == len(stored) + 2
+    one, other = both.take(np.array([12, 13, 1])), stored.take(np.array([5, 2, 1]))
+    for part, expected in zip(one, other, strict=True):
+        assert np.array_equal(part, expected)
+    nothing = stored.take(np.empty((2, 0), int))
+    assert nothing.observations.shape == (2, 0, 1, FAMILY.spec.observation_size)

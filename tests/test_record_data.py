@@ -10,9 +10,10 @@ from maicc.config import MemoryConfig, RetrievalConfig
 from maicc.data.dataset import EpisodeFile
 from maicc.data.returns import solved
 from maicc.memory import BlendedMemory, OfflineMemory, OnlineMemory
+from maicc.streams import Stream
 from maicc.training import RecordData
 from maicc.types import Trajectories
-from tests.teams import FAMILY
+from tests.teams import FAMILY, untrained
 
 
 def stored(rows: int, returns: list[float], capacity: int = 0) -> OnlineMemory:
@@ -104,11 +105,11 @@ def test_contexts_of_ones_own_are_those_that_a_team_retrieves(data, tiny_run):
         T = data.vectors.shape[1]
         own = OnlineMemory(1, T, data.vectors.shape[2], FAMILY.spec.observation_size)
         for item in remembered:
-            one = Trajectories(*(part[[item]].numpy() for part in data.slices))
+            one = data.stored.trajectories.take([item])
             returns = data.team_return[[item]] / 2
             own.store(data.vectors[[item]], one, returns, np.zeros(1), np.zeros(1))
         memory = BlendedMemory(
-            OfflineMemory(data.index, data.slices, *[np.zeros(1)] * 5),
+            OfflineMemory(data.index, data.stored.trajectories, *[np.zeros(1)] * 5),
             own, 3, 50, 1.0, "paper", MemoryConfig().margin, own_only=True,
         )  # fmt: skip
         for query in queries:
@@ -130,3 +131,39 @@ def test_contexts_of_ones_own_are_those_that_a_team_retrieves(data, tiny_run):
     batch = next(data.batches(0))
     assert batch.contexts.actions.shape[:2] == (12, 3)
     assert batch.record.mask.shape[0] == 6
+
+
+def test_the_hidden_part_of_a_querys_task_is_told_in_training_alone(data, tiny_run):
+    tasks = EpisodeFile(tiny_run / "episodes.h5").tasks
+    food = np.array([task.parameters["food"] for task in tasks], float)
+    scaled = (food - food.mean(0)) / food.std(0)
+    batch = next(data.batches(0))
+    stream = data.batches(0)
+    rng = np.random.default_rng([data.seed, Stream.RECORD_BATCHES, 0, 0])
+    item = np.concatenate([part.queries for part in data._draw(rng, data.batch_size, False)])
+    assert np.allclose(batch.hidden, scaled[data.task[item]], atol=1e-6)
+    assert torch.equal(next(stream).hidden, batch.hidden)
+
+    model = untrained(FAMILY.spec, record=3, k=data.k, labels="expert")
+    with torch.no_grad():
+        told = model.loss(batch)
+        assert told.hidden.item() == pytest.approx(_error(model, batch), rel=1e-4)
+        assert model.loss(batch._replace(hidden=None)).hidden is None
+        silent = untrained(FAMILY.spec, record=3, k=data.k, labels="expert", hidden_weight=0.0)
+        assert silent.infer is None
+        silent.load_state_dict(model.state_dict(), strict=False)
+        assert silent.loss(batch).hidden is None
+        assert torch.equal(silent.loss(batch).actions, told.actions)  # what is told is no input
+
+
+def _error(model, batch) -> float:
+    """Mean squared error of the hidden part, query by query."""
+    errors = []
+    for q in range(len(batch.step)):
+        current, contexts = batch.current.take([q]), batch.contexts.take([q])
+        encoded = model.encoders.observation(current.observations)
+        tokens = model.record_tokens(batch.record.take(batch.set_of[[q]]))
+        y = model._outputs(current, contexts, encoded, tokens, None)[0]
+        here = current.step_mask[0] & (batch.expert[q] >= 0)
+        errors.append((model.infer(y[here]) - batch.hidden[q]).square().mean(-1))
+    return float(torch.cat(errors).mean())

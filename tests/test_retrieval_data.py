@@ -24,7 +24,7 @@ def data(tiny_run):
 def test_neighbours_by_brute_force(data):
     """Outside the own episode, in the stated order of preference; every trajectory a candidate."""
     data.retrieval = RetrievalConfig(candidates=len(data.length))
-    vectors, mask = data.vectors, data.slices.step_mask.numpy()
+    vectors, mask = data.vectors, data.stored.trajectories.step_mask
     rng = np.random.default_rng(0)
     item = rng.integers(len(vectors), size=20)
     step = (rng.random(20) * data.length[item]).astype(int)

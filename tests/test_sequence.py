@@ -25,7 +25,7 @@ def test_a_chain_is_of_one_agent_in_one_task(dataset):
     starts = stored.observations[:, 0]  # an agent's first observation tells who it is
     for group in data.groups:
         for mine in group:
-            first = data.slices.observations[mine, 0].numpy()
+            first = data.stored.trajectories.observations[mine][:, 0]
             assert (first == first[0]).all()
     assert sum(len(mine) for group in data.groups for mine in group) == starts.shape[0] * 3
     batch = next(data.batches(0))

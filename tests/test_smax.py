@@ -11,8 +11,9 @@ import torch
 
 from maicc.config import DecisionConfig, EmbeddingConfig, MemoryConfig
 from maicc.data.behaviour import play
-from maicc.data.dataset import EpisodeFile, slices, write_episodes
+from maicc.data.dataset import EpisodeFile, write_episodes
 from maicc.data.episodes import concatenate
+from maicc.data.slices import slices
 from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
 from maicc.models.decision import DecisionTransformer
@@ -253,7 +254,7 @@ def test_models_of_5v5_and_10v11_act_in_3v3_and_12v12(tmp_path, encoder):
     grown = {n for n, p in embedding.named_parameters() if p.grad is None or not p.grad.any()}
     assert not {n for n in grown if n.startswith(("encoders", "action_head", "dynamics_head"))}
     stored = slices(dataset.read(), (0.0, 2.0))
-    seen = stored.trajectories.observations.any(-1)
+    seen = stored.trajectories.observations[:].any(-1)
     assert seen[stored.trajectories.step_mask].all()  # the dead have no steps
     assert stored.trajectories.step_mask.sum() == seen.sum() < dataset.read().length.sum() * 15 / 2
     keys = offline_keys(embedding, dataset, tmp_path)

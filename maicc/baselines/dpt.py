@@ -126,7 +126,7 @@ class DPTModule(BaselineModule):
     def setup(self, stage: str) -> None:
         """Refuses batches of another kind, and datasets without the expert's actions."""
         super().setup(stage)
-        require_expert(self.data_module.expert.numpy())
+        require_expert(self.data_module.stored.expert)
 
     def losses(self, batch: ChainBatch) -> dict[str, Tensor]:
         """Computes the loss of the expert's actions, given sets of random sizes."""

@@ -148,7 +148,7 @@ class HiSSDData(EpisodeData):
         self, step: int, rank: int = 0, *, held_back: bool = False
     ) -> Iterator[HiSSDBatch]:
         """Yields batches from a fit's step on; they follow from seed, step and rank alone."""
-        team = float(self.episodes.agent_mask.sum(1).float().mean())
+        team = self.episodes.agent_mask.sum(1).mean()
         size = max(round(self.batch_size / team), 2)
         shown = self.held if held_back else self.trained
         while True:

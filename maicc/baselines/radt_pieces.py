@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from torch.nn import functional as F
 
 from maicc.baselines.madt import MADTModule
 from maicc.baselines.sequence import SequenceTransformer, one_episode
-from maicc.data.dataset import EpisodeFile, slices
+from maicc.data.dataset import EpisodeFile
+from maicc.data.slices import slices
 from maicc.memory.index import empty_index
+from maicc.models.batching import tensors
 from maicc.models.observations import EncodedObservations
 from maicc.models.tokens import OBSERVATION
 from maicc.streams import Stream
@@ -137,16 +139,16 @@ class RADTData(FamilyData):
 
     def setup(self, stage: str) -> None:
         """Reads the dataset and makes the index of its pieces."""
-        episodes = EpisodeFile(self.path).read()
+        episodes = EpisodeFile(self.path).mapped()
         stored = slices(episodes, self.spec.bounds)
         self.held = self.hold_back(episodes)[stored.episode]  # (M,) bool
-        self.slices = Trajectories(*(torch.from_numpy(part) for part in stored.trajectories))
+        self.stored = stored
         self.episode, self.task = stored.episode, stored.task
         net = load_module(self.retriever, MADTModule, self.spec).net
         with torch.no_grad():
             self.states = torch.cat(
                 [
-                    states(outputs(net, self.slices.take(slice(i, i + _BATCH))))
+                    states(outputs(net, self._whole(slice(i, i + _BATCH))))
                     for i in range(0, len(self.episode), _BATCH)
                 ]
             ).numpy()
@@ -156,6 +158,10 @@ class RADTData(FamilyData):
         self.index = empty_index(vectors.shape[1], "Flat")
         self.index.add(np.ascontiguousarray(vectors))
         self.length = mask.sum(1)
+
+    def _whole(self, index: Any) -> Trajectories:
+        """Takes whole trajectories (B, T, ...)."""
+        return tensors(self.stored.trajectories.take(index))
 
     def retrieve(self, item: np.ndarray, step: np.ndarray, in_query: np.ndarray) -> np.ndarray:
         """Retrieves a piece for each prefix.
@@ -193,9 +199,9 @@ class RADTData(FamilyData):
             last = (rng.random(len(item)) * self.length[item]).astype(np.int64)
             in_query = rng.random((len(item), self.window)) >= QUERY_DROPOUT
             piece = self.retrieve(item, last, in_query)
-            retrieved = self.slices.take(torch.from_numpy(self.item[piece]))
+            retrieved = self._whole(self.item[piece])
             steps = around(self.end[piece], self.spec.max_steps, self.window)
             steps &= (piece >= 0)[:, None]
-            current = self.slices.take(torch.from_numpy(item))
+            current = self._whole(item)
             yield RADTBatch(current, retrieved, torch.from_numpy(steps) & retrieved.step_mask)
             step += 1

@@ -10,7 +10,8 @@ import torch
 from maicc.baselines.base import BaselineModule
 from maicc.baselines.method import Trained, own_options
 from maicc.config import AdaptConfig, MaiccAdapt
-from maicc.data.dataset import EpisodeFile, slices
+from maicc.data.dataset import EpisodeFile
+from maicc.data.slices import slices
 from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.models.embedding import Embedding
@@ -49,7 +50,7 @@ class TrainedMAICC(Trained):
         self.rosters = dataset.rosters
         self.decision = load_module(files[acting], DecisionModule, self.spec).net
         acts: list[torch.nn.Module] = [self.decision]
-        stored, keys = slices(dataset.read(), self.spec.bounds), None
+        stored, keys = slices(dataset.mapped(), self.spec.bounds), None
         if self.decision.config.k:
             path = files["embedding"]
             self.embedding = load_module(path, EmbeddingModule, self.spec).net

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -129,7 +129,7 @@ def _collect(
                 for unit, _ in zip(waiting, pool.map(run, waiting), strict=True):
                     bar.update(counts[unit[1]])
 
-    episodes = _joined([_part(parts, *unit) for unit in units], total)
+    episodes = join((read_arrays(_part(parts, *unit)) for unit in units), total, path.parent)
     if family.return_bounds is None:
         bounded = with_bounds(family, episodes.returns)
     behaviours = [
@@ -262,8 +262,3 @@ def _play_unit(
     episodes.behaviour[:] = behaviour
     arrays = {name: getattr(episodes, name) for name in FIELDS}
     write_arrays(_part(parts, task, behaviour), arrays)
-
-
-def _joined(parts: Sequence[Path], total: int) -> EpisodeBatch:
-    """Reads the parts, of `total` episodes, one after the other: no episode is held twice."""
-    return join(map(read_arrays, parts), total)

@@ -10,68 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from maicc.data.alive import cut_at_death
-from maicc.data.episodes import FIELDS, EpisodeBatch, check_episodes, fill_missing, outcomes
+from maicc.data.episodes import FIELDS, EpisodeBatch, check_episodes, fill_missing, join, shapes
 from maicc.envs import TaskFamily
 from maicc.files import hdf5_to_read, hdf5_to_write, locked, same_file, store
-from maicc.types import Behaviour, Spec, Task, Trajectories, UserError
+from maicc.types import Behaviour, Spec, Task, UserError
 
 SCHEMA = 1
-
-
-class Slices(NamedTuple):
-    """Single agents' slices of episodes, agents fastest; padded agents have no slice."""
-
-    trajectories: Trajectories  # (M, T, ...)
-    episode: np.ndarray  # (M,) number of the episode
-    agent: np.ndarray  # (M,) which of its agents
-    team_size: np.ndarray  # (M,) agents in the episode
-    task: np.ndarray  # (M,) number of its task
-    expert: np.ndarray  # (M, T) what the best behaviour policy would have done; -1 unknown
-
-
-def by_task_and_agent(stored: Slices, item: np.ndarray) -> list[list[np.ndarray]]:
-    """Groups the slices `item` by task, and those of a task by agent."""
-    task, agent = stored.task[item], stored.agent[item]
-    return [
-        [item[(task == t) & (agent == a)] for a in np.unique(agent[task == t])]
-        for t in np.unique(task)
-    ]
-
-
-def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
-    """Takes episodes apart into single agents' slices, each up to its agent's death.
-
-    Args:
-        bounds: Lowest and highest return of the family.
-    """
-    episode, agent = np.nonzero(episodes.agent_mask)
-    outcome = outcomes(episodes, bounds)
-    trajectories = Trajectories(
-        observations=episodes.observations[episode, :-1, agent],
-        actions=episodes.actions[episode, :, agent],
-        rewards=episodes.rewards[episode],
-        done=outcome.done[episode],
-        completed=outcome.completed[episode],
-        return_to_go=outcome.return_to_go[episode],
-        step_mask=outcome.step_mask[episode],
-    )
-    return Slices(
-        cut_at_death(trajectories, outcome.alive[episode, :, agent]),
-        episode,
-        agent,
-        team_size=episodes.agent_mask.sum(1)[episode],
-        task=episodes.task[episode],
-        expert=episodes.expert_actions[episode, :, agent],
-    )
+_PART = 256  # episodes that are read together
 
 
 def require_expert(expert: np.ndarray) -> None:
@@ -109,7 +62,9 @@ def write_episodes(
         "tasks": json.dumps([task.to_json() for task in tasks]),
         "behaviours": json.dumps([asdict(behaviour) for behaviour in behaviours]),
     }
-    check_episodes(str(path), raw, spec, len(tasks), len(behaviours))
+    for start in range(0, max(len(episodes), 1), _PART):
+        part = {name: array[start : start + _PART] for name, array in raw.items()}
+        check_episodes(str(path), part, spec, len(tasks), len(behaviours), first=start)
     arrays: dict[str, np.ndarray] = {
         name: raw[name].astype(schema.stored or schema.kind, copy=False)
         for name, schema in FIELDS.items()
@@ -277,8 +232,8 @@ class EpisodeFile:
                 return np.full((E, spec.max_steps, spec.n_agents), -1)
             return file["expert_actions"][:].astype(np.int64)
 
-    def read(self, index: Any = slice(None)) -> EpisodeBatch:
-        """Reads and checks the episodes at `index` (a slice or sorted integers)."""
+    def read(self, index: slice = slice(None)) -> EpisodeBatch:
+        """Reads and checks the episodes at `index`."""
         spec, n_tasks, n_behaviours = self.spec, len(self.tasks), len(self.behaviours)
         with hdf5_to_read(self.path, "make it again") as file:
             missing = [name for name in FIELDS if FIELDS[name].needed and name not in file]
@@ -288,9 +243,24 @@ class EpisodeFile:
             for name in [name for name in FIELDS if name in file]:
                 if not getattr(file[name], "ndim", 0):
                     raise UserError(f"{self.path}: field {name} is no array; make it again")
+                expected = shapes(spec, len(self))[name]
+                if file[name].shape != expected:
+                    raise UserError(
+                        f"{self.path}: field {name} has shape {file[name].shape}, expected "
+                        f"{expected}"
+                    )
                 arrays[name] = file[name][index]
-        check_episodes(str(self.path), arrays, spec, n_tasks, n_behaviours)
+        check_episodes(str(self.path), arrays, spec, n_tasks, n_behaviours, first=index.start or 0)
         return fill_missing(arrays)
+
+    def parts(self) -> Iterator[EpisodeBatch]:
+        """Reads and checks all episodes, some at a time."""
+        for start in range(0, max(len(self), 1), _PART):
+            yield self.read(slice(start, start + _PART))
+
+    def mapped(self) -> EpisodeBatch:
+        """Reads and checks all episodes, of which the large fields stay on disk; see `join`."""
+        return join((vars(part) for part in self.parts()), len(self), self.path.parent)
 
 
 def put_dataset(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from maicc.data.alive import alive_up_to_last
 from maicc.data.returns import completed, return_to_go
+from maicc.files import RowsOnDisk
 from maicc.types import Spec, UserError
 
 
@@ -119,31 +121,54 @@ def concatenate(batches: Sequence[EpisodeBatch]) -> EpisodeBatch:
     )
 
 
-def join(parts: Iterable[Mapping[str, np.ndarray]], total: int) -> EpisodeBatch:
-    """Joins parts of `total` episodes, which are read one after the other: none is held twice."""
+def join(
+    parts: Iterable[Mapping[str, np.ndarray]], total: int, folder: Path | None = None
+) -> EpisodeBatch:
+    """Joins parts of `total` episodes, which are read one after the other: none is held twice.
+
+    Args:
+        folder: Folder for a file without a name, to which the two largest fields are written. They
+            are read from it when they are asked for, and are read-only. None keeps all in memory.
+    """
     whole: dict[str, np.ndarray] = {}
+    on_disk: dict[str, RowsOnDisk] = {}
     first = 0
     for part in parts:
         for name in FIELDS:
             new = part[name]
+            if folder is not None and name in _LARGE:
+                if name not in on_disk:
+                    on_disk[name] = RowsOnDisk(folder, (total, *new.shape[1:]), new.dtype)
+                on_disk[name].write(first, new, part["length"] + 1)
+                continue
             if name not in whole:
                 whole[name] = np.empty((total, *new.shape[1:]), new.dtype)
             whole[name][first : first + len(new)] = new
-        first += len(new)
-    return EpisodeBatch(**whole)
+        first += len(part["length"])
+    return EpisodeBatch(**whole, **{name: rows.array() for name, rows in on_disk.items()})
 
 
+_LARGE = ("observations", "action_mask")
 # NumPy's kinds that a field of a kind may be stored as
 _KINDS: Mapping[type, str] = {np.float32: "f", np.int64: "iu", np.bool_: "b"}
 
 
 def check_episodes(
-    where: str, arrays: Mapping[str, np.ndarray], spec: Spec, n_tasks: int, n_behaviours: int
+    where: str,
+    arrays: Mapping[str, np.ndarray],
+    spec: Spec,
+    n_tasks: int,
+    n_behaviours: int,
+    first: int = 0,
 ) -> None:
     """Checks fields, as they are stored, against the schema.
 
+    Args:
+        where: Name of the file.
+        first: Number of the first of these episodes.
+
     Raises:
-        UserError: the first field and episode that break it; `where` names the file.
+        UserError: the first field and episode that break it.
     """
     T, A, E = spec.max_steps, spec.n_actions, len(np.atleast_1d(arrays["length"]))
     expected = shapes(spec, E)
@@ -160,7 +185,7 @@ def check_episodes(
     def refuse(name: str, bad: ArrayLike, what: str) -> None:
         episodes = np.flatnonzero(np.reshape(bad, (E, -1)).any(1))
         if len(episodes):
-            raise UserError(f"{where}: field {name}, episode {episodes[0]}: {what}")
+            raise UserError(f"{where}: field {name}, episode {first + episodes[0]}: {what}")
 
     for name, array in arrays.items():
         if FIELDS[name].kind is np.float32:

@@ -51,7 +51,7 @@ def export_minari(source: Path, family: TaskFamily, name: str) -> None:
         raise UserError(f"{folder} is there already; choose another name, or remove it")
     dataset = EpisodeFile(source)
     dataset.require_family(family)
-    episodes, spec = dataset.read(), dataset.spec
+    episodes, spec = dataset.mapped(), dataset.spec
     from minari import __version__, namespace
     from minari.dataset.minari_storage import MinariStorage
 

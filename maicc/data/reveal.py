@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from maicc.data.dataset import EpisodeFile, write_episodes
+from maicc.data.episodes import EpisodeBatch, join
 from maicc.envs import TaskFamily
 
 
@@ -20,18 +21,21 @@ def reveal_dataset(hidden: Path, family: TaskFamily, out: Path) -> None:
         out: Path of the dataset that is written.
     """
     source = EpisodeFile(hidden)
-    episodes = source.read()
     of_task = np.stack([family.hidden_part(task) for task in family.training_tasks])
-    told = of_task[episodes.task][:, None, None]  # (E, 1, 1, R)
-    # to agents that are alive, and in the end to those who saw the last step
-    alive = np.pad(episodes.alive, ((0, 0), (0, 1), (0, 0)))  # (E, T+1, N)
-    at, last = np.arange(len(episodes)), episodes.length
-    alive[at, last] = alive[at, last - 1]
-    observations = np.concatenate([episodes.observations, told * alive[..., None]], -1)
+
+    def told(episodes: EpisodeBatch) -> EpisodeBatch:
+        numbers = of_task[episodes.task][:, None, None]  # (E, 1, 1, R)
+        # to agents that are alive, and in the end to those who saw the last step
+        alive = np.pad(episodes.alive, ((0, 0), (0, 1), (0, 0)))  # (E, T+1, N)
+        at, last = np.arange(len(episodes)), episodes.length
+        alive[at, last] = alive[at, last - 1]
+        observations = np.concatenate([episodes.observations, numbers * alive[..., None]], -1)
+        return replace(episodes, observations=observations.astype(np.float32))
+
     spec, own = family.spec, source.spec
     write_episodes(
         out,
-        replace(episodes, observations=observations.astype(np.float32)),
+        join((vars(told(part)) for part in source.parts()), len(source), out.parent),
         replace(spec, return_min=own.return_min, return_max=own.return_max),
         family.training_tasks,
         source.behaviours,

@@ -82,7 +82,7 @@ def _export(config: Any, files: ModelFiles, models: Trained, folder: Path) -> li
 
 def _smallest(dataset: EpisodeFile, path: Path) -> Path:
     """Writes a dataset of the best episode alone, whose return teams may measure themselves by."""
-    returns = dataset.read().returns
+    returns = dataset.mapped().returns
     best = int(returns.argmax())
     write_episodes(
         path,

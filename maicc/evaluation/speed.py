@@ -28,7 +28,8 @@ from maicc.config import (
     OptimiserConfig,
 )
 from maicc.data.collect import collect
-from maicc.data.dataset import EpisodeFile, slices
+from maicc.data.dataset import EpisodeFile
+from maicc.data.slices import slices
 from maicc.envs import TaskFamily, batch_env, get_family
 from maicc.evaluation.adapt import play_episode
 from maicc.evaluation.markdown import markdown_table
@@ -127,7 +128,7 @@ def _models(
 
     dataset = EpisodeFile(path)
     keys = offline_keys(embedding.net, dataset, path.parent, device=device)
-    stored = slices(dataset.read(), spec.bounds)
+    stored = slices(dataset.mapped(), spec.bounds)
     retrieval = RetrievalData(family.name, str(path), k=decision_config.k, batch_size=_QUERIES)
     retrieval.use(keys, stored)
     queries = _first_batch(retrieval, device)
@@ -214,7 +215,7 @@ def _retrieval(path: Path, largest: int, bar: tqdm, peak: float) -> Iterator[dic
     dataset = EpisodeFile(path)
     with seeded(0):
         net = EmbeddingModule(dataset.spec).net
-    step_mask = slices(dataset.read(), dataset.spec.bounds).trajectories.step_mask
+    step_mask = slices(dataset.mapped(), dataset.spec.bounds).trajectories.step_mask
     vectors = offline_keys(net, dataset, path.parent).vectors[step_mask]
     vectors = vectors[distinct(vectors)]
     rng = np.random.default_rng(0)

@@ -12,6 +12,11 @@ from maicc.types import Trajectories
 _GROUPS = 4
 
 
+def tensors(arrays: Trajectories) -> Trajectories:
+    """Makes tensors of trajectories that are NumPy arrays."""
+    return Trajectories(*(torch.from_numpy(part) for part in arrays))
+
+
 def trimmed(t: Trajectories) -> Trajectories:
     """Cuts off the steps at the end that no slice played: (..., T, ...) -> (..., T', ...).
 

@@ -90,7 +90,7 @@ class _Story:
         if traces.source.shape[-1] and dataset.path.exists():
             self.bounds = dataset.spec.bounds
             self.dataset_tasks = [task.name for task in dataset.tasks]
-            self._dataset = dataset.read()
+            self._dataset = dataset.mapped()
 
     def run(self, run: int, shown: Sequence[int]) -> dict[str, Any]:
         """One run with the episodes that are shown."""

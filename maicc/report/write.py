@@ -153,7 +153,7 @@ def _boards(folder: Path) -> list[Section]:
 
 def _dataset(folder: Path, dataset: EpisodeFile) -> list[Section]:
     """Sections on the dataset and, if they exist, its keys."""
-    episodes = dataset.read()
+    episodes = dataset.mapped()
     sections = [
         {
             "title": "Dataset",

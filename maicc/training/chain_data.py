@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maicc.data.dataset import EpisodeFile, by_task_and_agent, slices
+from maicc.data.dataset import EpisodeFile
+from maicc.data.slices import by_task_and_agent, slices
+from maicc.models.batching import tensors
 from maicc.streams import Stream
 from maicc.training.family_data import FamilyData
 from maicc.types import Trajectories
@@ -60,11 +62,10 @@ class ChainData(FamilyData):
             module: Any = self.trainer.lightning_module
             self.episodes = module.drawn(module.config, module.spec)
         dataset = EpisodeFile(self.path)
-        episodes = dataset.read()
+        episodes = dataset.mapped()
         stored = slices(episodes, self.spec.bounds)
-        self.slices = Trajectories(*(torch.from_numpy(part) for part in stored.trajectories))
+        self.stored = stored
         self.behaviour = episodes.behaviour[stored.episode]  # (M,) of each slice
-        self.expert = torch.from_numpy(stored.expert)
         held = self.hold_back(episodes)[stored.episode]
         self.groups = by_task_and_agent(stored, np.flatnonzero(~held))
         self.held_groups = by_task_and_agent(stored, np.flatnonzero(held))
@@ -78,10 +79,10 @@ class ChainData(FamilyData):
             for _ in range(self.batch_size):
                 agents = groups[rng.integers(len(groups))]
                 chosen.append(self.draw(agents[rng.integers(len(agents))], rng))
-            item = torch.from_numpy(np.stack(chosen))
-            T = int(self.slices.step_mask[item].sum(-1).max())
-            chain = Trajectories(*(part[item][:, :, :T] for part in self.slices))
-            yield ChainBatch(chain, self.expert[item][:, :, :T])
+            item = np.stack(chosen)
+            chain = tensors(self.stored.take(item))
+            expert = torch.from_numpy(self.stored.expert[item])
+            yield ChainBatch(chain, expert[:, :, : chain.actions.shape[2]])
             step += 1
 
     def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -42,11 +42,10 @@ class EpisodeData(FamilyData):
 
     def setup(self, stage: str) -> None:
         """Reads the dataset, and chooses the episodes that are trained on."""
-        episodes = EpisodeFile(self.path).read()
-        self.task = episodes.task
-        held = self.hold_back(episodes)
+        self.episodes = EpisodeFile(self.path).mapped()
+        self.task = self.episodes.task
+        held = self.hold_back(self.episodes)
         self.trained, self.held = np.flatnonzero(~held), np.flatnonzero(held)
-        self.episodes = team_batch(episodes, self.spec.bounds)
 
     def batches(self, step: int, rank: int = 0, *, held_back: bool = False) -> Iterator[TeamBatch]:
         """Yields episodes of a task that is drawn at random."""
@@ -60,8 +59,7 @@ class EpisodeData(FamilyData):
 
     def _batch(self, index: np.ndarray, rng: np.random.Generator) -> TeamBatch:
         """Takes the episodes at `index` (B,), or a window of each."""
-        item = torch.from_numpy(index)
-        batch = TeamBatch(*(part[item] for part in self.episodes))
+        batch = team_batch(self.episodes.take(index), self.spec.bounds)
         if 0 < self.window < self.spec.max_steps:
             batch = batch.window(self._starts(batch, rng), self.window)
         return batch.trimmed()

@@ -325,11 +325,11 @@ class DecisionModule(MaiccModule):
         """
         data = self.data_module
         if self.config.labels == "auto":
-            known = bool((data.expert >= 0).any())
+            known = bool((data.stored.expert >= 0).any())
             self.config = replace(self.config, labels="expert" if known else "behaviour")
             self.net.config = self.config
         if self.config.labels == "expert":
-            require_expert(data.expert.numpy())
+            require_expert(data.stored.expert)
         k = getattr(data, "k", self.config.k)
         if k != self.config.k:
             raise UserError(

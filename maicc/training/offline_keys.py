@@ -15,8 +15,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from maicc.data.dataset import EpisodeFile, Slices, slices
+from maicc.data.dataset import EpisodeFile
 from maicc.data.returns import normalised
+from maicc.data.slices import Slices, slices
 from maicc.files import arrays_digest, first_line, hdf5_to_read, hdf5_to_write, locked, store
 from maicc.memory import KeyIndex, OfflineMemory
 from maicc.models.batching import trimmed
@@ -77,7 +78,7 @@ def offline_keys(
 
 def _make(embedding: Embedding, dataset: EpisodeFile, factory: str, device: str) -> OfflineKeys:
     """Embeds every trajectory and builds the index."""
-    stored = slices(dataset.read(), dataset.spec.bounds).trajectories
+    stored = slices(dataset.mapped(), dataset.spec.bounds).trajectories
     vectors, individual_return = embed(embedding, stored, device)
     index = KeyIndex.build(vectors, stored.step_mask, factory)
     return OfflineKeys(vectors, individual_return, index)
@@ -98,7 +99,7 @@ def export_keys(keys: OfflineKeys, content: str, out: Path) -> None:
 
 def _read_given(path: Path, content: str, dataset: EpisodeFile, factory: str) -> OfflineKeys:
     """Reads what `export_keys` has written, and builds the index."""
-    played = slices(dataset.read(), dataset.spec.bounds).trajectories.step_mask
+    played = slices(dataset.mapped(), dataset.spec.bounds).trajectories.step_mask
     try:
         with safe_open(path, "np") as file:
             if file.metadata()["content"] != content:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from maicc.data.dataset import Slices
+from maicc.data.slices import Slices
 from maicc.files import read_arrays, write_arrays
 from maicc.training.modules import EmbeddingModule, load_module
 from maicc.training.offline_keys import OfflineKeys, embed
@@ -67,17 +66,11 @@ class PracticeData(RecordData):
         self.rows, self.episodes = runs.expert.shape[:2]
         self.first_of_runs = len(self.length)
         flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in runs.trajectories))
-        tensors = Trajectories(*(torch.from_numpy(part) for part in flat))
-        self.slices = Trajectories(
-            *(torch.cat(parts) for parts in zip(self.slices, tensors, strict=True))
-        )
-        expert = torch.from_numpy(runs.expert.reshape(-1, runs.expert.shape[2]))
-        self.expert = torch.cat([self.expert, expert])
-        returns = flat.return_to_go[:, 0]
-        self.team_return = np.concatenate([self.team_return, returns])
-        self.length = np.concatenate([self.length, flat.step_mask.sum(1)])
-        self.task = np.concatenate([self.task, np.repeat(runs.task, self.episodes)])
-        self.episode = np.concatenate([self.episode, np.full(len(returns), -1)])
+        expert = runs.expert.reshape(-1, s.max_steps)
+        self.stored = stored.followed_by(flat, expert, np.repeat(runs.task, self.episodes))
+        self.team_return = self.stored.trajectories.return_to_go[:, 0]
+        self.length, self.task = self.stored.length, self.stored.task
+        self.episode = self.stored.episode
         if self.vectors is not None:
             module = load_module(self.embedding, EmbeddingModule, self.spec)
             self.vectors = np.concatenate([self.vectors, embed(module.net, flat)[0]])

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from maicc.config import MemoryConfig
-from maicc.data.dataset import Slices, by_task_and_agent
 from maicc.data.returns import normalised, solved
+from maicc.data.slices import Slices, by_task_and_agent
 from maicc.memory import best_and_latest
 from maicc.memory.utility import hybrid_utility, top_k
+from maicc.models.batching import tensors
 from maicc.models.decision import DecisionBatch
 from maicc.models.record import Transitions, packed, transitions
 from maicc.streams import Stream
@@ -140,6 +141,4 @@ class RecordData(RetrievalData):
         for row, memory in zip(shown, memories, strict=True):
             chosen = best_and_latest(self.team_return[None, memory], self.record)[0]
             row[: len(chosen)] = memory[chosen]
-        episodes = self.slices.take(torch.from_numpy(shown))
-        exists = torch.from_numpy(shown >= 0).unsqueeze(-1)
-        return packed(transitions(episodes._replace(step_mask=episodes.step_mask & exists)))
+        return packed(transitions(tensors(self.stored.take(shown))))

@@ -14,15 +14,16 @@ import numpy as np
 import torch
 
 from maicc.config import RetrievalConfig
-from maicc.data.dataset import EpisodeFile, Slices, slices
+from maicc.data.dataset import EpisodeFile
+from maicc.data.slices import Slices, slices
 from maicc.memory.utility import top_k, training_utility
-from maicc.models.batching import trimmed
+from maicc.models.batching import tensors
 from maicc.models.decision import DecisionBatch
 from maicc.streams import Stream
 from maicc.training.family_data import FamilyData
 from maicc.training.modules import EmbeddingModule, load_module
 from maicc.training.offline_keys import OfflineKeys, offline_keys
-from maicc.types import Trajectories, UserError
+from maicc.types import UserError
 
 _CHUNK = 64  # batches whose neighbours are found together
 _OF_OTHER_TASKS = 10  # times as many are searched where those of the query's task are left out
@@ -83,7 +84,7 @@ class RetrievalData(FamilyData):
     def setup(self, stage: str) -> None:
         """Reads the dataset and its keys."""
         self._set_k()
-        episodes = EpisodeFile(self.path).read()
+        episodes = EpisodeFile(self.path).mapped()
         stored = slices(episodes, self.spec.bounds)
         self.use(self._keys(), stored, self.hold_back(episodes)[stored.episode])
 
@@ -101,18 +102,15 @@ class RetrievalData(FamilyData):
         self.index = None if keys is None else keys.index
         self.episode, self.task = stored.episode, stored.task
         self.held = np.zeros(len(self.task), bool) if held is None else held
-        trajectories = stored.trajectories
         n = int((~self.held).sum())
         if self.k > self.retrieval.candidates or self.k >= n:
             raise UserError(
                 f"k={self.k} trajectories can't be chosen from {self.retrieval.candidates} "
                 f"candidates among {n} trajectories; lower k"
             )
-        self.team_return = trajectories.return_to_go[:, 0]
-        self.length = trajectories.step_mask.sum(1)
-        self.expert = torch.from_numpy(stored.expert)
+        self.team_return = stored.trajectories.return_to_go[:, 0]
+        self.length, self.stored = stored.length, stored
         self.hidden = self.hidden_parts()
-        self.slices = Trajectories(*(torch.from_numpy(part) for part in trajectories))
 
     def neighbours(
         self, item: np.ndarray, step: np.ndarray, rng: np.random.Generator
@@ -168,13 +166,7 @@ class RetrievalData(FamilyData):
 
     def _batch(self, item: np.ndarray, context: np.ndarray, last: np.ndarray) -> DecisionBatch:
         """Takes trajectories `item` (B,), the last steps (B,) of their prefixes, and contexts."""
-        retrieved = torch.from_numpy(context)
-        contexts = self.slices.take(retrieved)
-        exists = (retrieved >= 0).unsqueeze(-1)
-        contexts = contexts._replace(step_mask=contexts.step_mask & exists)
-        current = trimmed(self.slices.take(torch.from_numpy(item)))
-        expert = self.expert[item, : current.actions.shape[1]]
+        current, contexts = (tensors(self.stored.take(index)) for index in (item, context))
+        expert = torch.from_numpy(self.stored.expert[item, : current.actions.shape[1]])
         hidden = None if self.hidden is None else self.hidden[self.task[item]]
-        return DecisionBatch(
-            current, trimmed(contexts), torch.from_numpy(last), expert, hidden=hidden
-        )
+        return DecisionBatch(current, contexts, torch.from_numpy(last), expert, hidden=hidden)
