@@ -362,6 +362,8 @@ class RunConfig:
         method: `maicc`, or a rival: maicc/baselines/ has a file for each.
         seed: Seed from which every random choice follows.
         device: `auto`, `cpu` or `cuda`.
+        precision: Numbers of matrix products in training: `fp32`, or `bf16` with weights in fp32,
+            which is quicker where the processor has it.
         logger: Where the losses of a fit go: FIT/metrics.csv, beside the fit's checkpoint (`csv`),
             this file and `tensorboard`, `wandb` or `mlflow`, or nowhere (`none`).
         collect: The dataset.
@@ -374,6 +376,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = field(
         default="auto", metadata={"changes_results": False}
     )
+    precision: Literal["fp32", "bf16"] = "fp32"
     logger: Literal["csv", "tensorboard", "wandb", "mlflow", "none"] = field(
         default="csv", metadata={"changes_results": False}
     )

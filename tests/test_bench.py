@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 
@@ -8,30 +9,70 @@ from maicc.config import CollectConfig, DecisionConfig, EmbeddingConfig
 from maicc.envs import get_family
 from maicc.evaluation import speed as module
 from maicc.evaluation import speed_parts as bench_parts
+from maicc.evaluation import speed_search as bench_search
 
 pytestmark = pytest.mark.slow
 
 
 def test_every_part_is_timed(monkeypatch):
     small = {"width": 16, "layers": 1, "heads": 2}
-    sizes = {"small": (EmbeddingConfig(**small), DecisionConfig(**small, k=3, record=0))}
+    sizes = {
+        "record": (EmbeddingConfig(**small), DecisionConfig(**small)),
+        "retrieval": (EmbeddingConfig(**small), DecisionConfig(**small, k=3, record=0)),
+    }
     monkeypatch.setattr(module, "SIZES", sizes)
     monkeypatch.setattr(module, "_SECONDS", 0.01)
     monkeypatch.setattr(module, "_RUNS", 3)
     monkeypatch.setattr(module, "_PEAK_SIZES", {"cpu": 256})
     monkeypatch.setattr(module, "CollectConfig", lambda: CollectConfig(12, [1.0], workers=1))
-    result = module.bench("lbf_7x7", "cpu", largest=27_000)
-    parts = [row["part"] for row in result["rows"]]
-    assert parts == ["embedding step", "keys", "decision step"] * 2 + ["adaptation"] + [
-        "retrieval",
-        "retrieval",
-    ]
-    assert all(row["seconds"] > 0 for row in result["rows"][:7])
-    exact, rough = result["rows"][-2:]
-    assert exact["recall_at_50"] == 1.0
-    assert 0.5 < rough["recall_at_50"] <= 1.0
+    result = module.bench("lbf_7x7", "cpu")
+    parts = ["embedding step", "keys", "decision step"] * 2 + ["adaptation"]
+    assert [row["part"] for row in result["rows"]] == parts * 2
+    assert all(row["seconds"] > 0 and row["authors"] for row in result["rows"])
+    record, retrieval = result["rows"][6], result["rows"][-1]
+    assert record["search"] == "0%" != retrieval["search"]
+    for row in (record, retrieval):
+        shares = [int(row[part][:-1]) for part in ("environment", "networks", "search", "rest")]
+        assert min(shares) >= 0
+        assert 98 <= sum(shares) <= 102
     lines = module.markdown(result).splitlines()
     assert len(lines) == len(result["rows"]) + 4
+
+
+def test_a_call_inside_another_one_counts_once_and_functions_are_given_back():
+    class Work:
+        def outer(self):
+            time.sleep(0.01)
+            self.inner()
+
+        def inner(self):
+            time.sleep(0.02)
+
+    work = Work()
+    with module.Shares({"outside": [(work, "outer")], "inside": [(Work, "inner")]}) as shares:
+        work.outer()
+        assert shares.seconds["inside"] == 0.0
+        work.inner()
+    assert shares.seconds["outside"] >= 0.03
+    assert shares.seconds["inside"] >= 0.02
+    assert "outer" not in vars(work)
+
+
+def test_searches_are_timed_and_their_recall_is_told(monkeypatch):
+    monkeypatch.setattr(module, "_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_PEAK_SIZES", {"cpu": 256})
+    monkeypatch.setattr(bench_search, "KEYS", (12_000, 10**9))
+    monkeypatch.setattr(bench_search, "CollectConfig", lambda: CollectConfig(12, [1.0], workers=1))
+    result = bench_search.bench_search("lbf_7x7", "cpu", largest=12_000)
+    assert [row["index"].split(",")[0][:3] for row in result["rows"]] == [
+        "Fla", "Fla", "IVF", "IVF", "HNS",
+    ]  # fmt: skip
+    exact, product, rough, half, graph = result["rows"]
+    assert exact["recall_at_50"] == product["recall_at_50"] == 1.0
+    assert 0.5 < rough["recall_at_50"] <= 1.0
+    assert 0.5 < graph["recall_at_50"] <= 1.0
+    assert half["index_mib"] < 0.7 * rough["index_mib"]
+    assert len(bench_search.markdown(result).splitlines()) == 9
 
 
 def test_environments_and_teachers(monkeypatch):

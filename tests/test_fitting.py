@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pickle
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
+from maicc.baselines import method_of
 from maicc.baselines.dpt import DPTModule
 from maicc.config import OptimiserConfig
 from maicc.envs import get_family
@@ -249,3 +251,22 @@ def test_both_signals_keep_the_state_and_are_given_back(tiny_run, tmp_path, monk
         fit_model("embedding", config, files)
     assert torch.load(tmp_path / "x.part.ckpt", weights_only=True)["global_step"] == 2
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("method", ["maicc", "at", "ad", "dpt", "hissd"])
+def test_every_method_trains_with_half_precision(tiny_run, tmp_path, method):
+    """The weights stay in single precision, and come out nearly the same."""
+    weights = []
+    for precision in ("fp32", "bf16"):
+        config = replace(tiny_config(method), precision=precision)
+        files = ModelFiles.in_folder(tmp_path / precision, method_of(method).fits_of(config))
+        files = replace(files, episodes=tiny_run / "episodes.h5")
+        for fit_name in files.checkpoints:
+            fit_model(fit_name, config, files)
+        states = [
+            torch.load(files[name], weights_only=True)["state_dict"] for name in files.checkpoints
+        ]
+        weights.append(torch.cat([part.flatten() for state in states for part in state.values()]))
+    single, half = weights
+    assert half.dtype == torch.float32
+    assert 0 < (single - half).abs().max() < 0.03

@@ -56,7 +56,7 @@ class TrainedMAICC(Trained):
             self.embedding = load_module(path, EmbeddingModule, self.spec).net
             keys = offline_keys(self.embedding, dataset, path.parent, index, self.device)
             if self.device == "cuda":
-                keys = keys._replace(index=keys.index.to_gpu())
+                keys = keys._replace(index=keys.index.on(self.device))
             acts.insert(0, self.embedding)
         self.offline = offline_memory(keys, stored, self.spec)
         self.content = " ".join([*map(weights_hash, acts), dataset.fingerprint])

@@ -14,28 +14,31 @@ from maicc.types import UserError
 
 def bench_command(argv: list[str]) -> None:
     parser = make_parser(
-        "bench", "Time training, keys, adaptation and retrieval; takes some minutes."
+        "bench", "Time training, keys, adaptation or look-ups; takes some minutes."
     )
     parser.add_argument("family", type=str, nargs="?", default="lbf_7x7", help="task family")
     parser.add_argument("--out", type=str, default="runs/bench", help="folder of the result")
     parser.add_argument("--device", type=DEVICE, default="auto", help="where")
     parser.add_argument(
-        "--largest", type=int, default=2_700_000, help="keys in the largest index, of part models"
+        "--largest", type=int, default=2_700_000, help="keys in the largest index, of part search"
     )
     parser.add_argument(
-        "--part", type=Literal["models", "environments", "teachers"], default="models",
-        help="time the models; the environments of families, A,B; or a step of embedding training "
-        "in each of its forms",
+        "--part", type=Literal["models", "search", "environments", "teachers"], default="models",
+        help="time the models; look-ups among ever more keys; the environments of families, A,B; "
+        "or a step of embedding training in each of its forms",
     )  # fmt: skip
     options = parser.parse_args(argv)
 
-    from maicc.evaluation import speed, speed_parts
+    from maicc.evaluation import speed, speed_parts, speed_search
     from maicc.files import write_json, write_text
 
     result: Any
     if options.part == "models":
-        result = speed.bench(options.family, options.device, options.largest)
+        result = speed.bench(options.family, options.device)
         text = speed.markdown(result)
+    elif options.part == "search":
+        result = speed_search.bench_search(options.family, options.device, options.largest)
+        text = speed_search.markdown(result)
     else:
         if options.part == "environments":
             result = speed_parts.bench_environments(options.family.split(","))

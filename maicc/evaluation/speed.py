@@ -9,11 +9,13 @@ import gc
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -33,67 +35,79 @@ from maicc.data.slices import slices
 from maicc.envs import TaskFamily, batch_env, get_family
 from maicc.evaluation.adapt import play_episode
 from maicc.evaluation.markdown import markdown_table
-from maicc.memory import KeyIndex
-from maicc.memory.index import distinct
+from maicc.models.batching import tensors
+from maicc.teams.running import RunningPrefix
 from maicc.teams.team import Team
 from maicc.training.episode_data import EpisodeData
 from maicc.training.family_data import FamilyData
 from maicc.training.fit import resolve_device, seeded
 from maicc.training.modules import DecisionModule, EmbeddingModule, MaiccModule
 from maicc.training.offline_keys import offline_keys, offline_memory
+from maicc.training.record_data import RecordData
 from maicc.training.retrieval_data import RetrievalData
-from maicc.types import Trajectories
 
 SIZES = {
-    "fast": (EmbeddingConfig(), DecisionConfig(k=3, record=0)),
-    "paper": (
+    "record, the default": (EmbeddingConfig(), DecisionConfig()),
+    "retrieval": (EmbeddingConfig(), DecisionConfig(k=3, record=0)),
+    "retrieval, the paper's size": (
         EmbeddingConfig(layers=8, heads=8),
         DecisionConfig(layers=8, heads=8, tokens="four", context="concatenated", k=3, record=0),
     ),
+}
+# What the authors' code does in a second on two cores: a model of the paper's size on lbf_7x7, with
+# batches of 32 episodes in fp32. It was measured once, on a machine such as that of docs/speed.md.
+AUTHORS = {
+    "embedding step": ("episodes_per_second", 32 / 0.57),
+    "keys": ("episodes_per_second", 9000 / 183),
+    "decision step": ("actions_per_second", 96 / 6.1),
+    "adaptation": ("run_episodes_per_second", 1.0),
 }
 _SECONDS = 4.0  # least time for each measurement
 _PEAK_SIZES = {"cuda": 8192, "cpu": 2048}  # rows of the square matrices
 _EPISODES, _QUERIES, _RUNS = 32, 96, 50
 _TRAJECTORIES = 1536  # whose keys are made in one call
-KEYS = (27_000, 270_000, 2_700_000)  # in the indices that are searched
 
 
-def bench(name: str, device: str = "auto", largest: int = 2_700_000) -> dict[str, Any]:
-    """Times all parts on a task family.
+def bench(name: str, device: str = "auto") -> dict[str, Any]:
+    """Times training, keys and adaptation on a task family.
 
     Args:
         name: Name of the family.
         device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
-        largest: Number of keys in the largest index that is searched.
 
     Returns:
         The machine, and one row for each part, in plain JSON.
     """
     family, device = get_family(name), resolve_device(device)
     rows: list[dict[str, Any]] = []
-    peak = {p: _peak(device, p) for p in ("fp32", "bf16")}
+    peaks = {p: peak(device, p) for p in ("fp32", "bf16")}
     with (
         TemporaryDirectory() as folder,
-        tqdm(desc="bench", unit="part", total=2 * 7 + 2 * sum(n <= largest for n in KEYS)) as bar,
+        tqdm(desc="bench", unit="part", total=7 * len(SIZES)) as bar,
     ):
         path = Path(folder) / "episodes.h5"
         collect(family, path, CollectConfig(), seed=0)
         for size, (embedding, decision) in SIZES.items():
-            for row in _models(family, path, size, embedding, decision, device, peak):
-                rows.append(row)
+            for row in _models(family, path, size, embedding, decision, device, peaks):
+                rate, theirs = AUTHORS[row["part"]]
+                rows.append({**row, "authors": f"{row[rate] / theirs:.3g} x"})
                 bar.update()
-        rows += _retrieval(path, largest, bar, peak["fp32"])
     return {
         "family": name,
-        "machine": {
-            "processor": _processor(),
-            "cores": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-            "torch": torch.__version__,
-            "peak_gflops": {p: round(value / 1e9, 1) for p, value in peak.items()},
-        },
+        "machine": machine(device),
+        "peak_gflops": {p: round(value / 1e9, 1) for p, value in peaks.items()},
         "rows": rows,
         "peak_memory_gib": _peak_memory(),
+    }
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Describes what the figures were measured on."""
+    return {
+        "processor": _processor(),
+        "cores": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "torch": torch.__version__,
     }
 
 
@@ -126,15 +140,19 @@ def _models(
     data.setup("fit")
     batch = _first_batch(data, device)
 
-    dataset = EpisodeFile(path)
-    keys = offline_keys(embedding.net, dataset, path.parent, device=device)
-    stored = slices(dataset.mapped(), spec.bounds)
-    retrieval = RetrievalData(family.name, str(path), k=decision_config.k, batch_size=_QUERIES)
+    dataset, k, record = EpisodeFile(path), decision_config.k, decision_config.record
+    stored, keys = slices(dataset.mapped(), spec.bounds), None
+    if k:
+        keys = offline_keys(embedding.net, dataset, path.parent, device=device)
+    options: dict[str, Any] = {"path": str(path), "k": k, "batch_size": _QUERIES}
+    retrieval = (
+        RecordData(record=record, family=family.name, **options)
+        if record
+        else RetrievalData(family.name, **options)
+    )
     retrieval.use(keys, stored)
     queries = _first_batch(retrieval, device)
-    trajectories = Trajectories(
-        *(torch.from_numpy(p[:_TRAJECTORIES]).to(device) for p in stored.trajectories)
-    )
+    trajectories = _to(tensors(stored.take(np.arange(min(_TRAJECTORIES, len(stored))))), device)
 
     def embedding_loss() -> torch.Tensor:
         return embedding.net.total(embedding.net.losses(batch))
@@ -163,7 +181,8 @@ def _models(
             }  # fmt: skip
 
     memory = offline_memory(keys, stored, spec)
-    yield _adaptation(family, size, embedding, decision, memory, device, peak["fp32"])
+    net = embedding.net if k else None
+    yield _adaptation(family, size, net, decision, memory, device, peak["fp32"])
     gc.collect()
 
 
@@ -176,102 +195,88 @@ def _adaptation(
     device: str,
     peak: float,
 ) -> dict[str, Any]:
-    """Times the adaptation of `_RUNS` teams in lock step."""
-    tasks = family.draw_tasks(_RUNS, 0)
-    env = batch_env(family, tasks)
+    """Times the adaptation of `_RUNS` teams in lock step, which search: they are not trained."""
+    env = batch_env(family, family.draw_tasks(_RUNS, 0))
     team = Team(
-        embedding.spec, embedding.net, decision.net, memory, MemoryConfig(), list(range(_RUNS)),
+        decision.spec, embedding, decision.net, memory, MemoryConfig(), list(range(_RUNS)),
         device=device,
     )  # fmt: skip
-    steps, start, episodes = 0, time.perf_counter(), 0
-    while episodes < 5 or time.perf_counter() - start < 3 * _SECONDS:
-        if episodes == 2:  # the first two episodes fill caches and do not count
-            start, steps = time.perf_counter(), 0
-        play_episode(team, env, [1000 * episodes + i for i in range(_RUNS)])
-        lengths = team.memory.online.trajectories.step_mask[:, episodes].sum(1)
-        steps += int(lengths.max())
-        episodes += 1
-    seconds = time.perf_counter() - start
+    env_parts = [(env, "step"), (env, "reset")]
+    reading = [(decision.net, name) for name in ("encode_record", "extend", "catch_up", "forward")]
+    reading += [(decision.net, "encode_contexts"), (decision.net.encoders.observation, "forward")]
+    reading += [(RunningPrefix, "query"), (RunningPrefix, "advance")]
+    searching = [(team.memory, "retrieve"), (team.memory, "contexts")]
+    parts = {"environment": env_parts, "networks": reading, "search": searching}
+    episodes = 0
+    with Shares(parts) as shares:
+        while episodes < 5 or shares.total() < 3 * _SECONDS:
+            if episodes == 2:  # the first two episodes fill caches and do not count
+                shares.start()
+            play_episode(team, env, [1000 * episodes + i for i in range(_RUNS)])
+            episodes += 1
+        per_episode, of = shares.total() / (episodes - 2), shares.shares()
     cache_bytes = team.cache.bytes()
     with FlopCounterMode(display=False) as counter:  # not timed: counting slows
         play_episode(team, env, [1000 * episodes + i for i in range(_RUNS)])
-    per_episode = seconds / (episodes - 2)
     return {
         "part": "adaptation", "size": size, "precision": "fp32",
         "seconds": round(per_episode, 4),
         "share_of_peak": round(counter.get_total_flops() / per_episode / peak, 4),
         "run_episodes_per_second": round(_RUNS / per_episode, 1),
-        "ms_per_team_decision": round(1000 * seconds / steps / _RUNS, 3),
+        **{name: f"{share:.0%}" for name, share in of.items()},
         "cache_mib": round(cache_bytes / 2**20, 1),
     }  # fmt: skip
 
 
-def _retrieval(path: Path, largest: int, bar: tqdm, peak: float) -> Iterator[dict[str, Any]]:
-    """Times searches among ever more keys.
+class Shares:
+    """Clock of a whole piece of work, and of the calls that make up its parts.
 
-    The keys are those of all steps of the dataset. If more are needed, points between neighbours
-    are added.
+    Args:
+        parts: For each part the functions that belong to it, as objects and names. They are
+            replaced inside a `with` block. A call inside another one counts for the outer one.
     """
-    dataset = EpisodeFile(path)
-    with seeded(0):
-        net = EmbeddingModule(dataset.spec).net
-    step_mask = slices(dataset.mapped(), dataset.spec.bounds).trajectories.step_mask
-    vectors = offline_keys(net, dataset, path.parent).vectors[step_mask]
-    vectors = vectors[distinct(vectors)]
-    rng = np.random.default_rng(0)
-    for n in KEYS:
-        if n > largest:
-            continue
-        keys = _resized(vectors, n + _QUERIES, rng)
-        queries, keys = keys[:_QUERIES], keys[_QUERIES:]
-        tie, exact, products = np.zeros(_QUERIES), None, 2.0 * keys.size * _QUERIES
-        lists = int(2 ** np.floor(np.log2(2.5 * n**0.5)))
-        for factory in ("Flat", f"IVF{lists},Flat;nprobe=16"):
-            start = time.perf_counter()
-            index = KeyIndex.build(keys[:, None], np.ones((n, 1), bool), factory)
-            build = time.perf_counter() - start
-            seconds, _ = median_time(partial(index.search, 0, queries, 50, tie), "cpu", "fp32")
-            nearest = index.search(0, queries, 50, tie).item
-            exact = nearest if exact is None else exact
-            recall = np.mean(
-                [len(np.intersect1d(a, b)) / 50 for a, b in zip(nearest, exact, strict=True)]
-            )
-            share = {}
-            if factory == "Flat":  # of other indices the number of operations is not known
-                share = {"share_of_peak": round(products / seconds / peak, 4)}
-            yield {
-                "part": "retrieval", "keys": n, "index": factory,
-                "ms_per_query": round(1000 * seconds / _QUERIES, 4),
-                **share,
-                "recall_at_50": round(float(recall), 4),
-                "build_seconds": round(build, 1),
-                "index_mib": round(keys.nbytes / 2**20, 1),
-            }  # fmt: skip
-            bar.update()
-            del index
-            gc.collect()
 
+    def __init__(self, parts: Mapping[str, Sequence[tuple[Any, str]]]) -> None:
+        self.parts, self.inside = parts, False
+        self.restored = ExitStack()
+        self.start()
 
-def _resized(vectors: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws `n` of the keys (M, D) in random order.
+    def start(self) -> None:
+        """Starts all clocks anew."""
+        self.began, self.seconds = time.perf_counter(), dict.fromkeys(self.parts, 0.0)
 
-    If there are fewer keys, points between near neighbours are added to them.
-    """
-    if n <= len(vectors):
-        return vectors[rng.permutation(len(vectors))[:n]]
-    mask = np.ones((len(vectors), 1), bool)
-    index = KeyIndex.build(vectors[:, None], mask, "IVF1024,Flat;nprobe=8")
-    neighbours = index.search(0, vectors, 11, np.zeros(len(vectors))).item
-    keys = vectors
-    while len(keys) < n:  # equal points count once
-        one = rng.integers(len(vectors), size=n)
-        other = neighbours[one, rng.integers(1, 11, n)]
-        share = rng.random((n, 1), np.float32)
-        between = vectors[one] * share + vectors[other] * (1 - share)
-        between /= np.linalg.norm(between, axis=1, keepdims=True)
-        keys = np.concatenate([keys, between])
-        keys = keys[np.sort(distinct(keys))]
-    return rng.permutation(keys[:n])
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.began
+
+    def shares(self) -> dict[str, float]:
+        """Share of each part, and of the rest."""
+        total = self.total()
+        shares = {name: seconds / total for name, seconds in self.seconds.items()}
+        return {**shares, "rest": 1.0 - sum(shares.values())}
+
+    def __enter__(self) -> Shares:
+        for part, functions in self.parts.items():
+            for owner, name in functions:
+                timed = self._timed(part, getattr(owner, name))
+                self.restored.enter_context(patch.object(owner, name, timed))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restored.close()
+
+    def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            if self.inside:
+                return function(*args, **options)
+            self.inside, start = True, time.perf_counter()
+            try:
+                return function(*args, **options)
+            finally:
+                self.inside = False
+                self.seconds[part] += time.perf_counter() - start
+
+        return call
 
 
 def training_step(module: MaiccModule, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
@@ -303,7 +308,7 @@ def median_time(work: Callable[[], object], device: str, precision: str) -> tupl
     return float(np.median(times)), float(counter.get_total_flops())
 
 
-def _peak(device: str, precision: str) -> float:
+def peak(device: str, precision: str) -> float:
     """Measures the operations per second of a square matrix product."""
     n = _PEAK_SIZES[device]
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -340,11 +345,11 @@ def markdown(result: dict[str, Any]) -> str:
     m = result["machine"]
     lines = [
         f"{result['family']}; {m['processor']}, {m['cores']} cores, {m['device']}, torch "
-        f"{m['torch']}; peak of a matrix product {m['peak_gflops']} GFLOP/s; peak memory "
+        f"{m['torch']}; peak of a matrix product {result['peak_gflops']} GFLOP/s; peak memory "
         f"{result['peak_memory_gib']} GiB.",
         "",
     ]
-    common = ("part", "size", "precision", "seconds", "share_of_peak")
+    common = ("part", "size", "precision", "seconds", "share_of_peak", "authors")
     rows = []
     for row in result["rows"]:
         rates = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in row.items() if k not in common)

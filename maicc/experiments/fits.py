@@ -89,4 +89,7 @@ def fit_model(name: str, config: RunConfig, files: ModelFiles) -> None:
         started = module(data.spec, model, optimiser)
     if (start := method.starts_from(name, files)) is not None:
         started.load_state_dict(load_module(start, module, data.spec).state_dict())
-    fit(started, data, files[name], options.steps, config.device, name, config.logger)
+    fit(
+        started, data, files[name], options.steps, config.device, name, config.logger,
+        config.precision,
+    )  # fmt: skip

@@ -134,13 +134,14 @@ def fit(
     device: str,
     label: str,
     logger: str = "csv",
+    precision: str = "fp32",
 ) -> None:
     """Trains for `steps` and leaves the checkpoint at `path`; goes on from an interrupted fit.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
         label: Name of the fit on its bar.
-        logger: See `RunConfig`.
+        logger, precision: See `RunConfig`.
 
     Raises:
         UserError: the loss is not finite, or memory does not suffice.
@@ -153,6 +154,7 @@ def fit(
     trainer = L.Trainer(
         accelerator={"cuda": "gpu", "cpu": "cpu"}[resolve_device(device)],
         devices=1,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
         max_steps=steps,
         gradient_clip_val=1.0,
         callbacks=[Metrics(path, logger), resumable, Progress(label)],
