@@ -58,6 +58,41 @@ def test_a_cluster_that_loses_a_worker_gives_the_table_of_one_process(tmp_path):
     assert names[0] == names[1]
 
 
+def test_a_cluster_of_two_machines_goes_on_when_one_is_lost(tmp_path, monkeypatch):
+    """Two raylets stand for two machines; one is lost while episodes are collected."""
+    from ray.cluster_utils import Cluster
+
+    config = tiny_config()
+    config.collect.episodes = 40
+    variants = {"no_context": VARIANTS["no_context"]}
+    alone = benchmark(config, variants, seeds=1, tasks=2, out=tmp_path / "alone")
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        other = machines.add_node(num_cpus=1)
+        machines.wait_for_nodes()
+        shares: list[int] = []
+
+        def lose_one() -> None:
+            folder = tmp_path / "together"
+            while len(parts := list(folder.rglob("*-behaviour*.npz"))) < 3:
+                time.sleep(0.01)
+            shares.append(len(parts))
+            machines.remove_node(other, allow_graceful=False)
+
+        loser = threading.Thread(target=lose_one, daemon=True)
+        loser.start()
+        together = benchmark(
+            config, variants, seeds=1, tasks=2, out=tmp_path / "together",
+            cluster=machines.address,
+        )  # fmt: skip
+        loser.join(60)
+        assert shares
+        assert shares[0] < 20  # in the middle of it
+    finally:
+        machines.shutdown()
+    assert together == alone
+
+
 def test_no_cluster_at_the_address():
     with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
         run_units([], "127.0.0.1:1", 1, lambda: None)

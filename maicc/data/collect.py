@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -33,7 +34,7 @@ from maicc.data.dataset import write_episodes
 from maicc.data.episodes import FIELDS, EpisodeBatch, join
 from maicc.data.returns import share_of_maximum
 from maicc.envs import TaskFamily, get_family, importable
-from maicc.files import plain_number, read_arrays, read_json, write_arrays, write_json
+from maicc.files import locked, plain_number, read_arrays, read_json, write_arrays, write_json
 from maicc.streams import Stream
 from maicc.types import Behaviour, UserError
 
@@ -75,15 +76,39 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
             contract, or processes can't be started.
     """
     check_settings(family, config)
-    path, plan = Path(path), plan_of(family, config, seed)
-    parts = path.with_name(f"{path.name}.{plan[:8]}.parts")
+    path = Path(path)
+    with _kept_units(family, path, config, seed) as parts:
+        _collect(family, path, config, seed, parts)
+
+
+def collect_share(
+    family: TaskFamily, path: Path, config: CollectConfig, seed: int, number: int, of: int
+) -> None:
+    """Plays a share of the units that `collect` joins; other processes may play other shares.
+
+    Args:
+        number: Number of the share, from 0.
+        of: Number of shares.
+    """
+    with _kept_units(family, path, config, seed) as parts:
+        units = _units(family, config, seed, parts)
+        waiting = set(units.waiting())
+        for unit in units.every()[number::of]:
+            if unit in waiting:
+                units.play(unit, family=family)
+
+
+@contextmanager
+def _kept_units(family: TaskFamily, path: Path, config: CollectConfig, seed: int) -> Iterator[Path]:
+    """Gives the folder of the units beside `path`; it is removed where something is refused."""
+    parts = path.with_name(f"{path.name}.{plan_of(family, config, seed)[:8]}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     try:
-        _collect(family, path, config, seed, parts, plan)
+        yield parts
     except _NoProcessesError:
         raise
     except UserError:
-        shutil.rmtree(parts)
+        shutil.rmtree(parts, ignore_errors=True)
         raise
 
 
@@ -101,20 +126,40 @@ def plan_of(family: TaskFamily, config: CollectConfig, seed: int) -> str:
     return hashlib.sha256(plan.encode()).hexdigest()
 
 
-def _collect(
-    family: TaskFamily, path: Path, config: CollectConfig, seed: int, parts: Path, plan: str
-) -> None:
-    """Collects, with the units kept in the folder `parts`."""
-    tasks = family.training_tasks
-    bounded, behaviours, rosters = _planned(family, config, seed, parts / "plan.json")
-    units = [
-        (task, behaviour) for task in range(len(tasks)) for behaviour in range(len(behaviours))
-    ]
+class _Units(NamedTuple):
+    """Units of a collection: the episodes of one task and one behaviour each."""
 
-    waiting = [unit for unit in units if not _part(parts, *unit).exists()]
+    bounded: TaskFamily  # the family with bounds
+    behaviours: list[Behaviour]
+    rosters: list[list[str]]  # that every process must have
+    counts: list[int]  # episodes of each behaviour in a task
+    parts: Path  # folder of the units that have been played
+    play: Callable[..., None]  # plays a unit
+
+    def every(self) -> list[tuple[int, int]]:
+        """All units, as numbers of a task and of a behaviour."""
+        tasks, behaviours = len(self.bounded.training), len(self.behaviours)
+        return [(task, behaviour) for task in range(tasks) for behaviour in range(behaviours)]
+
+    def waiting(self) -> list[tuple[int, int]]:
+        """Units that have not been played."""
+        return [unit for unit in self.every() if not _part(self.parts, *unit).exists()]
+
+
+def _units(family: TaskFamily, config: CollectConfig, seed: int, parts: Path) -> _Units:
+    """Plans the units, or reads the plan in their folder."""
+    with locked(parts / "plan.json"):
+        bounded, behaviours, rosters = _planned(family, config, seed, parts / "plan.json")
     counts = [episodes_each(behaviour.name, config) for behaviour in behaviours]
-    total = len(tasks) * sum(counts)
-    run = partial(_play_unit, family.name, counts, seed, behaviours, parts, rosters)
+    play = partial(_play_unit, family.name, counts, seed, behaviours, parts, rosters)
+    return _Units(bounded, behaviours, rosters, counts, parts, play)
+
+
+def _collect(family: TaskFamily, path: Path, config: CollectConfig, seed: int, parts: Path) -> None:
+    """Collects, with the units kept in the folder `parts`."""
+    units = _units(family, config, seed, parts)
+    bounded, behaviours, counts = units.bounded, units.behaviours, units.counts
+    waiting, total = units.waiting(), len(family.training) * sum(counts)
     workers = min(config.workers or os.cpu_count() or 1, max(len(waiting), 1))
     if not importable(family):
         workers = 1  # known in this process only
@@ -122,20 +167,24 @@ def _collect(
         bar.update(total - sum(counts[behaviour] for _, behaviour in waiting))
         if workers == 1:
             for unit in waiting:
-                run(unit, family=family)
+                units.play(unit, family=family)
                 bar.update(counts[unit[1]])
         else:
             with _pool(workers) as pool:
-                for unit, _ in zip(waiting, pool.map(run, waiting), strict=True):
+                for unit, _ in zip(waiting, pool.map(units.play, waiting), strict=True):
                     bar.update(counts[unit[1]])
 
-    episodes = join((read_arrays(_part(parts, *unit)) for unit in units), total, path.parent)
+    episodes = join((read_arrays(_part(parts, *u)) for u in units.every()), total, path.parent)
     if family.return_bounds is None:
         bounded = with_bounds(family, episodes.returns)
     behaviours = [
         _reached(behaviour, episodes, i, bounded) for i, behaviour in enumerate(behaviours)
     ]
-    write_episodes(path, episodes, bounded.spec, tasks, behaviours, plan=plan, rosters=rosters)
+    plan = plan_of(family, config, seed)
+    write_episodes(
+        path, episodes, bounded.spec, family.training_tasks, behaviours, plan=plan,
+        rosters=units.rosters,
+    )  # fmt: skip
     shutil.rmtree(parts)
     by_behaviour = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
     print(f"{path}: {total} episodes; mean return by behaviour: {by_behaviour}")

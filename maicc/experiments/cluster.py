@@ -30,6 +30,8 @@ def run_units(
 ) -> None:
     """Runs the units' stages, each as soon as its inputs exist; shared stages run once.
 
+    All cores collect a dataset together.
+
     A stage whose worker dies is run again, and goes on from the state that the worker had saved.
 
     Args:
@@ -82,22 +84,34 @@ def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], 
     """Submits every stage, and waits for all of them on the cluster that `ray` is connected to."""
     from maicc.training.fit import resolve_device
 
-    def maicc_stage(unit: Unit, number: int, after: object) -> None:
-        del after  # Ray starts a stage when the stage before it is done
+    def maicc_stage(unit: Unit, number: int, *after: object) -> None:
+        del after  # Ray starts a stage when what it needs is done
         unit.run(unit.stages(threads)[number], threads)
 
+    def maicc_share(unit: Unit, number: int, of: int) -> None:
+        unit.play_share(number, of)
+
+    stage_task, share_task = (
+        ray.remote(num_cpus=threads, max_retries=_RETRIES)(function)
+        for function in (maicc_stage, maicc_share)
+    )
+    at_once = max(int(ray.cluster_resources()["CPU"]) // threads, 1)
     started: dict[Any, Any] = {}
+    shares: list[Any] = []
     for unit in units:
-        after = None
+        after: list[Any] = []
         gpu = resolve_device(unit.config.device) == "cuda"
-        task = ray.remote(num_cpus=threads, max_retries=_RETRIES)(maicc_stage)
         for number, stage in enumerate(unit.stages(threads)):
             if stage.target not in started:
-                gpus = int(gpu and stage.target != unit.files.episodes)
-                started[stage.target] = task.options(num_gpus=gpus).remote(unit, number, after)
-            after = started[stage.target]
+                collects = stage.target == unit.files.episodes
+                if collects and not stage.target.exists():
+                    after = [share_task.remote(unit, i, at_once) for i in range(at_once)]
+                    shares += after
+                task = stage_task.options(num_gpus=int(gpu and not collects))
+                started[stage.target] = task.remote(unit, number, *after)
+            after = [started[stage.target]]
     results = {started[unit.result] for unit in units}
-    waiting = list(started.values())
+    waiting = [*shares, *started.values()]
     with tqdm(desc="benchmark", unit="stage", total=len(waiting)) as bar:
         while waiting:
             (done,), waiting = ray.wait(waiting)

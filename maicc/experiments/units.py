@@ -19,6 +19,7 @@ from typing import Any
 
 from maicc.baselines import method_of
 from maicc.config import RunConfig
+from maicc.data.collect import collect_share
 from maicc.envs import get_family
 from maicc.experiments.fits import fit_stages, model_stages
 from maicc.experiments.stages import Clock, Stage, run_stage
@@ -78,6 +79,18 @@ class Unit:
             else model_stages(self.config, self.files, workers=threads)
         )
         return [*stages, Stage("adapt", self.result, self._adapt, self._clean_up)]
+
+    def play_share(self, number: int, of: int) -> None:
+        """Plays a share of the episodes that the first stage joins to a dataset.
+
+        Args:
+            number: Number of the share, from 0.
+            of: Number of shares.
+        """
+        config, path = self.config, self.files.episodes
+        if not path.exists():
+            family = get_family(config.family)
+            collect_share(family, path, config.collect, config.seed, number, of)
 
     def run(self, stage: Stage, threads: int) -> None:
         """Makes one stage's file, unless it exists or another process makes it.
