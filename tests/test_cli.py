@@ -20,8 +20,8 @@ from maicc.cli import main
 from maicc.cli.commands import COMMANDS
 from maicc.cli.options import _variants
 from maicc.envs import get_family, registry
+from maicc.experiments.memory_needed import memory_needed
 from maicc.experiments.units import with_overrides
-from maicc.experiments.validate import memory_needed
 from maicc.types import UserError
 from tests.commands import TINY, maicc, refused
 from tests.conftest import tiny_config
@@ -408,18 +408,32 @@ def test_a_seed_has_an_upper_end(tmp_path, monkeypatch, capsys, command):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_memory_of_the_teachers_attention_is_told():
+def test_the_memory_of_a_run_is_told():
     config = tiny_config()
     crowd = dataclasses.replace(get_family("lbf_7x7"), sizes=(30, 2, 3), max_steps=1000)
     config.embedding.batch_size = 1
-    tokens = 1000 * 61  # the square of it in truth values and in numbers: 5 bytes
-    said = memory_needed(config, crowd)
-    assert f"{5 * tokens**2 / 2**30:.1f} GiB for the teacher's attention" in said
-    assert "(embedding.window, embedding.model.attention=factored)" in said
-    config.embedding.window = 10
-    assert "0.0 GiB for the teacher's attention" in memory_needed(config, crowd)
+    attention = 5 * (1000 * 61) ** 2 / 2**30  # the tokens squared in truth values and in numbers
+    told = "embedding.window, embedding.model.attention=factored"
+
+    def gibibytes(what):
+        said = memory_needed(config, crowd)
+        assert what in said
+        return float(said.split(f" for {what}")[0].split()[-1])
+
+    joint = gibibytes(f"a step of training ({told})")
+    assert joint > attention
     config.embedding.model.attention = "factored"
-    assert "teacher" not in memory_needed(config, crowd)
+    assert joint - gibibytes("a step of training") == pytest.approx(attention, abs=0.11)
+    config.embedding.window = 10
+    assert gibibytes("a step of training (decision.batch_size)") < 1.0
+    before = gibibytes("what the teams live through")
+    config.adapt.episodes *= 1000
+    assert gibibytes("what the teams live through") > 100 * before
+
+
+@pytest.mark.parametrize("method", ["maicc", "madt", "at", "radt", "ad", "dpt", "hissd"])
+def test_the_memory_of_every_method_is_told(method):
+    assert "GiB" in memory_needed(tiny_config(method), get_family("lbf_7x7"))
 
 
 def test_a_collection_that_another_process_makes_is_waited_for(tmp_path, capsys):

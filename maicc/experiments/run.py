@@ -14,8 +14,9 @@ from maicc.envs import TaskFamily, get_family
 from maicc.evaluation.run_folder import files_of, parse_config, rename_old_files
 from maicc.evaluation.traces import traces_of
 from maicc.experiments.fits import collect_stage, fit_stages
+from maicc.experiments.memory_needed import memory_needed
 from maicc.experiments.stages import Clock, Stage, run_stage
-from maicc.experiments.validate import check, memory_needed, say_not_annealed
+from maicc.experiments.validate import check, say_not_annealed
 from maicc.files import ModelFiles, locked, read_json, write_json
 from maicc.types import UserError
 
