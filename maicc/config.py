@@ -224,12 +224,16 @@ class DecisionFit(FitConfig):
         share: Queries of one agent in one task that share a record, which is then encoded once.
         failures: Share of the memories that hold only episodes which missed the maximum, as a
             searching team has them.
+        informed_failures: Show records episodes that missed the maximum although the expert played
+            them, who sees what the task hides. Their actions tell it, and a team takes its own
+            guesses for such.
     """
 
     model: DecisionConfig = field(default_factory=DecisionConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     share: int = limited(4, 1)
     failures: float = limited(0.5, 0, 1)
+    informed_failures: bool = False
 
 
 @dataclass

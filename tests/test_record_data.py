@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from maicc.config import MemoryConfig, RetrievalConfig
+from maicc.config import CollectConfig, MemoryConfig, RetrievalConfig
+from maicc.data.collect import collect
 from maicc.data.dataset import EpisodeFile
 from maicc.data.returns import solved
 from maicc.memory import BlendedMemory, OfflineMemory, OnlineMemory
@@ -167,3 +168,19 @@ def _error(model, batch) -> float:
         here = current.step_mask[0] & (batch.expert[q] >= 0)
         errors.append((model.infer(y[here]) - batch.hidden[q]).square().mean(-1))
     return float(torch.cat(errors).mean())
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_failures_of_those_who_know_are_not_remembered(tmp_path, shown):
+    """Of the half-random expert only what succeeded is, of the random one everything."""
+    path = tmp_path / "episodes.h5"
+    collect(FAMILY, path, CollectConfig(episodes=6, levels=[0.0, 0.5], workers=1), seed=0)
+    behaviours = EpisodeFile(path).behaviours
+    assert [b.random_rate < 1 for b in behaviours] == [False, True]
+    data = RecordData(family="lbf_7x7", path=str(path), record=8, k=0, informed_failures=shown)
+    data.setup("fit")
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(300):
+        memory = data._draw_set(rng).memory
+        seen |= set(zip(data.stored.behaviour[memory], data.missed[memory], strict=True))
+    assert seen == {(0, True), (1, False)} | ({(1, True)} if shown else set())

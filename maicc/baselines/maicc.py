@@ -88,6 +88,7 @@ class MAICC(Method):
         own = d.model.k > 0 and d.retrieval.source == "own"
         if d.model.record or own:
             options |= {"record": d.model.record, "share": d.share, "failures": d.failures}
+            options["informed_failures"] = d.informed_failures
         if practice is not None:
             p = config.practice
             options |= {"batch_size": p.batch_size, "held_back": p.held_back}

@@ -55,6 +55,7 @@ class Slices:
     agent: np.ndarray  # (M,) which of its agents
     team_size: np.ndarray  # (M,) agents in the episode
     task: np.ndarray  # (M,) number of its task
+    behaviour: np.ndarray  # (M,) number of the behaviour that played it; -1 none of the dataset's
     expert: np.ndarray  # (M, T) what the best behaviour policy would have done; -1 unknown
 
     def __len__(self) -> int:
@@ -100,6 +101,7 @@ class Slices:
             agent=np.concatenate([self.agent, none]),
             team_size=np.concatenate([self.team_size, none]),
             task=np.concatenate([self.task, task]),
+            behaviour=np.concatenate([self.behaviour, none]),
             expert=np.concatenate([self.expert, expert]),
         )
 
@@ -127,6 +129,7 @@ def slices(episodes: EpisodeBatch, bounds: tuple[float, float]) -> Slices:
         agent,
         team_size=episodes.agent_mask.sum(1)[episode],
         task=episodes.task[episode],
+        behaviour=episodes.behaviour[episode],
         expert=episodes.expert_actions[episode, :, agent],
     )
 

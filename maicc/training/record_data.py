@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from maicc.config import MemoryConfig
+from maicc.data.dataset import EpisodeFile
 from maicc.data.returns import normalised, solved
 from maicc.data.slices import Slices, by_task_and_agent
 from maicc.memory import best_and_latest
@@ -26,6 +27,7 @@ from maicc.training.offline_keys import OfflineKeys
 from maicc.training.retrieval_data import RetrievalData
 
 _MARGIN = MemoryConfig().margin
+_EXPERTS = ("expert", "annealed")  # names of behaviours that the family's expert plays
 
 
 class Drawn(NamedTuple):
@@ -42,14 +44,21 @@ class RecordData(RetrievalData):
         record: Most episodes of a record; as many as the decision model takes if None.
         share: Queries that share a memory, from which their record is chosen.
         failures: Share of the memories that hold only episodes which missed the maximum.
+        informed_failures: Whether memories hold such episodes of the expert's, see `DecisionFit`.
         options: Arguments of `RetrievalData`.
     """
 
     def __init__(
-        self, record: int | None = None, share: int = 4, failures: float = 0.5, **options: Any
+        self,
+        record: int | None = None,
+        share: int = 4,
+        failures: float = 0.5,
+        informed_failures: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.record, self.share, self.failures = record, share, failures
+        self.informed_failures = informed_failures
 
     def setup(self, stage: str) -> None:
         """Reads the dataset and its keys."""
@@ -67,6 +76,11 @@ class RecordData(RetrievalData):
         self.agent = stored.agent
         self.lived = {self._whose(group): group for agents in self.groups for group in agents}
         self.missed = ~solved(self.team_return, self.spec.bounds)
+        self.tells = np.zeros(len(stored), bool)
+        if not self.informed_failures and self.family.expert is not None:
+            behaviours = EpisodeFile(self.path).behaviours
+            informed = [b.name in _EXPERTS and b.random_rate < 1 for b in behaviours]
+            self.tells = self.missed & np.array(informed)[stored.behaviour]
 
     def batches(
         self, step: int, rank: int = 0, *, held_back: bool = False
@@ -104,6 +118,7 @@ class RecordData(RetrievalData):
         group = agents[rng.integers(len(agents))]
         queries = rng.choice(group, self.share, replace=len(group) < self.share)
         others = np.setdiff1d(self.lived.get(self._whose(group), group[:0]), queries)
+        others = others[~self.tells[others]]
         failures = others[self.missed[others]]
         if rng.random() < self.failures and len(failures):
             others = failures
