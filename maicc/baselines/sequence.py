@@ -31,7 +31,7 @@ from maicc.models.tokens import (
     TokenEncoders,
     scaled_embedding,
 )
-from maicc.models.transformer import KeyValues, Transformer, append, take_tokens
+from maicc.models.transformer import KeyValues, Transformer, take_tokens
 from maicc.training.chain_data import ChainBatch
 from maicc.types import Spec, Trajectories
 
@@ -166,12 +166,12 @@ class SequenceTransformer(nn.Module):
         played = torch.ones(B, L, dtype=torch.bool, device=x.device)
         last = torch.full((B, 1), L - 1, device=x.device)
         if past is None:
-            z, new_kv = self.transformer(x, positions=last)
+            z, kv = self.transformer(x, positions=last)
         else:
-            z, new_kv = self.transformer.extend(x, past.kv, past.played, last)
+            z, kv = self.transformer.extend(x, past.kv, past.played, last)
             played = torch.cat([past.played, played], 1)
         logits = self.head(z[:, 0], encoded.attack_targets[:, 0, -1])
-        return logits, Past(append(past.kv if past else None, new_kv), played, before)
+        return logits, Past(kv, played, before)
 
 
 class Past(NamedTuple):

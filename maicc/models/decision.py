@@ -76,6 +76,11 @@ class Past(NamedTuple):
         ]
         return Past(kv, torch.cat([parts[0].visible, parts[1].visible]))
 
+    def latest(self, tokens: int) -> Past:
+        """Picks the last so many tokens."""
+        kv = [(k[:, :, -tokens:], v[:, :, -tokens:]) for k, v in self.kv]
+        return Past(kv, self.visible[:, -tokens:])
+
     def behind(self, first: Past | None) -> Past:
         """Joins these tokens to others that come first."""
         if first is None:
@@ -256,10 +261,10 @@ class DecisionTransformer(nn.Module):
         Q, L = x.shape[:2]
         last = torch.full((Q, 1), L - 1, device=x.device)
         past = seen if contexts is None else contexts.behind(seen)
-        y, kv = self._read(x, past, None if L == 1 else last)
-        visible = torch.ones(Q, L, dtype=torch.bool, device=x.device)
+        y, after = self._read(x, past, None if L == 1 else last)
         logits = self.head(y, encoded.attack_targets[:, -1:])[:, 0]
-        return logits, Past(kv, visible).behind(seen)
+        # the next step has contexts of its own
+        return logits, after if contexts is None else after.latest(L).behind(seen)
 
     def catch_up(
         self, steps: Trajectories, encoded: EncodedObservations, seen: Past | None
@@ -277,21 +282,20 @@ class DecisionTransformer(nn.Module):
         x = self._current_tokens(steps, encoded)
         if self.config.tokens == "four":
             x = x[:, :-2]  # the last action and outcome are read with the running step
-        _, kv = self._read(x, seen, None)
-        visible = torch.ones(*x.shape[:2], dtype=torch.bool, device=x.device)
-        return Past(kv, visible).behind(seen)
+        return self._read(x, seen, None)[1]
 
-    def _read(
-        self, x: Tensor, past: Past | None, positions: Tensor | None
-    ) -> tuple[Tensor, KeyValues]:
+    def _read(self, x: Tensor, past: Past | None, positions: Tensor | None) -> tuple[Tensor, Past]:
         """Reads tokens (Q, L, D) that see the past, if there is any, and causally each other.
 
         Returns:
-            Outputs at `positions`, and the keys and values of the tokens.
+            Outputs at `positions`, and the past with these tokens behind it.
         """
+        visible = torch.ones(*x.shape[:2], dtype=torch.bool, device=x.device)
         if past is None:
-            return self.transformer(x, positions=positions)
-        return self.transformer.extend(x, past.kv, past.visible, positions)
+            y, kv = self.transformer(x, positions=positions)
+            return y, Past(kv, visible)
+        y, kv = self.transformer.extend(x, past.kv, past.visible, positions)
+        return y, Past(kv, torch.cat([past.visible, visible], 1))
 
     def _concatenated(
         self, current: Trajectories, encoded: EncodedObservations, contexts: Trajectories

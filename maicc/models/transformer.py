@@ -34,7 +34,7 @@ class Attention(nn.Module):
         past: tuple[Tensor, Tensor] | None,
         positions: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Outputs of the new tokens, and their keys and values.
+        """Outputs of the new tokens, and keys and values of all tokens.
 
         Args:
             x: (B, L, D) new tokens.
@@ -45,7 +45,8 @@ class Attention(nn.Module):
                 looked at in any case.
 
         Returns:
-            (B, L, D) outputs, or (B, n, D), and the new tokens' keys and values, (B, h, L, d) each.
+            (B, L, D) outputs, or (B, n, D), and keys and values of the past with the new tokens
+            behind it, (B, h, P + L, d) each.
         """
         # each (B, h, L, d)
         q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
@@ -56,7 +57,7 @@ class Attention(nn.Module):
             mask = _mask_rows(mask, positions, k.shape[2])  # (B, 1, n, P + L)
             q = q.gather(2, positions[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
         out = attend(q, all_k, all_v, mask, self.dropout if self.training else 0.0)
-        return self.project(rearrange(out, "b h l d -> b l (h d)")), (k, v)
+        return self.project(rearrange(out, "b h l d -> b l (h d)")), (all_k, all_v)
 
 
 def _mask_rows(mask: Tensor | None, positions: Tensor, L: int) -> Tensor:
@@ -93,10 +94,10 @@ class Block(nn.Module):
         past: tuple[Tensor, Tensor] | None,
         positions: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Outputs, keys and values of the new tokens; arguments as in `Attention.forward`."""
-        attended, new_kv = self.attention(self.attention_norm(x), mask, past, positions)
+        """Outputs of the new tokens, and keys and values of all; see `Attention.forward`."""
+        attended, kv = self.attention(self.attention_norm(x), mask, past, positions)
         x = (x if positions is None else take_tokens(x, positions)) + self.drop(attended)
-        return x + self.drop(self.mlp(self.mlp_norm(x))), new_kv
+        return x + self.drop(self.mlp(self.mlp_norm(x))), kv
 
 
 class Transformer(nn.Module):
@@ -116,7 +117,7 @@ class Transformer(nn.Module):
         past: KeyValues | None = None,
         positions: Tensor | None = None,
     ) -> tuple[Tensor, KeyValues]:
-        """Outputs of the new tokens, and their keys and values in every layer.
+        """Outputs of the new tokens, and keys and values of all tokens in every layer.
 
         Args:
             x: (B, L, D) new tokens.
@@ -127,7 +128,8 @@ class Transformer(nn.Module):
                 last layer computes no others.
 
         Returns:
-            (B, L, D) outputs, or (B, n, D), and per layer the new tokens' keys and values.
+            (B, L, D) outputs, or (B, n, D), and per layer keys and values of the past with the new
+            tokens behind it: the past of the next tokens.
 
         Raises:
             ValueError: there is a past and no mask.
@@ -137,8 +139,8 @@ class Transformer(nn.Module):
         x, kv = self.drop(x), []
         for i, block in enumerate(self.blocks):
             last = i == len(self.blocks) - 1
-            x, new_kv = block(x, mask, past[i] if past else None, positions if last else None)
-            kv.append(new_kv)
+            x, layer = block(x, mask, past[i] if past else None, positions if last else None)
+            kv.append(layer)
         return self.norm(x), kv
 
     def extend(
@@ -152,7 +154,7 @@ class Transformer(nn.Module):
             positions: As in `forward`.
 
         Returns:
-            Outputs, and the new tokens' keys and values, as in `forward`.
+            Outputs, and keys and values, as in `forward`.
         """
         B, L = x.shape[:2]
         among = causal_mask(L, device=x.device).expand(B, L, L)
@@ -187,10 +189,8 @@ def take_tokens(x: Tensor, positions: Tensor) -> Tensor:
     return x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-def append(past: KeyValues | None, new: KeyValues) -> KeyValues:
+def append(past: KeyValues, new: KeyValues) -> KeyValues:
     """Puts new tokens' keys and values behind those of the past: P and L tokens -> P + L."""
-    if past is None:
-        return new
     return [
         (torch.cat([past_k, k], 2), torch.cat([past_v, v], 2))
         for (past_k, past_v), (k, v) in zip(past, new, strict=True)

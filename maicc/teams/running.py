@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from maicc.models.embedding import Embedding
 from maicc.models.observations import EncodedObservations
-from maicc.models.transformer import KeyValues, append, causal_mask
+from maicc.models.transformer import KeyValues, causal_mask
 
 
 class RunningPrefix:
@@ -61,8 +61,7 @@ class RunningPrefix:
         """Reads new tokens (B, L, D) behind those of the past -> outputs (B, L, D)."""
         P = self.past[0][0].shape[2] if self.past else 0
         mask = causal_mask(tokens.shape[1], P, tokens.device)
-        z, new_kv = self.embedding.student.transformer(tokens, mask, self.past)
-        self.past = append(self.past, new_kv)
+        z, self.past = self.embedding.student.transformer(tokens, mask, self.past)
         return z
 
 
