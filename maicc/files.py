@@ -136,7 +136,7 @@ class RowsOnDisk:
             self.file = TemporaryFile(dir=folder)  # noqa: SIM115 - open while it is read
         except OSError:
             self.file = TemporaryFile()  # noqa: SIM115
-        self.shape, self.dtype = shape, dtype
+        self.folder, self.shape, self.dtype = folder, shape, dtype
 
     def write(self, first: int, rows: Any, length: Iterable[int]) -> None:
         """Writes rows (n, steps, ...), the first steps of each, `length` (n,) of them.
@@ -144,19 +144,33 @@ class RowsOnDisk:
         Raises:
             OSError: the disk is full.
         """
-        for i, (row, steps) in enumerate(zip(rows, length, strict=True)):
-            self.file.seek((first + i) * row.nbytes)
-            self.file.write(row[:steps].tobytes())
+        with self._named():
+            for i, (row, steps) in enumerate(zip(rows, length, strict=True)):
+                self.file.seek((first + i) * row.nbytes)
+                self.file.write(row[:steps].tobytes())
 
     def array(self) -> Any:
-        """The array, which is read from the disk when it is asked for."""
+        """The array, which is read from the disk when it is asked for.
+
+        Raises:
+            OSError: the disk is full.
+        """
         import numpy as np
 
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)
-        self.file.truncate(int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize)
-        self.file.flush()
+        with self._named():
+            self.file.truncate(int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize)
+            self.file.flush()
         return np.memmap(self.file, self.dtype, "r", shape=self.shape)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Names the folder in an error, since the file has no name."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder)) from None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from maicc.files import (
+    RowsOnDisk,
     hdf5_to_read,
     hdf5_to_write,
     locked,
@@ -159,3 +160,30 @@ def test_a_file_on_a_file_system_without_locks_is_read(tmp_path, monkeypatch):
 def test_numbers_of_numpy_are_written(tmp_path):
     write_json(tmp_path / "x.json", {"a": np.int64(3), "b": np.float32(0.5)})
     assert read_json(tmp_path / "x.json") == {"a": 3, "b": 0.5}
+
+
+def test_rows_on_disk_are_read_as_they_were_written(tmp_path):
+    rows = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+    kept = RowsOnDisk(tmp_path, rows.shape, rows.dtype)
+    kept.write(2, rows[2:], [3, 1])
+    kept.write(0, rows[:2], [0, 2])
+    array = kept.array()
+    assert list(tmp_path.iterdir()) == []
+    assert not array[0].any()
+    for row, steps in ((1, 2), (2, 3), (3, 1)):
+        assert (array[row, :steps] == rows[row, :steps]).all()
+        assert not array[row, steps:].any()
+    assert RowsOnDisk(tmp_path, (0, 3), np.float32).array().shape == (0, 3)
+    elsewhere = RowsOnDisk(tmp_path / "missing", rows.shape, rows.dtype)
+    elsewhere.write(0, rows, [3] * 4)
+    assert (elsewhere.array() == rows).all()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_named(tmp_path):
+    kept = RowsOnDisk(tmp_path, (4, 2000), np.float32)
+    kept.file.close()
+    with open("/dev/full", "rb+", buffering=0) as kept.file:
+        with pytest.raises(OSError, match="No space") as error:
+            kept.write(0, np.ones((4, 2000), np.float32), [2000] * 4)
+        assert error.value.filename == str(tmp_path)
