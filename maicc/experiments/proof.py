@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from maicc.config import RunConfig
 from maicc.data.behaviour import play
 from maicc.data.reveal import reveal_dataset
@@ -100,7 +102,19 @@ def play_random(work: Plan) -> None:
 
 def write_proof(work: Plan) -> dict[str, Any]:
     """Writes the benchmark's table, and the lines with their shares of the gap: proof.json, .md."""
-    table, curves = write_table(work), gather(work)[1]
+    proof = make_proof(write_table(work), gather(work)[1])
+    write_json(work.out / "proof.json", proof)
+    write_text(work.out / "proof.md", markdown(proof))
+    return proof
+
+
+def make_proof(table: Mapping[str, Any], curves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Makes the table of lines.
+
+    Args:
+        table: The benchmark's table.
+        curves: Returns (runs, episodes) of each line.
+    """
     low, high = (float(curves[name].mean()) for name in (MEMORYLESS, ORACLE))
     gap = (high - low) / (table["return_max"] - table["return_min"])
     rows = []
@@ -116,13 +130,10 @@ def write_proof(work: Plan) -> dict[str, Any]:
                 "shares": [share and round(share, 4) for share in shares],
             }
         )
-    proof = {
+    return {
         "family": table["family"], "seeds": table["seeds"], "tasks": table["tasks"],
         "memoryless": round(low, 4), "oracle": round(high, 4), "gap": round(gap, 4), "rows": rows,
     }  # fmt: skip
-    write_json(work.out / "proof.json", proof)
-    write_text(work.out / "proof.md", markdown(proof))
-    return proof
 
 
 def markdown(proof: Mapping[str, Any]) -> str:
@@ -135,12 +146,12 @@ def markdown(proof: Mapping[str, Any]) -> str:
         "",
         LEGEND,
         "",
-        *markdown_table(HEAD, map(_cells, proof["rows"])),
+        *markdown_table(HEAD, map(cells, proof["rows"])),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def cells(row: Mapping[str, Any]) -> list[str]:
     """Texts of one line, in the order of `HEAD`."""
     shares = ["" if share is None else f"{share:.0%}" for share in row["shares"]]
     return [

@@ -132,12 +132,12 @@ def markdown(table: Mapping[str, Any]) -> str:
         "5-episode mean has gone 85 % of the way from the lowest return "
         f"{table['return_min']:g} to the maximum {table['return_max']:g}.",
         "",
-        *markdown_table(HEAD, map(_cells, table["rows"])),
+        *markdown_table(HEAD, map(table_cells, table["rows"])),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def table_cells(row: Mapping[str, Any]) -> list[str]:
     """Texts of one row of the table, in the order of `HEAD`."""
     interval = row["last10_iqm_ci95"]
     spread = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""

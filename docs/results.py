@@ -1,0 +1,137 @@
+"""Results that the documentation shows: raw returns in docs/results/, and the page made of them.
+
+    python docs/results.py keep NAME FOLDER --commit HASH    # of a finished benchmark
+    python docs/results.py write                             # docs/results.md
+
+docs/results/claims.yaml lists the tables of the page in their order, with what is said of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from maicc.evaluation.markdown import markdown_table
+from maicc.experiments.proof import HEAD as PROOF_HEAD
+from maicc.experiments.proof import cells, make_proof
+from maicc.files import read_json, write_text
+from maicc.report.table import HEAD, make_table, table_cells
+from maicc.types import Task
+
+DOCS = Path(__file__).parent
+RAW, PAGE = DOCS / "results", DOCS / "results.md"
+YARDSTICKS = {"random actions": "random.json", "scripted explorer": "explorer.json"}
+TOP = """\
+# Results
+
+Every table on this page is made of the raw returns in docs/results/, one file for each, by
+`python docs/results.py write`; a test makes them again. The command above a table makes the returns
+anew. They are from two CPU cores, one thread for each unit. The [README](../README.md#words)
+explains the words run, task and held-out.
+"""
+LEGEND = """\
+- *first 10*, *last 10*: mean return of the first and of the last ten episodes, with normal 95 %
+  intervals over runs;
+- *of the gap*: how far a line has come from memoryless, 0 %, to the oracle, 100 %, which are taken
+  at their means over all episodes;
+- *IQM*: interquartile mean with a bootstrap interval that resamples seeds and then runs;
+- *solved*: share of the last ten episodes that reach the maximum, to within 5 %; *found*: the
+  episode by which half of the runs have reached it once; *kept*: the share of a run's later
+  episodes that reach it again; *regret*: what an episode misses to the maximum.
+"""
+
+
+def keep(name: str, folder: Path, commit: str) -> None:
+    """Copies the returns of a finished benchmark to docs/results/NAME.json."""
+    table = read_json(folder / "benchmark.json")
+    lines: dict[str, list[Any]] = {}
+    for row in table["rows"]:
+        line = row["variant"]
+        if line in YARDSTICKS:
+            runs, n = read_json(folder / "results" / YARDSTICKS[line])["runs"], len(table["tasks"])
+            lines[line] = [runs[i : i + n] for i in range(0, len(runs), n)]
+        elif found := sorted((folder / "results" / line).glob("seed*.json")):
+            lines[line] = [read_json(path)["runs"] for path in found]
+    text = ",\n".join(
+        f'  "{line}": [\n' + ",\n".join(f"   {_rows(runs)}" for runs in seeds) + "\n  ]"
+        for line, seeds in lines.items()
+    )
+    head = {key: table[key] for key in ("family", "return_min", "return_max", "seeds", "tasks")}
+    described = ", ".join(f'"{key}": {json.dumps(value)}' for key, value in head.items())
+    write_text(
+        RAW / f"{name}.json",
+        f'{{"commit": "{commit}", {described},\n "returns": {{\n{text}\n }}}}\n',
+    )
+
+
+def _rows(runs: list[Mapping[str, Any]]) -> str:
+    """Returns of a seed's runs, as JSON of few letters: one row for each task in their order."""
+    return json.dumps([[round(value, 3) for value in run["returns"]] for run in runs])
+
+
+def tables(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Makes a benchmark's table, and the returns (runs, episodes) of its lines, of raw returns."""
+    tasks = [Task(raw["family"], name, {}) for name in raw["tasks"]]
+    results = {
+        line: [
+            {
+                "runs": [
+                    {"returns": returns, "task": {"name": task.name}}
+                    for task, returns in zip(tasks, runs, strict=True)
+                ]
+            }
+            for runs in seeds
+        ]
+        for line, seeds in raw["returns"].items()
+    }
+    bounds = raw["return_min"], raw["return_max"]
+    return make_table(raw["family"], raw["seeds"], tasks, results, bounds)
+
+
+def section(claim: Mapping[str, Any]) -> list[str]:
+    """Writes one claim with its command and its table."""
+    raw = read_json(RAW / f"{claim['results']}.json")
+    table, curves = tables(raw)
+    if claim["table"] == "proof":
+        proof = make_proof(table, curves)
+        shown = markdown_table(PROOF_HEAD, map(cells, proof["rows"]))
+    else:
+        shown = markdown_table(HEAD, map(table_cells, table["rows"]))
+    seeds = ", ".join(map(str, raw["seeds"]))
+    told = f"Seeds {seeds}, {len(raw['tasks'])} held-out tasks each, commit `{raw['commit']}`."
+    return [
+        f"## {claim['title']}", "", f"**{claim['claim']}**", "", f"    {claim['command']}", "",
+        *shown, "", told, "", claim.get("text", "").strip(), "",
+    ]  # fmt: skip
+
+
+def page() -> str:
+    """Writes the page."""
+    claims = yaml.safe_load((RAW / "claims.yaml").read_text(encoding="utf-8"))
+    sections = [line for claim in claims for line in section(claim)]
+    return "\n".join([TOP, LEGEND, *sections]).rstrip() + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("write")
+    of_run = commands.add_parser("keep")
+    of_run.add_argument("name")
+    of_run.add_argument("folder", type=Path)
+    of_run.add_argument("--commit", required=True)
+    options = parser.parse_args()
+    if options.command == "keep":
+        keep(options.name, options.folder, options.commit)
+    else:
+        write_text(PAGE, page())
+
+
+if __name__ == "__main__":
+    main()
