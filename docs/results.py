@@ -36,14 +36,15 @@ anew. They are from two CPU cores, one thread for each unit. The [README](../REA
 explains the words run, task and held-out.
 """
 LEGEND = """\
-- *first 10*, *last 10*: mean return of the first and of the last ten episodes, with normal 95 %
-  intervals over runs;
+- *last*: mean return of the last episode; *first 10*, *last 10*: of the first and of the last ten
+  episodes; what follows ± is a normal 95 % interval over runs;
 - *of the gap*: how far a line has come from memoryless, 0 %, to the oracle, 100 %, which are taken
   at their means over all episodes;
 - *IQM*: interquartile mean with a bootstrap interval that resamples seeds and then runs;
 - *solved*: share of the last ten episodes that reach the maximum, to within 5 %; *found*: the
   episode by which half of the runs have reached it once; *kept*: the share of a run's later
-  episodes that reach it again; *regret*: what an episode misses to the maximum.
+  episodes that reach it again; *regret*: what an episode misses to the maximum; *to 85 %*: the
+  first episode whose 5-episode mean is at 85 % of the range.
 """
 
 
@@ -54,10 +55,9 @@ def keep(name: str, folder: Path, commit: str) -> None:
     for row in table["rows"]:
         line = row["variant"]
         if line in YARDSTICKS:
-            runs, n = read_json(folder / "results" / YARDSTICKS[line])["runs"], len(table["tasks"])
-            lines[line] = [runs[i : i + n] for i in range(0, len(runs), n)]
-        elif found := sorted((folder / "results" / line).glob("seed*.json")):
-            lines[line] = [read_json(path)["runs"] for path in found]
+            lines[line] = [read_json(folder / "results" / YARDSTICKS[line])["runs"]]
+        elif (folder / "results" / line).exists():
+            lines[line] = [_runs(folder / "results" / line, seed) for seed in table["seeds"]]
     text = ",\n".join(
         f'  "{line}": [\n' + ",\n".join(f"   {_rows(runs)}" for runs in seeds) + "\n  ]"
         for line, seeds in lines.items()
@@ -70,8 +70,21 @@ def keep(name: str, folder: Path, commit: str) -> None:
     )
 
 
+def _runs(folder: Path, seed: int) -> list[Any]:
+    """Reads the runs of a seed.
+
+    Raises:
+        SystemExit: the folder has none, or results of several benchmarks.
+    """
+    found = list(folder.glob(f"seed{seed}-*.json"))
+    if len(found) != 1:
+        raise SystemExit(f"{folder}: {len(found)} results of seed {seed}, expected one")
+    runs: list[Any] = read_json(found[0])["runs"]
+    return runs
+
+
 def _rows(runs: list[Mapping[str, Any]]) -> str:
-    """Returns of a seed's runs, as JSON of few letters: one row for each task in their order."""
+    """Returns of runs as JSON of few letters, one row for each run: of the tasks in turn."""
     return json.dumps([[round(value, 3) for value in run["returns"]] for run in runs])
 
 
@@ -82,8 +95,8 @@ def tables(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray
         line: [
             {
                 "runs": [
-                    {"returns": returns, "task": {"name": task.name}}
-                    for task, returns in zip(tasks, runs, strict=True)
+                    {"returns": returns, "task": {"name": tasks[i % len(tasks)].name}}
+                    for i, returns in enumerate(runs)
                 ]
             }
             for runs in seeds

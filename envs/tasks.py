@@ -64,7 +64,8 @@ class TaskFamily:
             only to find the training tasks nearest to a held-out one for reports of retrieval.
         layout: Where an observation holds which entity, for models that read it by entities.
         reveal: Numbers that tell the hidden part of a task: `reveal(parameters)`, as many for every
-            task. An oracle is told them; `revealed` appends them to every observation.
+            task. A decision model is asked for those of training tasks while it is trained. An
+            oracle is told them; `revealed` appends them to every observation.
         draw: Draws what the team sees at one step: `draw(observations, present)` gives a `Drawing`.
             `maicc replay` shows it. Without it, frames of `render_mode="rgb_array"` are shown, or
             else the numbers that agents see.

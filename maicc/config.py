@@ -224,9 +224,9 @@ class DecisionFit(FitConfig):
         share: Queries of one agent in one task that share a record, which is then encoded once.
         failures: Share of the memories that hold only episodes which missed the maximum, as a
             searching team has them.
-        informed_failures: Show records episodes that missed the maximum although the expert played
-            them, who sees what the task hides. Their actions tell it, and a team takes its own
-            guesses for such.
+        informed_failures: Whether records in training may hold failures of the expert. It sees
+            what the task hides, so that its actions give the answer away. A team that has learned
+            to read them trusts its own guesses.
     """
 
     model: DecisionConfig = field(default_factory=DecisionConfig)

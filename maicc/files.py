@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the paths of a model's files."""
+"""Files that are written whole or not at all, arrays on disk, and the paths of a model's files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glob import escape
 from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 from zipfile import is_zipfile
 
@@ -135,7 +135,8 @@ class RowsOnDisk:
         try:
             self.file = TemporaryFile(dir=folder)  # noqa: SIM115 - open while it is read
         except OSError:
-            self.file = TemporaryFile()  # noqa: SIM115
+            folder = Path(gettempdir())
+            self.file = TemporaryFile(dir=folder)  # noqa: SIM115
         self.folder, self.shape, self.dtype = folder, shape, dtype
 
     def write(self, first: int, rows: Any, length: Iterable[int]) -> None:

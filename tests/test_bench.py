@@ -28,7 +28,7 @@ def test_every_part_is_timed(monkeypatch):
     result = module.bench("lbf_7x7", "cpu")
     parts = ["embedding step", "keys", "decision step"] * 2 + ["adaptation"]
     assert [row["part"] for row in result["rows"]] == parts * 2
-    assert all(row["seconds"] > 0 and row["authors"] for row in result["rows"])
+    assert all(row["seconds"] > 0 and row["times_the_authors"] for row in result["rows"])
     record, retrieval = result["rows"][6], result["rows"][-1]
     assert record["search"] == "0%" != retrieval["search"]
     for row in (record, retrieval):

@@ -163,7 +163,8 @@ def _error(model, batch) -> float:
     for q in range(len(batch.step)):
         current, contexts = batch.current.take([q]), batch.contexts.take([q])
         encoded = model.encoders.observation(current.observations)
-        tokens = model.record_tokens(batch.record.take(batch.set_of[[q]]))
+        record = type(batch.record)(*(part[batch.set_of[[q]]] for part in batch.record))
+        tokens = model.record_tokens(record)
         y = model._outputs(current, contexts, encoded, tokens, None)[0]
         here = current.step_mask[0] & (batch.expert[q] >= 0)
         errors.append((model.infer(y[here]) - batch.hidden[q]).square().mean(-1))

@@ -102,7 +102,9 @@ def test_a_team_decides_as_the_model_does_without_anything_kept(models):
         kept = logits(active)
         current = team._current(active)
         none = current.take(torch.empty(len(active), 0, dtype=torch.long))
-        direct = trained.decision(current, none, record=record.take(torch.from_numpy(active)))
+        direct = trained.decision(
+            current, none, record=type(record)(*(part[active] for part in record))
+        )
         assert np.allclose(kept, direct[:, -1].numpy(), atol=1e-5)
         return kept
 

@@ -49,7 +49,7 @@ class HistoryData(ChainData):
     def setup(self, stage: str) -> None:
         """Reads the dataset, and the order of its behaviours."""
         super().setup(stage)
-        self.place = worst_to_best(EpisodeFile(self.path).behaviours)[self.behaviour]
+        self.place = worst_to_best(EpisodeFile(self.path).behaviours)[self.stored.behaviour]
 
     def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draws a history among the slices `items`, and a row (E,) from anywhere in it.

@@ -77,8 +77,14 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     """
     check_settings(family, config)
     path = Path(path)
-    with _kept_units(family, path, config, seed) as parts:
+    parts = _folder_of_units(family, path, config, seed)
+    try:
         _collect(family, path, config, seed, parts)
+    except _NoProcessesError:
+        raise
+    except UserError:
+        drop_units(family, path, config, seed)
+        raise
 
 
 def collect_share(
@@ -86,30 +92,31 @@ def collect_share(
 ) -> None:
     """Plays a share of the units that `collect` joins; other processes may play other shares.
 
+    Where one of them is refused, `drop_units` is to be called once all have ended.
+
     Args:
         number: Number of the share, from 0.
         of: Number of shares.
     """
-    with _kept_units(family, path, config, seed) as parts:
-        units = _units(family, config, seed, parts)
-        waiting = set(units.waiting())
-        for unit in units.every()[number::of]:
-            if unit in waiting:
-                units.play(unit, family=family)
+    if path.exists():
+        return
+    parts = _folder_of_units(family, path, config, seed)
+    units = _units(family, config, seed, parts)
+    for unit in units.every()[number::of]:
+        if not path.exists() and not _part(parts, *unit).exists():
+            units.play(unit, family=family)
 
 
-@contextmanager
-def _kept_units(family: TaskFamily, path: Path, config: CollectConfig, seed: int) -> Iterator[Path]:
-    """Gives the folder of the units beside `path`; it is removed where something is refused."""
+def drop_units(family: TaskFamily, path: Path, config: CollectConfig, seed: int) -> None:
+    """Removes the units of a collection that is refused: what played them is to be mended."""
+    shutil.rmtree(_folder_of_units(family, path, config, seed), ignore_errors=True)
+
+
+def _folder_of_units(family: TaskFamily, path: Path, config: CollectConfig, seed: int) -> Path:
+    """Makes the folder of the units, beside the dataset."""
     parts = path.with_name(f"{path.name}.{plan_of(family, config, seed)[:8]}.parts")
     parts.mkdir(parents=True, exist_ok=True)
-    try:
-        yield parts
-    except _NoProcessesError:
-        raise
-    except UserError:
-        shutil.rmtree(parts, ignore_errors=True)
-        raise
+    return parts
 
 
 class _NoProcessesError(UserError):
@@ -185,7 +192,7 @@ def _collect(family: TaskFamily, path: Path, config: CollectConfig, seed: int, p
         path, episodes, bounded.spec, family.training_tasks, behaviours, plan=plan,
         rosters=units.rosters,
     )  # fmt: skip
-    shutil.rmtree(parts)
+    shutil.rmtree(parts, ignore_errors=True)
     by_behaviour = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
     print(f"{path}: {total} episodes; mean return by behaviour: {by_behaviour}")
 

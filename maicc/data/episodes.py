@@ -127,8 +127,9 @@ def join(
     """Joins parts of `total` episodes, which are read one after the other: none is held twice.
 
     Args:
-        folder: Folder for a file without a name, to which the two largest fields are written. They
-            are read from it when they are asked for, and are read-only. None keeps all in memory.
+        folder: Folder for files without a name, to which the two largest fields are written. They
+            are read from there when they are asked for, as zeros behind the end of an episode, and
+            are read-only. None keeps all in memory.
     """
     whole: dict[str, np.ndarray] = {}
     on_disk: dict[str, RowsOnDisk] = {}

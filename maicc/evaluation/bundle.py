@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import yaml
 
 from maicc.baselines import method_of
@@ -82,7 +83,7 @@ def _export(config: Any, files: ModelFiles, models: Trained, folder: Path) -> li
 
 def _smallest(dataset: EpisodeFile, path: Path) -> Path:
     """Writes a dataset of the best episode alone, whose return teams may measure themselves by."""
-    returns = dataset.mapped().returns
+    returns = np.concatenate([part.returns for part in dataset.parts()])
     best = int(returns.argmax())
     write_episodes(
         path,

@@ -132,7 +132,7 @@ def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
     if "baseline" not in stored:
         return dict(stored)
     decision = stored["decision"]
-    model = {"record": 0, **decision["model"], **stored["baseline"]}
+    model = {"record": 0, "hidden_weight": 0.0, **decision["model"], **stored["baseline"]}
     rivals_own = {**stored, "decision": {**decision, "model": model}}
     adapt = stored["adapt"]
     rivals_own["adapt"] = {**adapt, "memory": {"replay": False, **adapt["memory"]}}

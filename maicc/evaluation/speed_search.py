@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,7 +47,7 @@ def bench_search(name: str, device: str = "auto", largest: int = 2_700_000) -> d
         The machine, and one row for each index, in plain JSON.
     """
     family, device = get_family(name), resolve_device(device)
-    counts = [n for n in KEYS if n <= largest]
+    counts = [*(n for n in KEYS if n < largest), largest]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "episodes.h5"
         collect(family, path, CollectConfig(), seed=0)
@@ -58,24 +58,24 @@ def bench_search(name: str, device: str = "auto", largest: int = 2_700_000) -> d
         vectors = offline_keys(net, dataset, path.parent).vectors[mask]
     vectors = vectors[distinct(vectors)]
     rng, rows = np.random.default_rng(0), []
-    products = peak(device, "fp32")
+    peaks = {where: peak(where, "fp32") for where in {"cpu", device}}
     graphs = sum(n <= _MOST_OF_A_GRAPH for n in counts)
     with tqdm(desc="bench", unit="index", total=4 * len(counts) + graphs) as bar:
         for n in counts:
             keys = _resized(vectors, n + _QUERIES, rng)
-            for row in _searches(keys[_QUERIES:], keys[:_QUERIES], device, products):
+            for row in _searches(keys[_QUERIES:], keys[:_QUERIES], device, peaks):
                 rows.append(row)
                 bar.update()
     return {"family": name, "machine": machine(device), "rows": rows}
 
 
 def _searches(
-    keys: np.ndarray, queries: np.ndarray, device: str, products: float
+    keys: np.ndarray, queries: np.ndarray, device: str, peaks: Mapping[str, float]
 ) -> Iterator[dict[str, Any]]:
     """Times each kind of index over the keys (n, D).
 
     Args:
-        products: Operations per second of the device's matrix product.
+        peaks: Operations per second of a matrix product, on the CPU and on the device.
     """
     n, tie = len(keys), np.zeros(len(queries))
     lists = int(2 ** np.floor(np.log2(2.5 * n**0.5)))
@@ -97,7 +97,8 @@ def _searches(
         found = [len(np.intersect1d(a, b)) for a, b in zip(nearest, exact, strict=True)]
         share: float | str = ""
         if factory == "Flat":  # of other indices the number of operations is not known
-            share = round(2.0 * keys.size * len(queries) / seconds / products, 4)
+            of = peaks[device if kind == _PRODUCT else "cpu"]
+            share = round(2.0 * keys.size * len(queries) / seconds / of, 4)
         yield {
             "keys": n,
             "index": kind,

@@ -91,13 +91,11 @@ def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], 
     def maicc_share(unit: Unit, number: int, of: int) -> None:
         unit.play_share(number, of)
 
-    stage_task, share_task = (
-        ray.remote(num_cpus=threads, max_retries=_RETRIES)(function)
-        for function in (maicc_stage, maicc_share)
-    )
-    at_once = max(int(ray.cluster_resources()["CPU"]) // threads, 1)
+    stage_task = ray.remote(num_cpus=threads, max_retries=_RETRIES)(maicc_stage)
+    share_task = ray.remote(num_cpus=1, max_retries=_RETRIES)(maicc_share)
+    cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
     started: dict[Any, Any] = {}
-    shares: list[Any] = []
+    shares: dict[Any, Unit] = {}
     for unit in units:
         after: list[Any] = []
         gpu = resolve_device(unit.config.device) == "cuda"
@@ -105,8 +103,8 @@ def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], 
             if stage.target not in started:
                 collects = stage.target == unit.files.episodes
                 if collects and not stage.target.exists():
-                    after = [share_task.remote(unit, i, at_once) for i in range(at_once)]
-                    shares += after
+                    after = [share_task.remote(unit, i, cores) for i in range(cores)]
+                    shares |= dict.fromkeys(after, unit)
                 task = stage_task.options(num_gpus=int(gpu and not collects))
                 started[stage.target] = task.remote(unit, number, *after)
             after = [started[stage.target]]
@@ -118,6 +116,9 @@ def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], 
             try:
                 ray.get(done)
             except ray.exceptions.RayTaskError as error:
+                if done in shares:
+                    ray.shutdown()  # first, so that no other share plays on
+                    shares[done].drop_shares()
                 raise error.cause from None
             except ray.exceptions.RayError as error:
                 raise UserError(

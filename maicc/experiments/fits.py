@@ -45,7 +45,8 @@ def collect_stage(config: RunConfig, files: ModelFiles, workers: int | None) -> 
 
     def finish() -> None:
         for parts in files.episodes.parent.glob(f"{files.episodes.name}.*.parts"):
-            shutil.rmtree(parts)  # a kill just after the dataset was written has left them
+            # a kill just after the dataset was written has left them
+            shutil.rmtree(parts, ignore_errors=True)
 
     return Stage("collect", files.episodes, make, finish)
 
@@ -76,7 +77,7 @@ def fit_model(name: str, config: RunConfig, files: ModelFiles) -> None:
         UserError: the method learns the expert's actions, and the dataset does not hold them.
     """
     from maicc.training.fit import fit, seeded
-    from maicc.training.modules import load_module
+    from maicc.training.modules import load_module, take_over
 
     method = method_of(config.method)
     if method.needs_expert(config):
@@ -88,7 +89,7 @@ def fit_model(name: str, config: RunConfig, files: ModelFiles) -> None:
     with seeded(config.seed):
         started = module(data.spec, model, optimiser)
     if (start := method.starts_from(name, files)) is not None:
-        started.load_state_dict(load_module(start, module, data.spec).state_dict())
+        take_over(started, load_module(start, module, data.spec), start)
     fit(
         started, data, files[name], options.steps, config.device, name, config.logger,
         config.precision,

@@ -20,10 +20,10 @@ _KEPT = 17 * 4  # bytes that training keeps of a token, for each layer and unit 
 
 
 def memory_needed(config: RunConfig, family: TaskFamily, dataset: EpisodeFile | None = None) -> str:
-    """Estimates how much memory a run takes at most, and names options that bound it.
+    """Estimates how much memory a run takes, and names options that bound it.
 
-    Episodes count as if all were of the largest length. What stays on disk while it is used is
-    told apart.
+    Episodes count as if all were of the largest length, and a rival's step of training as if it
+    were MAICC's. What stays on disk while it is used is told apart.
 
     Args:
         dataset: The dataset, if it is there already.
@@ -59,7 +59,7 @@ def memory_needed(config: RunConfig, family: TaskFamily, dataset: EpisodeFile | 
     total = program + offline + max(training, later)
     listed = ", ".join(f"{part / _GIB:.1f} {what}" for part, what in parts)
     return (
-        f"memory: up to {total / _GIB:.1f} GiB: {listed}. Observations, up to "
+        f"memory: about {total / _GIB:.1f} GiB: {listed}. Observations and action masks, up to "
         f"{on_disk / _GIB:.1f} GiB, stay on disk"
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from maicc.baselines import method_of
 from maicc.config import RunConfig
-from maicc.data.collect import collect_share
+from maicc.data.collect import collect_share, drop_units
 from maicc.envs import get_family
 from maicc.experiments.fits import fit_stages, model_stages
 from maicc.experiments.stages import Clock, Stage, run_stage
@@ -52,6 +52,7 @@ class Unit:
         """Paths of the models, named by the content of all they follow from."""
         options = self.config.identity()
         family = options["family"], get_family(self.config.family).fingerprint
+        precision = [p for p in [options["precision"]] if p != "fp32"]
         follows = _hash(*family, options["seed"], self.data or options["collect"])
         models, checkpoints = self.root / "models", {}
         # one that was given serves every seed
@@ -59,7 +60,7 @@ class Unit:
         method = method_of(self.config.method)
         for fit in method.fits_of(self.config):
             read = [_section(options, name) for name in method.reads(fit)]
-            follows = _hash(follows, method.name, fit, read)
+            follows = _hash(follows, method.name, fit, read, *precision)
             checkpoints[fit] = models / follows / f"{fit}.ckpt"
         return ModelFiles(episodes, checkpoints)
 
@@ -88,9 +89,13 @@ class Unit:
             of: Number of shares.
         """
         config, path = self.config, self.files.episodes
-        if not path.exists():
-            family = get_family(config.family)
-            collect_share(family, path, config.collect, config.seed, number, of)
+        family = get_family(config.family)
+        collect_share(family, path, config.collect, config.seed, number, of)
+
+    def drop_shares(self) -> None:
+        """Drops the episodes that were played for a dataset which is refused."""
+        config, path = self.config, self.files.episodes
+        drop_units(get_family(config.family), path, config.collect, config.seed)
 
     def run(self, stage: Stage, threads: int) -> None:
         """Makes one stage's file, unless it exists or another process makes it.

@@ -1,7 +1,7 @@
 """The decision transformer: what an agent remembers and its current trajectory give an action.
 
 It reads up to three sources, each marked by an embedding of its own: the current trajectory, k
-retrieved ones, and the record, a set of the agent's own past steps. METHOD.md, sections 6 and 13:
+retrieved ones, and the record, a set of the agent's own past steps. METHOD.md, sections 6 and 12:
 four tokens per step and contexts concatenated, as in the paper, or one fused token per step and
 each context encoded on its own.
 """

@@ -24,10 +24,6 @@ class Transitions(NamedTuple):
     completed: Tensor  # (B, C)
     mask: Tensor  # (B, C) bool, False at places without a step
 
-    def take(self, rows: Tensor) -> Transitions:
-        """Picks the sets of these rows."""
-        return Transitions(*(part[rows] for part in self))
-
 
 class StepTokens(NamedTuple):
     """Sets of past steps, each step as one token."""

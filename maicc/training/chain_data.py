@@ -65,7 +65,6 @@ class ChainData(FamilyData):
         episodes = dataset.mapped()
         stored = slices(episodes, self.spec.bounds)
         self.stored = stored
-        self.behaviour = episodes.behaviour[stored.episode]  # (M,) of each slice
         held = self.hold_back(episodes)[stored.episode]
         self.groups = by_task_and_agent(stored, np.flatnonzero(~held))
         self.held_groups = by_task_and_agent(stored, np.flatnonzero(held))

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from maicc.files import whole_file
 from maicc.training.family_data import FamilyData
 from maicc.training.metrics import Metrics
-from maicc.training.modules import MaiccModule, load_module
+from maicc.training.modules import MaiccModule, load_module, take_over
 from maicc.types import UserError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -166,7 +166,7 @@ def fit(
         limit_val_batches=0,  # `Metrics` computes the losses on held-back episodes
     )
     if part.exists():  # refuses one of another model or family
-        load_module(part, type(module), module.spec)
+        take_over(module, load_module(part, type(module), module.spec), part)
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         trainer.fit(module, data, ckpt_path=part if part.exists() else None, weights_only=True)

@@ -209,6 +209,24 @@ def load_module(path: str | Path, module: type[Module], spec: Spec | None = None
     return loaded.eval().requires_grad_(False)
 
 
+def take_over(module: MaiccModule, trained: MaiccModule, path: Path) -> None:
+    """Gives a module the weights of a trained one.
+
+    Args:
+        path: Checkpoint of the trained one, for the message.
+
+    Raises:
+        UserError: they are not of the same networks.
+    """
+    try:
+        module.load_state_dict(trained.state_dict())
+    except RuntimeError:
+        raise UserError(
+            f"{path}: of other options or of another version of maicc; remove it, so that it is "
+            "trained again"
+        ) from None
+
+
 def _read_checkpoint(path: Path) -> Any:
     """Reads a checkpoint's header and weights from either kind of file.
 
@@ -311,9 +329,11 @@ class DecisionModule(MaiccModule):
     def from_header(cls: type[Module], spec: Spec, header: Mapping[str, Any]) -> Module:
         """Makes the module of a header.
 
-        Models of version 0.1 have no record, and read return-to-go with all labels.
+        Models of version 0.1 have no record, read return-to-go with all labels, and are not asked
+        for what tasks hide.
         """
-        network = {"record": 0, "return_to_go": True, **header["network"]}
+        old = {"record": 0, "return_to_go": True, "hidden_weight": 0.0}
+        network = {**old, **header["network"]}
         return super().from_header(spec, {**header, "network": network})
 
     def on_fit_start(self) -> None:

@@ -77,7 +77,9 @@ class RecordData(RetrievalData):
         self.lived = {self._whose(group): group for agents in self.groups for group in agents}
         self.missed = ~solved(self.team_return, self.spec.bounds)
         self.tells = np.zeros(len(stored), bool)
-        if not self.informed_failures and self.family.expert is not None:
+        # without stated bounds the best return of the data is the maximum, which most episodes miss
+        bounded = self.family.return_bounds is not None
+        if not self.informed_failures and self.family.expert is not None and bounded:
             behaviours = EpisodeFile(self.path).behaviours
             informed = [b.name in _EXPERTS and b.random_rate < 1 for b in behaviours]
             self.tells = self.missed & np.array(informed)[stored.behaviour]
