@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import h5py
@@ -11,7 +12,6 @@ from maicc.streams import Stream
 from maicc.types import Candidates, UserError
 
 _GRID = 1e-3  # keys whose entries agree to this count as equal
-_PRODUCTS = 2**28  # that are held at once, 1 GiB
 _TRAINED_FROM = 10_000  # with fewer distinct keys an index that must be trained gives way to Flat
 
 
@@ -159,50 +159,23 @@ class KeyIndex:
             steps.append(_Step(index, part["offsets"][:], part["members"][:]))
         return cls(steps)
 
-    def on(self, device: str) -> KeyIndex:
-        """A copy that searches on a device of torch's.
+    def on_gpu(self, exact: Callable[[np.ndarray], Any]) -> KeyIndex:
+        """A copy that searches on a GPU.
 
-        An index that is not exact goes to a GPU where this FAISS can bring it there.
+        Args:
+            exact: Makes the search of an exact index from its keys (U, D), with the interface of
+                FAISS. Another kind of index goes to the GPU where this FAISS can bring it there.
         """
         faiss = import_faiss()
-        brings = device != "cpu" and hasattr(faiss, "StandardGpuResources")
-        resources = faiss.StandardGpuResources() if brings and faiss.get_num_gpus() else None
+        brings = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+        resources = faiss.StandardGpuResources() if brings else None
 
         def moved(index: Any) -> Any:
             if isinstance(index, faiss.IndexFlat):
-                return MatrixSearch(index, device)
+                return exact(np.ascontiguousarray(index.reconstruct_n(0, index.ntotal)))
             return index if resources is None else faiss.index_cpu_to_gpu(resources, 0, index)
 
         return KeyIndex([step._replace(index=moved(step.index)) for step in self.steps])
-
-
-class MatrixSearch:
-    """Exact search by a matrix product and its largest entries, with the interface of FAISS.
-
-    A GPU needs no FAISS of its own for it.
-
-    Args:
-        index: An exact FAISS index, whose keys are copied.
-        device: A device of torch's.
-    """
-
-    def __init__(self, index: Any, device: str) -> None:
-        import torch
-
-        keys = np.ascontiguousarray(index.reconstruct_n(0, index.ntotal))
-        self.torch, self.keys = torch, torch.from_numpy(keys).to(device)
-
-    def search(self, queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Finds the n keys with the largest products for each query (Q, D).
-
-        Returns:
-            Products and numbers of the keys, (Q, n) each, the largest first.
-        """
-        asked = self.torch.from_numpy(queries).to(self.keys.device)
-        at_once = max(_PRODUCTS // max(len(self.keys), 1), 1)  # queries
-        found = [(part @ self.keys.T).topk(n) for part in asked.split(at_once)]
-        similarity, hits = (self.torch.cat(parts) for parts in zip(*found, strict=True))
-        return similarity.cpu().numpy(), hits.cpu().numpy()
 
 
 def distinct(keys: np.ndarray) -> np.ndarray:

@@ -14,6 +14,10 @@ from tests.conftest import tiny_config
 
 def test_what_each_method_is_given_is_said():
     config = tiny_config()
+    told = METHODS["maicc"].told(config).split("; ")
+    assert "the hidden part of training tasks" in told
+    config.decision.model.hidden_weight = 0.0
+    assert told != METHODS["maicc"].told(config).split("; ")
     told = {
         name: method.told(with_overrides(config, {"method": name}))
         for name, method in METHODS.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import faiss
 import h5py
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from maicc.memory import KeyIndex
 from maicc.memory.index import _Step, empty_index
+from maicc.models.matrix_search import MatrixSearch
 from maicc.types import UserError
 
 
@@ -40,19 +42,19 @@ def test_equals_brute_force(m, n, q, seed):
 
 
 def test_a_matrix_product_finds_what_faiss_finds(monkeypatch):
-    monkeypatch.setattr("maicc.memory.index._PRODUCTS", 500)  # several parts
+    monkeypatch.setattr("maicc.models.matrix_search._PRODUCTS", 500)  # several parts
     rng = np.random.default_rng(1)
     vectors, played = unit(rng, 200, 2, 8), rng.random((200, 2)) < 0.7
     vectors[100:] = vectors[:100]  # keys that are shared
     played[:, 1] = False  # a step that nobody reached
     index, queries, tie = KeyIndex.build(vectors, played), unit(rng, 30, 8), rng.random(30)
-    moved = index.on("cpu")
+    moved = index.on_gpu(partial(MatrixSearch, device="cpu"))
     for t in range(2):
         expected, found = index.search(t, queries, 20, tie), moved.search(t, queries, 20, tie)
         assert np.array_equal(found.item, expected.item)
         assert np.allclose(found.similarity, expected.similarity, atol=1e-6)
     quantised = KeyIndex.build(vectors, played, "SQfp16")
-    assert quantised.on("cpu").steps[0].index is quantised.steps[0].index
+    assert quantised.on_gpu(MatrixSearch).steps[0].index is quantised.steps[0].index
 
 
 def test_trajectories_that_share_a_key_are_taken_in_turn():

@@ -175,7 +175,7 @@ def test_ad_shows_a_row_from_anywhere_in_the_order_of_levels(dataset):
     items = data.groups[0][0]
     assert len(items) == 6  # three episodes of either level: a history of three rows
     rows = [data.draw(items, rng) for _ in range(200)]
-    levels = [data.behaviour[row].tolist() for row in rows]
+    levels = [data.stored.behaviour[row].tolist() for row in rows]
     assert {tuple(level) for level in levels} == {(0, 0), (0, 1), (1, 1)}
     assert all(len(set(row)) == 2 for row in rows)
     assert {item for row in rows for item in row} == set(items)
@@ -187,7 +187,7 @@ def test_ad_draws_an_episode_twice_only_where_there_are_too_few(dataset):
         data = history(dataset, episodes)
         row = data.draw(data.groups[0][0], rng)
         assert (len(row), len(set(row))) == (episodes, different)
-        assert (np.diff(data.behaviour[row]) >= 0).all()
+        assert (np.diff(data.stored.behaviour[row]) >= 0).all()
     data = history(dataset, 8)
     assert len(data.draw(data.groups[0][0], rng)) == 8
     assert next(data.batches(0)).chain.actions.shape[:2] == (40, 8)

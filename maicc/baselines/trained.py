@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from maicc.data.slices import slices
 from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.models.embedding import Embedding
+from maicc.models.matrix_search import MatrixSearch
 from maicc.teams.lockstep import LockStepTeam
 from maicc.teams.team import Team
 from maicc.training.fit import resolve_device
@@ -56,7 +58,8 @@ class TrainedMAICC(Trained):
             self.embedding = load_module(path, EmbeddingModule, self.spec).net
             keys = offline_keys(self.embedding, dataset, path.parent, index, self.device)
             if self.device == "cuda":
-                keys = keys._replace(index=keys.index.on(self.device))
+                exact = partial(MatrixSearch, device=self.device)
+                keys = keys._replace(index=keys.index.on_gpu(exact))
             acts.insert(0, self.embedding)
         self.offline = offline_memory(keys, stored, self.spec)
         self.content = " ".join([*map(weights_hash, acts), dataset.fingerprint])

@@ -22,6 +22,7 @@ from maicc.evaluation import speed_parts
 from maicc.evaluation.speed import machine, median_time, peak
 from maicc.memory import KeyIndex
 from maicc.memory.index import distinct, import_faiss
+from maicc.models.matrix_search import MatrixSearch
 from maicc.training.fit import resolve_device, seeded
 from maicc.training.modules import EmbeddingModule
 from maicc.training.offline_keys import offline_keys
@@ -90,7 +91,7 @@ def _searches(
         size = import_faiss().serialize_index(index.steps[0].index).nbytes
         build = time.perf_counter() - start
         if kind == _PRODUCT:
-            index = index.on(device)
+            index = index.on_gpu(partial(MatrixSearch, device=device))
         seconds, _ = median_time(partial(index.search, 0, queries, _NEAREST, tie), "cpu", "fp32")
         nearest = index.search(0, queries, _NEAREST, tie).item
         exact = nearest if exact is None else exact
