@@ -12,9 +12,21 @@ repository: import them as `maicc.envs`, `maicc.memory` and `maicc.configs`.
 
 import os
 
-# OpenMP's threads would spin while they wait, and beside another job that takes its core from it.
-# It is read when torch is loaded, which is later than this.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+def others_run(path="/proc/loadavg"):
+    """Tells whether another program is at work, on Linux; elsewhere it says no."""
+    try:
+        with open(path) as file:
+            running = int(file.read().split()[3].split("/")[0])
+    except (OSError, ValueError, IndexError):
+        return False
+    return running > 1  # this one is
+
+
+# OpenMP's threads spin while they wait. Beside another job that takes its core from it, and on a
+# machine without one it is quicker. torch reads the variable when it is loaded, later than this.
+if others_run():
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.2.0"
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+import maicc
 from maicc.cli import doctor as module
 from maicc.cli import main
 from maicc.cli.doctor import doctor, report
@@ -91,3 +92,15 @@ def test_a_user_without_a_home(monkeypatch):
     found = {f.name: f for f in doctor()}["SC2PATH"]
     assert not found.fine
     assert "no such folder" in found.state
+
+
+def test_another_program_at_work_is_noticed(tmp_path):
+    load = tmp_path / "loadavg"
+    for text, others in (
+        ("0.50 0.40 0.30 1/234 999\n", False),
+        ("0.50 0.40 0.30 2/234 999\n", True),
+        ("nothing of the kind", False),
+    ):
+        load.write_text(text)
+        assert maicc.others_run(load) == others
+    assert not maicc.others_run(tmp_path / "missing")
