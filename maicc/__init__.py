@@ -11,16 +11,21 @@ repository: import them as `maicc.envs`, `maicc.memory` and `maicc.configs`.
 """
 
 import os
+import time
 
 
 def others_run(path="/proc/loadavg"):
-    """Tells whether another program is at work, on Linux; elsewhere it says no."""
-    try:
-        with open(path) as file:
-            running = int(file.read().split()[3].split("/")[0])
-    except (OSError, ValueError, IndexError):
-        return False
-    return running > 1  # this one is
+    """Tells whether another program is at work all the time, on Linux; elsewhere it says no."""
+    for _ in range(8):
+        try:
+            with open(path) as file:
+                running = int(file.read().split()[3].split("/")[0])
+        except (OSError, ValueError, IndexError):
+            return False
+        if running == 1:  # this one
+            return False
+        time.sleep(0.003)
+    return True
 
 
 # OpenMP's threads spin while they wait. Beside another job that takes its core from it, and on a
