@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from maicc.cli import main
 
@@ -47,6 +49,8 @@ def forked(arguments: list[str], folder: Path) -> int:
     try:
         os.setsid()
         os.chdir(folder)
+        # another child may have been killed while it held the lock that all of them share
+        tqdm.set_lock(threading.RLock())
         said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(said, 1)
         os.dup2(said, 2)
