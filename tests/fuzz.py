@@ -42,8 +42,9 @@ from maicc.evaluation.traces import load_traces, traces_of
 from maicc.evaluation.trained import load_folder
 from maicc.experiments import fits
 from maicc.experiments.run import run
+from maicc.training.checkpoints import load_module
 from maicc.training.fit import Resumable
-from maicc.training.modules import DecisionModule, EmbeddingModule, load_module
+from maicc.training.modules import DecisionModule, EmbeddingModule
 from maicc.training.offline_keys import offline_keys
 from maicc.training.practice_data import PracticeRuns
 from maicc.types import UserError

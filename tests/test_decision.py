@@ -14,7 +14,8 @@ from maicc.data.behaviour import play
 from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
 from maicc.experiments.validate import check
-from maicc.models.decision import DecisionBatch, DecisionTransformer, Past
+from maicc.models.decision import DecisionBatch, DecisionTransformer
+from maicc.models.past import Past
 from maicc.training.modules import DecisionModule
 from maicc.types import ObsLayout, Trajectories, UserError
 from tests.conftest import tiny_config

@@ -9,7 +9,7 @@ import pytest
 from maicc.baselines.at import ATModule
 from maicc.cli import main
 from maicc.files import read_metrics
-from maicc.training.modules import load_module
+from maicc.training.checkpoints import load_module
 from tests.commands import maicc, refused
 
 

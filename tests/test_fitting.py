@@ -13,15 +13,10 @@ from maicc.config import OptimiserConfig
 from maicc.envs import get_family
 from maicc.experiments.fits import fit_model
 from maicc.files import ModelFiles
+from maicc.training.checkpoints import load_module, weights_hash
 from maicc.training.episode_data import EpisodeData
 from maicc.training.fit import Resumable, fit, seeded
-from maicc.training.modules import (
-    DecisionModule,
-    EmbeddingModule,
-    MaiccModule,
-    load_module,
-    weights_hash,
-)
+from maicc.training.modules import DecisionModule, EmbeddingModule, MaiccModule
 from maicc.training.retrieval_data import RetrievalData
 from maicc.types import UserError
 from tests.conftest import tiny_config

@@ -22,9 +22,10 @@ from maicc.experiments.units import Unit
 from maicc.files import ModelFiles, read_metrics
 from maicc.report import figures, write_report
 from maicc.training.chain_data import ChainData
+from maicc.training.checkpoints import load_module, weights_hash
 from maicc.training.episode_data import EpisodeData
 from maicc.training.fit import Resumable
-from maicc.training.modules import EmbeddingModule, load_module, weights_hash
+from maicc.training.modules import EmbeddingModule
 from maicc.training.record_data import RecordData
 from maicc.training.retrieval_data import RetrievalData
 from maicc.types import UserError

@@ -19,7 +19,8 @@ from maicc.experiments.validate import check
 from maicc.files import read_json
 from maicc.memory import OnlineMemory, best_and_latest
 from maicc.training import PracticeData
-from maicc.training.modules import DecisionModule, load_module, weights_hash
+from maicc.training.checkpoints import load_module, weights_hash
+from maicc.training.modules import DecisionModule
 from maicc.training.practice_data import PracticeRuns
 from maicc.types import UserError
 from tests.conftest import tiny_config

@@ -10,7 +10,7 @@ from maicc.baselines.madt import MADTModule
 from maicc.baselines.radt import RADTModule
 from maicc.baselines.radt_pieces import RADTData, around, ends, keys, minmax
 from maicc.experiments.run import run
-from maicc.training.modules import load_module
+from maicc.training.checkpoints import load_module
 from maicc.types import Trajectories
 from tests.conftest import tiny_config
 from tests.rivals import play

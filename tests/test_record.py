@@ -8,7 +8,7 @@ import torch
 from maicc.data.behaviour import play
 from maicc.data.team_batch import team_batch
 from maicc.experiments.validate import check
-from maicc.models.decision import Past
+from maicc.models.past import Past
 from maicc.models.record import StepTokens, Transitions, packed, step_tokens, transitions
 from maicc.types import Trajectories, UserError
 from tests.conftest import tiny_config

@@ -88,7 +88,8 @@ def test_k_larger_than_the_memory(tiny_run):
 
 def test_keys_are_kept_by_content(tiny_run, tmp_path):
     """Another checkpoint or dataset never reads keys that are not its own."""
-    from maicc.training.modules import EmbeddingModule, load_module
+    from maicc.training.checkpoints import load_module
+    from maicc.training.modules import EmbeddingModule
     from maicc.training.offline_keys import content_hash, offline_keys
 
     dataset = EpisodeFile(tiny_run / "episodes.h5")
@@ -105,7 +106,8 @@ def test_keys_are_kept_by_content(tiny_run, tmp_path):
 
 
 def test_keys_that_cannot_be_kept_are_used_all_the_same(tiny_run, tmp_path, monkeypatch, capsys):
-    from maicc.training.modules import EmbeddingModule, load_module
+    from maicc.training.checkpoints import load_module
+    from maicc.training.modules import EmbeddingModule
     from maicc.training.offline_keys import offline_keys
 
     net = load_module(tiny_run / "embedding.ckpt", EmbeddingModule).net

@@ -11,7 +11,7 @@ from maicc.baselines.at import relabelled
 from maicc.baselines.sequence import of_the_step_before
 from maicc.data.dataset import EpisodeFile
 from maicc.training.chain_data import ChainData, reordered
-from maicc.training.modules import load_module
+from maicc.training.checkpoints import load_module
 from maicc.types import Behaviour, Trajectories, UserError
 from tests.rivals import FAMILY, chains, make, play
 

@@ -15,7 +15,7 @@ from maicc.envs import get_family
 from maicc.evaluation.adapt import play_episode
 from maicc.evaluation.run_folder import read_config
 from maicc.files import ModelFiles
-from maicc.models.decision import Past
+from maicc.models.past import Past
 from maicc.teams.team import Team
 from maicc.training.fit import seeded
 from maicc.training.modules import DecisionModule

@@ -42,8 +42,8 @@ from maicc.models.transformer import attend, initialise
 from maicc.teams.lockstep import EpisodeKeys
 from maicc.teams.lookups import LookupStats
 from maicc.teams.running import EpisodeEncoder
+from maicc.training.checkpoints import load_module
 from maicc.training.family_data import FamilyData
-from maicc.training.modules import load_module
 from maicc.types import Spec, Trajectories
 
 

@@ -24,8 +24,8 @@ from maicc.models.batching import tensors
 from maicc.models.observations import EncodedObservations
 from maicc.models.tokens import OBSERVATION
 from maicc.streams import Stream
+from maicc.training.checkpoints import load_module
 from maicc.training.family_data import FamilyData
-from maicc.training.modules import load_module
 from maicc.types import Trajectories
 
 CANDIDATES = 50

@@ -19,8 +19,9 @@ from maicc.models.embedding import Embedding
 from maicc.models.matrix_search import MatrixSearch
 from maicc.teams.lockstep import LockStepTeam
 from maicc.teams.team import Team
+from maicc.training.checkpoints import load_module, weights_hash
 from maicc.training.fit import resolve_device
-from maicc.training.modules import DecisionModule, EmbeddingModule, load_module, weights_hash
+from maicc.training.modules import DecisionModule, EmbeddingModule
 from maicc.training.offline_keys import offline_keys, offline_memory
 from maicc.types import Spec, UserError
 

@@ -237,6 +237,12 @@ def with_bounds(family: TaskFamily, returns: np.ndarray) -> TaskFamily:
     return replace(family, return_bounds=(low, high if high > low else low + 1.0))
 
 
+def is_informed(family: TaskFamily, behaviour: Behaviour) -> bool:
+    """Tells whether a behaviour acts on what tasks hide: an expert's, which sees the whole game."""
+    by_expert = family.expert is not None and behaviour.name in ("expert", ANNEALED)
+    return by_expert and behaviour.random_rate < 1
+
+
 def plays_at_levels(family: TaskFamily) -> bool:
     """True if the family has an expert, or a single behaviour policy that is used as one."""
     return labelling_policy(family) == "expert"

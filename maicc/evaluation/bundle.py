@@ -25,7 +25,7 @@ from maicc.evaluation.archive import write_archive
 from maicc.evaluation.markdown import markdown_table
 from maicc.evaluation.run_folder import opened
 from maicc.files import ModelFiles, read_json
-from maicc.training.modules import export_weights
+from maicc.training.checkpoints import export_weights
 from maicc.training.offline_keys import GIVEN, content_hash, export_keys, offline_keys
 from maicc.types import UserError
 

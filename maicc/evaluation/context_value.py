@@ -9,7 +9,8 @@ import torch
 
 from maicc.config import RetrievalConfig
 from maicc.files import ModelFiles
-from maicc.training.modules import DecisionModule, load_module
+from maicc.training.checkpoints import load_module
+from maicc.training.modules import DecisionModule
 from maicc.training.record_data import RecordData
 from maicc.training.retrieval_data import RetrievalData
 from maicc.types import Trajectories, UserError

@@ -14,7 +14,8 @@ from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.streams import Stream
-from maicc.training.modules import EmbeddingModule, load_module
+from maicc.training.checkpoints import load_module
+from maicc.training.modules import EmbeddingModule
 from maicc.types import UserError
 
 

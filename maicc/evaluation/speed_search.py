@@ -26,9 +26,11 @@ from maicc.models.matrix_search import MatrixSearch
 from maicc.training.fit import resolve_device, seeded
 from maicc.training.modules import EmbeddingModule
 from maicc.training.offline_keys import offline_keys
+from maicc.types import UserError
 
 KEYS = (27_000, 270_000, 2_700_000, 10_000_000)  # in the indices that are searched
 _QUERIES, _NEAREST = 96, 50
+_FEWEST = 1000
 _MOST_OF_A_GRAPH = 270_000  # keys; with ten times as many HNSW takes an hour to build on two cores
 _PRODUCT = "Flat, as a matrix product"
 
@@ -46,8 +48,13 @@ def bench_search(name: str, device: str = "auto", largest: int = 2_700_000) -> d
 
     Returns:
         The machine, and one row for each index, in plain JSON.
+
+    Raises:
+        UserError: there are too few keys to search among.
     """
     family, device = get_family(name), resolve_device(device)
+    if largest < _FEWEST:
+        raise UserError(f"--largest={largest} must be at least {_FEWEST} keys")
     counts = [*(n for n in KEYS if n < largest), largest]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "episodes.h5"

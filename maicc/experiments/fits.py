@@ -76,8 +76,8 @@ def fit_model(name: str, config: RunConfig, files: ModelFiles) -> None:
     Raises:
         UserError: the method learns the expert's actions, and the dataset does not hold them.
     """
+    from maicc.training.checkpoints import load_module, take_over
     from maicc.training.fit import fit, seeded
-    from maicc.training.modules import load_module, take_over
 
     method = method_of(config.method)
     if method.needs_expert(config):

@@ -19,9 +19,10 @@ from maicc.config import DecisionConfig
 from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.heads import ActionHead
 from maicc.models.observations import EncodedObservations
+from maicc.models.past import Past
 from maicc.models.record import StepTokens, Transitions, step_tokens
 from maicc.models.tokens import TokenEncoders, scaled_embedding
-from maicc.models.transformer import KeyValues, Transformer, append, take_tokens
+from maicc.models.transformer import KeyValues, Transformer, take_tokens
 from maicc.types import Spec, Trajectories, UserError
 
 
@@ -50,42 +51,6 @@ class DecisionLosses(NamedTuple):
     actions: Tensor  # cross-entropy
     accuracy: Tensor  # share of the actions that are predicted right
     hidden: Tensor | None  # squared error of the hidden part; None where it is not learned
-
-
-class Past(NamedTuple):
-    """What is encoded already, and may be looked at: P tokens of records and contexts."""
-
-    kv: KeyValues  # per layer: keys and values, each (Q, heads, P, width / heads)
-    visible: Tensor  # (Q, P) bool, False where a token stands for no step
-
-    def take(self, rows: Tensor) -> Past:
-        """Picks these rows."""
-        return Past([(k[rows], v[rows]) for k, v in self.kv], self.visible[rows])
-
-    def beside(self, others: Past) -> Past:
-        """Adds the rows of others below these; who sees fewer tokens gets some that are hidden."""
-        P = max(self.visible.shape[1], others.visible.shape[1])
-        parts = []
-        for past in (self, others):
-            fewer = P - past.visible.shape[1]
-            kv = [(F.pad(k, (0, 0, fewer, 0)), F.pad(v, (0, 0, fewer, 0))) for k, v in past.kv]
-            parts.append(Past(kv, F.pad(past.visible, (fewer, 0))))
-        kv = [
-            (torch.cat([k, other_k]), torch.cat([v, other_v]))
-            for (k, v), (other_k, other_v) in zip(parts[0].kv, parts[1].kv, strict=True)
-        ]
-        return Past(kv, torch.cat([parts[0].visible, parts[1].visible]))
-
-    def latest(self, tokens: int) -> Past:
-        """Picks the last so many tokens."""
-        kv = [(k[:, :, -tokens:], v[:, :, -tokens:]) for k, v in self.kv]
-        return Past(kv, self.visible[:, -tokens:])
-
-    def behind(self, first: Past | None) -> Past:
-        """Joins these tokens to others that come first."""
-        if first is None:
-            return self
-        return Past(append(first.kv, self.kv), torch.cat([first.visible, self.visible], 1))
 
 
 class DecisionTransformer(nn.Module):

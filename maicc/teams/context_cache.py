@@ -8,7 +8,8 @@ from einops import rearrange
 from torch import Tensor
 
 from maicc.memory import BlendedMemory
-from maicc.models.decision import DecisionTransformer, Past
+from maicc.models.decision import DecisionTransformer
+from maicc.models.past import Past
 from maicc.types import Retrieval, Trajectories
 
 _BATCH = 16

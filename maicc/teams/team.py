@@ -11,9 +11,10 @@ from torch import Tensor
 from maicc.config import MemoryConfig, check_schedule
 from maicc.data.returns import COMPLETION_MARGIN, normalised
 from maicc.memory import BlendedMemory, OfflineMemory, schedule
-from maicc.models.decision import DecisionTransformer, Past
+from maicc.models.decision import DecisionTransformer
 from maicc.models.embedding import Embedding
 from maicc.models.observations import EncodedObservations
+from maicc.models.past import Past
 from maicc.models.record import packed, transitions
 from maicc.schema import check_options
 from maicc.teams.context_cache import ContextCache

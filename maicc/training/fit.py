@@ -28,9 +28,10 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from tqdm import tqdm
 
 from maicc.files import whole_file
+from maicc.training.checkpoints import load_module, take_over
 from maicc.training.family_data import FamilyData
 from maicc.training.metrics import Metrics
-from maicc.training.modules import MaiccModule, load_module, take_over
+from maicc.training.modules import MaiccModule
 from maicc.types import UserError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -22,7 +22,7 @@ from maicc.files import arrays_digest, first_line, hdf5_to_read, hdf5_to_write, 
 from maicc.memory import KeyIndex, OfflineMemory
 from maicc.models.batching import trimmed
 from maicc.models.embedding import Embedding
-from maicc.training.modules import weights_hash
+from maicc.training.checkpoints import weights_hash
 from maicc.types import Spec, Trajectories, UserError
 
 GIVEN = "keys.safetensors"  # in a bundle

@@ -9,7 +9,8 @@ import numpy as np
 
 from maicc.data.slices import Slices
 from maicc.files import read_arrays, write_arrays
-from maicc.training.modules import EmbeddingModule, load_module
+from maicc.training.checkpoints import load_module
+from maicc.training.modules import EmbeddingModule
 from maicc.training.offline_keys import OfflineKeys, embed
 from maicc.training.record_data import Drawn, RecordData
 from maicc.types import Trajectories, UserError

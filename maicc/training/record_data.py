@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from maicc.config import MemoryConfig
+from maicc.data.behaviour import is_informed
 from maicc.data.dataset import EpisodeFile
 from maicc.data.returns import normalised, solved
 from maicc.data.slices import Slices, by_task_and_agent
@@ -27,7 +28,6 @@ from maicc.training.offline_keys import OfflineKeys
 from maicc.training.retrieval_data import RetrievalData
 
 _MARGIN = MemoryConfig().margin
-_EXPERTS = ("expert", "annealed")  # names of behaviours that the family's expert plays
 
 
 class Drawn(NamedTuple):
@@ -78,10 +78,9 @@ class RecordData(RetrievalData):
         self.missed = ~solved(self.team_return, self.spec.bounds)
         self.tells = np.zeros(len(stored), bool)
         # without stated bounds the best return of the data is the maximum, which most episodes miss
-        bounded = self.family.return_bounds is not None
-        if not self.informed_failures and self.family.expert is not None and bounded:
+        if not self.informed_failures and self.family.return_bounds is not None:
             behaviours = EpisodeFile(self.path).behaviours
-            informed = [b.name in _EXPERTS and b.random_rate < 1 for b in behaviours]
+            informed = [is_informed(self.family, behaviour) for behaviour in behaviours]
             self.tells = self.missed & np.array(informed)[stored.behaviour]
 
     def batches(

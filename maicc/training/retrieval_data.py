@@ -20,8 +20,9 @@ from maicc.memory.utility import top_k, training_utility
 from maicc.models.batching import tensors
 from maicc.models.decision import DecisionBatch
 from maicc.streams import Stream
+from maicc.training.checkpoints import load_module
 from maicc.training.family_data import FamilyData
-from maicc.training.modules import EmbeddingModule, load_module
+from maicc.training.modules import EmbeddingModule
 from maicc.training.offline_keys import OfflineKeys, offline_keys
 from maicc.types import UserError
 
