@@ -123,10 +123,10 @@ class DecisionConfig(PolicyConfig):
 
     Args:
         k: Trajectories that are retrieved in each step; 0 for none.
-        record: Episodes of the agent's own that are read as a set of steps, beside the context
+        record: Episodes of the agent's own that are read, each on its own, beside the context
             (METHOD.md, section 12); 0 for none (the paper).
-        record_steps: Most steps of a record. Of episodes that are longer together every so many-th
-            step is read.
+        record_steps: Most steps of a record, of which each episode has an even share. Of a longer
+            episode every so many-th step is read.
         tokens: `fused`, one token per step, or `four`, the paper's g o a p.
         context: `independent`, each retrieved trajectory is encoded on its own, or `concatenated`,
             attention runs causally through all of them (the paper).

@@ -51,7 +51,7 @@ def test_dpt_does_not_know_the_order_of_its_context(dataset):
     step = torch.arange(4).expand(5, 4)
 
     def decide(sets, rows=slice(None)):
-        return net.decide(query[rows], step[rows], sets.read(net.transformer), sets.mask)
+        return net.decide(query[rows], step[rows], sets.read(net.transformer))
 
     with torch.no_grad():
         tokens = net.tokens(context)
@@ -89,8 +89,8 @@ def test_the_set_of_dpt_grows_with_the_episodes_up_to_what_was_trained(dataset):
     for e in range(5):
         team.act(observations, np.ones((2, 3, 6), bool))
         played = team.online.trajectories.step_mask[:, max(e - 2, 0) : e + 1].sum((1, 2))
-        assert team._exists.sum(1).tolist() == played.tolist()
-        assert team._exists.shape[1] == played.max()  # no place is empty in all of them
+        assert team._past.visible.sum(1).tolist() == played.tolist()
+        assert team._past.visible.shape[1] == played.max()  # no place is empty in all of them
         team.observe(np.zeros((2, 3), int), np.zeros(2), np.ones(2, bool))
 
 

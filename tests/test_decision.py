@@ -15,7 +15,6 @@ from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
 from maicc.experiments.validate import check
 from maicc.models.decision import DecisionBatch, DecisionTransformer
-from maicc.models.past import Past
 from maicc.training.modules import DecisionModule
 from maicc.types import ObsLayout, Trajectories, UserError
 from tests.conftest import tiny_config
@@ -94,13 +93,9 @@ def test_kept_keys_and_values_give_the_same_decision(slices, tokens):
     model = make(tokens=tokens)
     current, index = slices.take(slice(0, 2)), torch.tensor([[4, 5, 6], [7, 4, 9]])
     direct = model(current, slices.take(index))
-    kv = model.encode_contexts(slices)  # all, once
-    past = [
-        tuple(part[index].permute(0, 2, 1, 3, 4).flatten(2, 3) for part in layer) for layer in kv
-    ]
-    visible = model.visible(slices.step_mask[index])
+    past = model.encode_contexts(slices).side_by_side(index)  # all are encoded, once
     encoded = model.encoders.observation(current.observations)
-    decided = model.decide(current, encoded, Past(past, visible))
+    decided = model.decide(current, encoded, past)
     assert torch.allclose(decided, direct, atol=1e-5)
 
 

@@ -1,6 +1,8 @@
-"""The record in the model: an agent's own past steps as a set."""
+"""The record in the model: an agent's own past episodes, each read on its own."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch
 from maicc.data.behaviour import play
 from maicc.data.team_batch import team_batch
 from maicc.experiments.validate import check
-from maicc.models.past import Past
+from maicc.models.batching import trimmed
 from maicc.models.record import StepTokens, Transitions, packed, step_tokens, transitions
 from maicc.types import Trajectories, UserError
 from tests.conftest import tiny_config
@@ -21,8 +23,13 @@ def slices() -> Trajectories:
     return team_batch(episodes, (0.0, 2.0)).slices()
 
 
-def record_of(slices: Trajectories, index) -> Transitions:
+def steps_of(slices: Trajectories, index) -> Transitions:
     return packed(transitions(slices.take(torch.as_tensor(index))))
+
+
+def record_of(slices: Trajectories, index) -> dict[str, Any]:
+    """A record of all episodes, of which each query is shown those of its row."""
+    return {"record": slices, "shown": torch.as_tensor(index)}
 
 
 def test_steps_of_a_record_by_hand(slices):
@@ -37,7 +44,7 @@ def test_steps_of_a_record_by_hand(slices):
 
 def test_a_token_knows_what_was_seen_and_what_followed(slices):
     model, index, t = untrained(FAMILY.spec, record=2, k=0), torch.tensor([[3, 4]]), 2
-    steps = record_of(slices, index)
+    steps = steps_of(slices, index)
     first, second = slices.step_mask[[3, 4]].sum(1).tolist()
 
     def x(steps):
@@ -74,10 +81,11 @@ def test_a_record_of_long_episodes_is_thinned_out(slices):
     assert torch.equal(few.x[0], whole.x[0, [i * size // 6 for i in range(6)]])
     assert torch.equal(few.x[1, :4], steps.observations[1, :4])
     assert torch.equal(tokens.packed(10**6).mask, whole.mask)
-    bounded = untrained(FAMILY.spec, record=2, k=0, record_steps=6)
-    visible = bounded.encode_record(steps).visible
-    assert visible.shape[1] == 6
-    assert torch.equal(visible, few.mask)
+    bounded = untrained(FAMILY.spec, record=2, k=0, record_steps=12)
+    read = bounded.encode_record(slices.take(torch.tensor([3, 4, 5])))
+    assert read.visible.sum(1).tolist() == [min(n, 6) for n in slices.step_mask[3:6].sum(1)]
+    whole = untrained(FAMILY.spec, record=2, k=0).encode_record(slices.take([3]))
+    assert whole.visible.sum() == slices.step_mask[3].sum() > 6
 
 
 @pytest.mark.parametrize(
@@ -89,15 +97,13 @@ def test_steps_read_one_by_one_decide_as_the_whole_trajectory_does(slices, chang
     model, k = untrained(FAMILY.spec, **changes), changes["k"]
     current = slices.take(slice(0, 2))
     contexts = slices.take(torch.tensor([[7, 8, 9][:k], [6, 8, 5][:k]]).long())
-    record = record_of(slices, [[10, 11], [12, 13]]) if model.config.record else None
-    whole = model(current, contexts, record=record)
-    seen = model.encode_record(record) if record is not None else None
+    record = record_of(slices, [[10, 11], [12, 13]]) if model.config.record else {}
+    whole = model(current, contexts, **record)
+    seen = model.encode_record(slices).side_by_side(record["shown"]) if record else None
     past = None
     if k:
         flat = Trajectories(*(part.flatten(0, 1) for part in contexts))
-        kv = model.encode_contexts(flat)
-        kv = [tuple(model._side_by_side(part, k) for part in layer) for layer in kv]
-        past = Past(kv, model.visible(contexts.step_mask))
+        past = model.encode_contexts(flat).side_by_side(torch.arange(2 * k).view(2, k))
     for t in range(current.actions.shape[1]):
         two = Trajectories(*(part[:, max(t - 1, 0) : t + 1] for part in current))
         encoded = model.encoders.observation(two.observations)
@@ -109,23 +115,38 @@ def test_steps_read_one_by_one_decide_as_the_whole_trajectory_does(slices, chang
 def test_the_order_of_a_record_means_nothing_and_its_steps_mean_something(slices, k):
     model = untrained(FAMILY.spec, record=2, k=k)
     current, contexts = slices.take(slice(0, 1)), slices.take(torch.tensor([[7, 8, 9][:k]]).long())
-    one, other = record_of(slices, [[3, 4]]), record_of(slices, [[4, 3]])
-    nothing = one._replace(mask=torch.zeros_like(one.mask))
-    a, b, c = (model(current, contexts, record=r) for r in (one, other, nothing))
+    shown = [[3, 4]], [[4, 3]], [[-1, -1]]
+    a, b, c = (model(current, contexts, **record_of(slices, index)) for index in shown)
     assert torch.allclose(a, b, atol=1e-5)
     assert not torch.allclose(a, c, atol=1e-3)
+
+
+def test_each_episode_of_a_record_is_read_as_if_it_stood_alone(slices):
+    model = untrained(FAMILY.spec, record=2, k=0)
+    lengths = slices.step_mask.sum(1)
+    assert len(lengths.unique()) > 2
+    together = model.encode_record(slices)
+    for i in (0, 4, 9):
+        alone = model.encode_record(trimmed(slices.take([i])))
+        there = together.visible[i]
+        assert alone.visible.sum() == there.sum() == lengths[i]
+        for (k, v), (own_k, own_v) in zip(together.kv, alone.kv, strict=True):
+            assert torch.allclose(k[i, :, there], own_k[0], atol=1e-5)
+            assert torch.allclose(v[i, :, there], own_v[0], atol=1e-5)
 
 
 def test_queries_share_a_record_as_if_each_had_its_own(slices):
     model = untrained(FAMILY.spec, record=2, k=3)
     current = slices.take(slice(0, 4))
     contexts = slices.take(torch.tensor([[7, 8, 9], [6, 8, 9], [5, 8, 9], [7, 5, 6]]))
-    sets, set_of = record_of(slices, [[10, 11], [12, 13]]), torch.tensor([1, 0, 0, 1])
-    shared = model(current, contexts, record=sets, set_of=set_of)
-    own = model(
-        current, contexts, record=record_of(slices, [[12, 13], [10, 11], [10, 11], [12, 13]])
-    )
-    assert torch.allclose(shared, own, atol=1e-5)
+    index = [[12, 13], [10, -1], [-1, -1], [12, 13]]
+    shared = model(current, contexts, **record_of(slices, index))
+    for q, own in enumerate(index):
+        one, its_contexts = current.take([q]), contexts.take([q])
+        few = slices.take([i for i in own if i >= 0])
+        shown = torch.arange(len(few.actions))[None]
+        alone = model(one, its_contexts, record=few, shown=shown)
+        assert torch.allclose(shared[q], alone[0], atol=1e-5)
 
 
 def test_the_future_changes_nothing_before_it(slices):
@@ -135,7 +156,7 @@ def test_the_future_changes_nothing_before_it(slices):
     later.actions[:, t:] = (later.actions[:, t:] + 1) % 6
     later = later._replace(rewards=torch.cat([current.rewards[:, :t], later.rewards[:, t:]], 1))
     none = slices.take(torch.empty(2, 0, dtype=torch.long))
-    a, b = model(current, none, record=record), model(later, none, record=record)
+    a, b = model(current, none, **record), model(later, none, **record)
     assert torch.allclose(a[:, : t + 1], b[:, : t + 1], atol=1e-6)
     assert not torch.allclose(a[:, t + 1], b[:, t + 1], atol=1e-4)
 
@@ -146,7 +167,7 @@ def test_a_record_that_is_missing_or_not_read_is_an_error(slices):
         untrained(FAMILY.spec, record=2, k=0)(slices.take(slice(0, 1)), none)
     record = record_of(slices, [[1, 2]])
     with pytest.raises(ValueError, match=r"decision\.model\.record=0"):
-        untrained(FAMILY.spec, k=0)(slices.take(slice(0, 1)), none, record=record)
+        untrained(FAMILY.spec, k=0)(slices.take(slice(0, 1)), none, **record)
     config = tiny_config()
     config.decision.model.record, config.decision.model.context = 2, "concatenated"
     with pytest.raises(UserError, match="needs decision"):

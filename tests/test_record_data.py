@@ -68,7 +68,9 @@ def test_records_are_of_the_querys_agent_in_its_task(data, tiny_run):
     assert failures > 100
     assert len(episodes) * 3 == len(data.task)
     batch = next(data.batches(0))
-    assert batch.record.mask.shape[0] == 6
+    assert batch.shown.shape == (12, 3)
+    assert batch.shown.max() == len(batch.record.actions) - 1
+    assert torch.equal(batch.shown[::2], batch.shown[1::2])  # two queries share a memory
     assert batch.current.actions.shape[0] == 12
 
 
@@ -131,7 +133,9 @@ def test_contexts_of_ones_own_are_those_that_a_team_retrieves(data, tiny_run):
     assert found > 60
     batch = next(data.batches(0))
     assert batch.contexts.actions.shape[:2] == (12, 3)
-    assert batch.record.mask.shape[0] == 6
+    assert batch.shown.shape == (12, 3)
+    assert batch.shown.max() == len(batch.record.actions) - 1
+    assert torch.equal(batch.shown[::2], batch.shown[1::2])  # two queries share a memory
 
 
 def test_the_hidden_part_of_a_querys_task_is_told_in_training_alone(data, tiny_run):
@@ -163,9 +167,8 @@ def _error(model, batch) -> float:
     for q in range(len(batch.step)):
         current, contexts = batch.current.take([q]), batch.contexts.take([q])
         encoded = model.encoders.observation(current.observations)
-        record = type(batch.record)(*(part[batch.set_of[[q]]] for part in batch.record))
-        tokens = model.record_tokens(record)
-        y = model._outputs(current, contexts, encoded, tokens, None)[0]
+        remembered = model.encode_record(batch.record)
+        y = model._outputs(current, contexts, encoded, remembered, batch.shown[[q]])[0]
         here = current.step_mask[0] & (batch.expert[q] >= 0)
         errors.append((model.infer(y[here]) - batch.hidden[q]).square().mean(-1))
     return float(torch.cat(errors).mean())

@@ -16,7 +16,6 @@ from maicc.evaluation.adapt import adapt, play_episode
 from maicc.evaluation.context_value import context_value
 from maicc.experiments.run import run
 from maicc.files import ModelFiles
-from maicc.models.record import transitions
 from maicc.types import Trajectories
 from tests.conftest import tiny_config
 from tests.teams import FAMILY, SEEDS, check_lock_step, make_env, untrained
@@ -90,21 +89,16 @@ def test_a_team_decides_as_the_model_does_without_anything_kept(models):
     for episode in range(3):
         play_episode(team, env, [episode] * 3)
     now = env.reset([9] * 3)
-    chosen = team.online.choose(2, 1.0)
-    row = np.arange(9)[:, None]
-    episodes = Trajectories(
-        *(torch.from_numpy(part[row, chosen]) for part in team.online.trajectories)
-    )
-    record = transitions(episodes)
-    logits = team.logits
+    past, logits = team.online.trajectories, team.logits
+    row, slot = np.arange(9)[:, None], team.online.choose(2, 1.0)
+    episodes = Trajectories(*(torch.from_numpy(part[row, slot]).flatten(0, 1) for part in past))
+    shown = torch.arange(18).view(9, 2)
 
     def both(active):
         kept = logits(active)
         current = team._current(active)
         none = current.take(torch.empty(len(active), 0, dtype=torch.long))
-        direct = trained.decision(
-            current, none, record=type(record)(*(part[active] for part in record))
-        )
+        direct = trained.decision(current, none, record=episodes, shown=shown[active])
         assert np.allclose(kept, direct[:, -1].numpy(), atol=1e-5)
         return kept
 

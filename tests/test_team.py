@@ -15,7 +15,6 @@ from maicc.envs import get_family
 from maicc.evaluation.adapt import play_episode
 from maicc.evaluation.run_folder import read_config
 from maicc.files import ModelFiles
-from maicc.models.past import Past
 from maicc.teams.team import Team
 from maicc.training.fit import seeded
 from maicc.training.modules import DecisionModule
@@ -150,14 +149,13 @@ def test_cached_decisions_equal_uncached_ones(models, options):
             asking = np.isin(asked, rows)
             contexts = team.memory.contexts(rows, Retrieval(*(part[asking] for part in retrieval)))
             flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in contexts))
-            kv = team.decision.encode_contexts(team.cache.tensors(flat))
-            kv = [tuple(team.decision._side_by_side(part, 3) for part in layer) for layer in kv]
-            visible = team.decision.visible(torch.from_numpy(contexts.step_mask))
+            read = team.decision.encode_contexts(team._tensors(flat))
+            number = torch.arange(len(rows) * 3).view(-1, 3)
             first = max(step - 1, 0)
             two = Trajectories(*(x[:, : step - first + 1] for x in team._current(rows, first)))
             anew, seen = team.decision.extend(
                 two, team.decision.encoders.observation(two.observations), step, seen,
-                Past(kv, visible),
+                read.side_by_side(number),
             )  # fmt: skip
         assert np.allclose(kept, anew.numpy()[np.isin(rows, active)], atol=1e-5)
         checked.append(len(active))

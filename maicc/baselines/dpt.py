@@ -20,9 +20,10 @@ from maicc.config import OptimiserConfig, PolicyConfig
 from maicc.data.dataset import require_expert
 from maicc.models.batching import concat_by_length, trimmed
 from maicc.models.heads import ActionHead
+from maicc.models.past import Past
 from maicc.models.record import StepTokens, Transitions, packed, step_tokens, transitions
 from maicc.models.tokens import TokenEncoders, scaled_embedding
-from maicc.models.transformer import KeyValues, Transformer
+from maicc.models.transformer import Transformer
 from maicc.training.chain_data import ChainBatch
 from maicc.types import Spec, Trajectories
 
@@ -46,22 +47,21 @@ class DPTransformer(nn.Module):
         """Makes a token of each transition."""
         return step_tokens(context, self.encoders, self.following, self.role.weight[0])
 
-    def decide(self, observations: Tensor, step: Tensor, past: KeyValues, exists: Tensor) -> Tensor:
+    def decide(self, observations: Tensor, step: Tensor, past: Past) -> Tensor:
         """Computes the logits (B, Q, A) of queries, each on its own.
 
         Args:
             observations: (B, Q, O).
             step: (B, Q) number of each query's step in its episode.
-            past: Keys and values of C transitions.
-            exists: (B, C) bool, False where a place of the set is empty.
+            past: Sets of transitions.
         """
         e = self.encoders
         encoded = e.observation(observations)
         x = encoded.embedding + e.step(step) + self.role.weight[1]
         B, Q = step.shape
         itself = torch.eye(Q, dtype=torch.bool, device=x.device).expand(B, Q, Q)
-        mask = torch.cat([exists.unsqueeze(1).expand(B, Q, -1), itself], 2).unsqueeze(1)
-        z, _ = self.transformer(x, mask, past)
+        mask = torch.cat([past.visible.unsqueeze(1).expand(B, Q, -1), itself], 2).unsqueeze(1)
+        z, _ = self.transformer(x, mask, past.kv)
         return self.head(z, encoded.attack_targets)
 
 
@@ -78,15 +78,13 @@ class DPTTeam(BaselineTeam):
         context = packed(transitions(self._tensors(episodes)))
         with torch.no_grad():
             self._past = self.net.tokens(context).read(self.net.transformer)
-        self._exists = context.mask
 
     def logits(self, active: np.ndarray) -> np.ndarray:
         """Computes the logits (Q, A) of the `active` rows at the running step."""
-        rows = torch.from_numpy(active).to(self.device)
-        past = [(keys[rows], values[rows]) for keys, values in self._past]
+        past = self._past.take(torch.from_numpy(active).to(self.device))
         observations = self._tensor(self._now.observations[active, self._step])[:, None]
         step = torch.full((len(active), 1), self._step, device=self.device)
-        logits = self.net.decide(observations, step, past, self._exists[rows])[:, 0]
+        logits = self.net.decide(observations, step, past)[:, 0]
         return logits.double().cpu().numpy()
 
 
@@ -145,7 +143,7 @@ class DPTModule(BaselineModule):
             step = torch.arange(queries.actions.shape[1], device=rows.device)
             step = step.expand_as(queries.actions)
             past = sets.read(self.net.transformer)
-            logits = self.net.decide(queries.observations, step, past, sets.mask)
+            logits = self.net.decide(queries.observations, step, past)
             expert = batch.expert[rows, -1, : step.shape[1]]
             mask = queries.step_mask & (expert >= 0)
             return logits[mask], expert[mask]

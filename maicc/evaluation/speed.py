@@ -206,8 +206,9 @@ def _adaptation(
         device=device,
     )  # fmt: skip
     env_parts = [(env, "step"), (env, "reset")]
-    reading = [(decision.net, name) for name in ("encode_record", "extend", "catch_up", "forward")]
-    reading += [(decision.net, "encode_contexts"), (decision.net.encoders.observation, "forward")]
+    reading = [(decision.net, name) for name in ("extend", "catch_up", "forward")]
+    reading += [(team.encoded_contexts, "encode"), (team.encoded_episodes, "encode")]
+    reading += [(decision.net.encoders.observation, "forward")]
     reading += [(RunningPrefix, "query"), (RunningPrefix, "advance")]
     searching = [(team.memory, "retrieve"), (team.memory, "contexts")]
     parts = {"environment": env_parts, "networks": reading, "search": searching}
@@ -219,7 +220,7 @@ def _adaptation(
             play_episode(team, env, [1000 * episodes + i for i in range(_RUNS)])
             episodes += 1
         per_episode, of = shares.total() / (episodes - 2), shares.shares()
-    cache_bytes = team.cache.bytes()
+    kept_bytes = team.kept_bytes()
     with FlopCounterMode(display=False) as counter:  # not timed: counting slows
         play_episode(team, env, [1000 * episodes + i for i in range(_RUNS)])
     return {
@@ -228,7 +229,7 @@ def _adaptation(
         "share_of_peak": round(counter.get_total_flops() / per_episode / peak, 4),
         "run_episodes_per_second": round(_RUNS / per_episode, 1),
         **{name: f"{share:.0%}" for name, share in of.items()},
-        "cache_mib": round(cache_bytes / 2**20, 1),
+        "cache_mib": round(kept_bytes / 2**20, 1),
     }  # fmt: skip
 
 

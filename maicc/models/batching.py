@@ -70,3 +70,20 @@ def concat_by_length(
     """
     results = [supervised(rows) for rows in split_by_length(length)]
     return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
+
+
+def packing(mask: Tensor, most: int | None = None) -> Tensor:
+    """Places (B, c) that stay when those are dropped which are empty in all sets; at least one.
+
+    Args:
+        mask: (B, C) bool, False at empty places.
+        most: Places of a set that stay; of a larger set every so many-th one does. None keeps all.
+    """
+    size = mask.sum(1)
+    longest = max(int(size.max()) if len(size) else 0, 1)
+    order = (~mask).long().argsort(dim=1, stable=True)[:, :longest]
+    if most is not None and longest > most:
+        place = torch.arange(most, device=order.device).expand(len(order), most)
+        spread = place * size[:, None] // most
+        order = order.gather(1, torch.where(size[:, None] > most, spread, place))
+    return order

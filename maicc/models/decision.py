@@ -1,13 +1,14 @@
 """The decision transformer: what an agent remembers and its current trajectory give an action.
 
 It reads up to three sources, each marked by an embedding of its own: the current trajectory, k
-retrieved ones, and the record, a set of the agent's own past steps. METHOD.md, sections 6 and 12:
+retrieved ones, and the record, past episodes of the agent's own. METHOD.md, sections 6 and 12:
 four tokens per step and contexts concatenated, as in the paper, or one fused token per step and
-each context encoded on its own.
+each context encoded on its own. An episode of the record is always encoded on its own.
 """
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -16,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import DecisionConfig
-from maicc.models.batching import concat_by_length, trimmed
+from maicc.models.batching import concat_by_length, split_by_length, trimmed
 from maicc.models.heads import ActionHead
 from maicc.models.observations import EncodedObservations
 from maicc.models.past import Past
-from maicc.models.record import StepTokens, Transitions, step_tokens
+from maicc.models.record import step_tokens, transitions
 from maicc.models.tokens import TokenEncoders, scaled_embedding
-from maicc.models.transformer import KeyValues, Transformer, take_tokens
+from maicc.models.transformer import Transformer, take_tokens
 from maicc.types import Spec, Trajectories, UserError
 
 
@@ -33,15 +34,16 @@ class DecisionBatch(NamedTuple):
     contexts: Trajectories  # (Q, K, T, ...)
     step: Tensor  # (Q,) int64, the step whose prefix was the query
     expert: Tensor  # (Q, T) int64, what the best behaviour policy would have done; -1 unknown
-    record: Transitions | None = None  # (S, C, ...) sets, each for one or more of the queries
-    set_of: Tensor | None = None  # (Q,) int64, which of the sets is a query's
+    record: Trajectories | None = None  # (n, T, ...) past episodes, of all agents in the batch
+    shown: Tensor | None = None  # (Q, E) int64, which of them are in a query's record; -1 none
     hidden: Tensor | None = None  # (Q, R) the hidden part of the task, where it is told in training
 
     @property
     def length(self) -> Tensor:
-        """Size of each query (Q,): of its set, or of its trajectories where there are no sets."""
-        if self.record is not None and self.set_of is not None:
-            return self.record.mask.sum(1)[self.set_of]  # queries that share a set stay together
+        """Steps of each query (Q,): of its record, or of its trajectories without one."""
+        if self.record is not None and self.shown is not None:
+            steps = F.pad(self.record.step_mask.sum(1), (0, 1))  # the last, of none, is 0
+            return steps[self.shown].sum(1)
         return self.current.step_mask.sum(1) + self.contexts.step_mask.sum((1, 2))
 
 
@@ -56,8 +58,9 @@ class DecisionLosses(NamedTuple):
 class DecisionTransformer(nn.Module):
     """Model that predicts an agent's action at each step of its current trajectory.
 
-    With `context: independent` the keys and values of a stored trajectory depend on nothing else.
-    `encode_contexts` makes them once, and `decide` uses them.
+    With `context: independent` the keys and values of a stored trajectory depend on nothing else,
+    and so do those of an episode of the record. `encode_contexts` and `encode_record` make them
+    once, and `decide` uses them.
     """
 
     def __init__(self, spec: Spec, config: DecisionConfig) -> None:
@@ -81,8 +84,8 @@ class DecisionTransformer(nn.Module):
         current: Trajectories,
         contexts: Trajectories,
         encoded: EncodedObservations | None = None,
-        record: Transitions | None = None,
-        set_of: Tensor | None = None,
+        record: Trajectories | None = None,
+        shown: Tensor | None = None,
     ) -> Tensor:
         """Logits (Q, T, A) of the action at each step of the current trajectories.
 
@@ -90,8 +93,8 @@ class DecisionTransformer(nn.Module):
             current: (Q, T, ...).
             contexts: (Q, K, T', ...).
             encoded: (Q, T, ...) the current observations, where they have been read already.
-            record: (S, C, ...) sets of the agents' past steps.
-            set_of: (Q,) int64, the set of each query; None if each has its own, in order.
+            record: (n, T, ...) past episodes of the agents.
+            shown: (Q, E) int64, which of them are in each query's record; -1 is none.
 
         Raises:
             ValueError: K is not the number of contexts the model was made for, or a record is
@@ -100,11 +103,11 @@ class DecisionTransformer(nn.Module):
         self._check(contexts, record)
         if encoded is None:
             encoded = self.encoders.observation(current.observations)
-        tokens = None if record is None else self.record_tokens(record)
-        y = self._outputs(current, contexts, encoded, tokens, set_of)
+        remembered = None if record is None else self.encode_record(record)
+        y = self._outputs(current, contexts, encoded, remembered, shown)
         return self.head(y, encoded.attack_targets)
 
-    def _check(self, contexts: Trajectories, record: Transitions | None) -> None:
+    def _check(self, contexts: Trajectories, record: Trajectories | None) -> None:
         """Checks that there are as many contexts as the model takes, and a record if it reads one.
 
         Raises:
@@ -126,48 +129,55 @@ class DecisionTransformer(nn.Module):
         current: Trajectories,
         contexts: Trajectories,
         encoded: EncodedObservations,
-        record: StepTokens | None,
-        set_of: Tensor | None,
+        remembered: Past | None,
+        shown: Tensor | None,
     ) -> Tensor:
-        """Outputs (Q, T, D), see `forward`; a record's steps are tokens already."""
+        """Outputs (Q, T, D), see `forward`; episodes of the record are encoded already."""
         K = contexts.actions.shape[1]
         if K and self.config.context == "concatenated":
             return self._concatenated(current, encoded, contexts)
         past = None
-        if record is not None:
-            past = self.read_record(record)
-            past = past if set_of is None else past.take(set_of)
+        if remembered is not None and shown is not None:
+            past = remembered.side_by_side(shown)
         if K:
-            flat = Trajectories(*(part.flatten(0, 1) for part in contexts))
-            kv = [
-                (self._side_by_side(k, K), self._side_by_side(v, K))
-                for k, v in self.encode_contexts(flat)
-            ]
-            past = Past(kv, self.visible(contexts.step_mask)).behind(past)
+            read = self.encode_contexts(Trajectories(*(part.flatten(0, 1) for part in contexts)))
+            rows = torch.arange(len(read.visible), device=read.visible.device).unflatten(0, (-1, K))
+            past = read.side_by_side(rows).behind(past)
         return self._decided(current, encoded, past)
 
-    def encode_record(self, record: Transitions) -> Past:
-        """Encodes sets of past steps (B, C, ...)."""
-        return self.read_record(self.record_tokens(record))
+    def encode_record(self, episodes: Trajectories) -> Past | None:
+        """Encodes past episodes (n, T, ...), each on its own; None where there are none.
 
-    def record_tokens(self, record: Transitions) -> StepTokens:
-        """Makes a token of each step of sets (B, C, ...)."""
-        assert self.following is not None
-        return step_tokens(record, self.encoders, self.following, self.role.weight[2])
-
-    def read_record(self, tokens: StepTokens) -> Past:
-        """Reads sets of past steps, `record_steps` of each at most."""
-        if tokens.mask.shape[1] > self.config.record_steps:
-            tokens = tokens.packed(self.config.record_steps)
-        return Past(tokens.read(self.transformer), tokens.mask)
-
-    def encode_contexts(self, contexts: Trajectories) -> KeyValues:
-        """Encodes trajectories (B, T, ...), each on its own.
-
-        Returns:
-            Keys and values per layer, each (B, heads, tokens, width / heads).
+        Episodes of about one length are read together.
         """
-        return self.transformer(self._context_tokens(contexts))[1]
+        if not len(episodes.actions):
+            return None
+        groups = split_by_length(episodes.step_mask.sum(1))
+        read = [self.encode_episodes(trimmed(episodes.take(group))) for group in groups]
+        return reduce(Past.beside, read).take(torch.cat(groups).argsort())
+
+    def encode_episodes(self, episodes: Trajectories) -> Past:
+        """Encodes past episodes (n, T, ...), each on its own, with all of its steps at once.
+
+        Of an episode with more than its share of `record_steps` every so many-th step is read.
+        """
+        assert self.following is not None
+        steps = transitions(Trajectories(*(part.unsqueeze(1) for part in episodes)))
+        tokens = step_tokens(steps, self.encoders, self.following, self.role.weight[2])
+        most = self.most_steps
+        if tokens.mask.shape[1] > most:
+            tokens = tokens.packed(most)
+        return tokens.read(self.transformer)
+
+    @property
+    def most_steps(self) -> int:
+        """Most steps of an episode of the record that are read."""
+        return max(self.config.record_steps // self.config.record, 1)
+
+    def encode_contexts(self, contexts: Trajectories) -> Past:
+        """Encodes trajectories (n, T, ...), each on its own."""
+        visible = self.visible(contexts.step_mask.unsqueeze(1))
+        return Past(self.transformer(self._context_tokens(contexts))[1], visible)
 
     def visible(self, step_mask: Tensor) -> Tensor:
         """Marks the tokens of steps that were played: (Q, K, T) bool -> (Q, K * tokens) bool."""
@@ -281,11 +291,6 @@ class DecisionTransformer(nn.Module):
         positions = visible.sum(1, keepdim=True) + self._action_positions(Q, L, x.device)
         return self.transformer(x, positions=positions)[0]
 
-    @staticmethod
-    def _side_by_side(kv: Tensor, K: int) -> Tensor:
-        """Joins the keys or values of a query's K contexts."""
-        return rearrange(kv, "(q k) h l d -> q h (k l) d", k=K)
-
     def _kinds(self, t: Trajectories, encoded: EncodedObservations) -> list[Tensor]:
         """Tokens g o a p of slices (..., T, ...), (..., T, D) each."""
         e = self.encoders
@@ -333,7 +338,7 @@ class DecisionTransformer(nn.Module):
         """
         self._check(batch.contexts, batch.record)
         encoded = self.encoders.observation(batch.current.observations)
-        tokens = None if batch.record is None else self.record_tokens(batch.record)
+        remembered = None if batch.record is None else self.encode_record(batch.record)
         labels, mask = self._labels(batch)
 
         def supervised(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -341,13 +346,9 @@ class DecisionTransformer(nn.Module):
             current, contexts = (trimmed(t.take(rows)) for t in (batch.current, batch.contexts))
             T = current.actions.shape[1]
             seen = EncodedObservations(*(part[rows, :T] for part in encoded))
-            sets = set_of = None
-            if tokens is not None:
-                numbers = rows if batch.set_of is None else batch.set_of[rows]
-                numbers, set_of = numbers.unique(return_inverse=True)
-                sets = StepTokens(*(part[numbers] for part in tokens)).packed()
+            shown = None if batch.shown is None else batch.shown[rows]
             here = mask[rows, :T]
-            y = self._outputs(current, contexts, seen, sets, set_of)[here]
+            y = self._outputs(current, contexts, seen, remembered, shown)[here]
             logits = self.head(y, seen.attack_targets[here])
             return logits, labels[rows, :T][here], self._hidden_error(y, batch.hidden, rows, here)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from maicc.models.batching import packing
 from maicc.models.transformer import KeyValues, append
 
 
@@ -19,7 +21,29 @@ class Past(NamedTuple):
 
     def take(self, rows: Tensor) -> Past:
         """Picks these rows."""
-        return Past([(k[rows], v[rows]) for k, v in self.kv], self.visible[rows])
+        kv = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.kv]
+        return Past(kv, self.visible[rows])
+
+    def side_by_side(self, rows: Tensor) -> Past:
+        """Joins the tokens of several rows each, without places that are empty in all.
+
+        Args:
+            rows: (S, E) int64, the rows that are joined; -1 is none.
+
+        Returns:
+            S rows of at most E * P tokens.
+        """
+        P = self.visible.shape[1]
+        visible = (self.visible[rows] & (rows >= 0).unsqueeze(-1)).flatten(1)
+        place = rows.clamp(min=0).unsqueeze(-1) * P + torch.arange(P, device=rows.device)
+        order = packing(visible)
+        place = place.flatten(1).gather(1, order)  # (S, p) of (Q * P)
+
+        def picked(x: Tensor) -> Tensor:
+            tokens = rearrange(x, "q h p d -> (q p) h d").index_select(0, place.flatten())
+            return rearrange(tokens, "(s p) h d -> s h p d", p=place.shape[1])
+
+        return Past([(picked(k), picked(v)) for k, v in self.kv], visible.gather(1, order))
 
     def beside(self, others: Past) -> Past:
         """Adds the rows of others below these; who sees fewer tokens gets some that are hidden."""

@@ -1,4 +1,7 @@
-"""An agent's past steps as a set: one token each, attending to each other without order."""
+"""Past steps as a set: one token each, attending to each other without order.
+
+A set is one episode of MAICC's record, or all that DPT remembers.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maicc.models.batching import packing
+from maicc.models.past import Past
 from maicc.models.tokens import TokenEncoders
-from maicc.models.transformer import KeyValues, Transformer
+from maicc.models.transformer import Transformer
 from maicc.types import Trajectories
 
 
@@ -37,13 +42,13 @@ class StepTokens(NamedTuple):
         row = torch.arange(len(order), device=order.device)[:, None]
         return StepTokens(self.x[row, order], self.mask[row, order])
 
-    def read(self, transformer: Transformer) -> KeyValues:
-        """Computes keys and values per layer, each (B, heads, C, width / heads)."""
+    def read(self, transformer: Transformer) -> Past:
+        """Computes the keys and values of each set."""
         itself = torch.eye(self.x.shape[1], dtype=torch.bool, device=self.x.device)
         # an empty place sees itself, so that its softmax is defined
         mask = (self.mask.unsqueeze(1) | itself).unsqueeze(1)
         no_outputs = torch.empty(len(self.x), 0, dtype=torch.long, device=self.x.device)
-        return transformer(self.x, mask, None, no_outputs)[1]
+        return Past(transformer(self.x, mask, None, no_outputs)[1], self.mask)
 
 
 def transitions(episodes: Trajectories) -> Transitions:
@@ -54,23 +59,6 @@ def transitions(episodes: Trajectories) -> Transitions:
         episodes.rewards, episodes.done, episodes.completed, episodes.step_mask,
     )  # fmt: skip
     return Transitions(*(part.flatten(1, 2) for part in parts))
-
-
-def packing(mask: Tensor, most: int | None = None) -> Tensor:
-    """Places (B, c) that stay when those are dropped which are empty in all sets; at least one.
-
-    Args:
-        mask: (B, C) bool, False at empty places.
-        most: Steps of a set that stay; of a larger set every so many-th one does. None keeps all.
-    """
-    size = mask.sum(1)
-    longest = max(int(size.max()) if len(size) else 0, 1)
-    order = (~mask).long().argsort(dim=1, stable=True)[:, :longest]
-    if most is not None and longest > most:
-        place = torch.arange(most, device=order.device).expand(len(order), most)
-        spread = place * size[:, None] // most
-        order = order.gather(1, torch.where(size[:, None] > most, spread, place))
-    return order
 
 
 def packed(steps: Transitions) -> Transitions:

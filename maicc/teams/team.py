@@ -15,9 +15,8 @@ from maicc.models.decision import DecisionTransformer
 from maicc.models.embedding import Embedding
 from maicc.models.observations import EncodedObservations
 from maicc.models.past import Past
-from maicc.models.record import packed, transitions
 from maicc.schema import check_options
-from maicc.teams.context_cache import ContextCache
+from maicc.teams.encoded import Encoded, own_ids
 from maicc.teams.lockstep import REPLAYED, EpisodeKeys, LockStepTeam
 from maicc.teams.lookups import LookupStats
 from maicc.teams.running import EpisodeEncoder, RunningPrefix
@@ -99,8 +98,15 @@ class Team(LockStepTeam):
             offline, self.online, k, memory.candidates, memory.alpha, memory.score, memory.margin,
             own_only=memory.source == "own",
         )  # fmt: skip
-        self.cache = ContextCache(self.decision, self.memory, memory.cache_gib)
         self.k, self.record = k, decision.config.record
+        token = 8 * decision.config.layers * decision.config.width  # bytes of keys and values
+        per_step = 1 if decision.config.tokens == "fused" else 4
+        self.encoded_contexts = Encoded(
+            self.decision.encode_contexts, spec.max_steps * per_step, token, memory.cache_gib
+        )
+        self.encoded_episodes = Encoded(
+            self.decision.encode_episodes, spec.max_steps, token, memory.cache_gib
+        )
 
     def on_episode_start(self) -> None:
         """Starts new prefixes, and sets the probability of asking the offline memory."""
@@ -129,7 +135,7 @@ class Team(LockStepTeam):
 
     def _read_from_now_on(self, rows: np.ndarray) -> None:
         """Lets the model read these rows too: their record and the steps so far, each once."""
-        t, seen = self._step, self._encode_record(rows)
+        t, seen = self._step, self._past_episodes(rows)
         if t:
             steps = Trajectories(*(part[:, :t] for part in self._current(rows)))
             encoded = EncodedObservations(*(part[:, :t] for part in self._encoder.take(rows)))
@@ -140,13 +146,34 @@ class Team(LockStepTeam):
             self._seen = seen.take(torch.from_numpy(np.argsort(reading)).to(self.device))
         self._reading = np.sort(reading)
 
-    def _encode_record(self, rows: np.ndarray) -> Past | None:
-        """Encodes the past episodes of these rows, once for the whole episode."""
-        if not self.decision.config.record:
+    def _past_episodes(self, rows: np.ndarray) -> Past | None:
+        """Gives what these rows' record shows, as encoded; None where it shows nothing."""
+        if not self.shown.shape[1]:
             return None
-        slots = self.shown[rows]
-        episodes = Trajectories(*(p[rows[:, None], slots] for p in self.online.trajectories))
-        return self.decision.encode_record(packed(transitions(self._tensors(episodes))))
+        row, slot = np.broadcast_arrays(rows[:, None], self.shown[rows])
+
+        def episodes(place: np.ndarray) -> Trajectories:
+            index = row.flat[place], slot.flat[place]
+            return self._tensors(Trajectories(*(part[index] for part in self.online.trajectories)))
+
+        return self.encoded_episodes.side_by_side(own_ids(row, slot), episodes)
+
+    def _retrieved(self, rows: np.ndarray, retrieval: Retrieval) -> Past:
+        """Gives the contexts that these rows (Q,) have retrieved, as encoded."""
+        item = retrieval.item  # (Q, K)
+        own = len(self.memory.offline) + own_ids(rows[:, None], item)
+        ids = np.where(retrieval.offline[:, None], item, own)
+
+        def contexts(place: np.ndarray) -> Trajectories:
+            found = self.memory.contexts(rows, retrieval)
+            flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in found))
+            return self._tensors(flat.take(place))
+
+        return self.encoded_contexts.side_by_side(np.where(item >= 0, ids, -1), contexts)
+
+    def kept_bytes(self) -> int:
+        """Memory of the keys and values of trajectories that were read."""
+        return self.encoded_contexts.bytes() + self.encoded_episodes.bytes()
 
     def _mixture_of_rows(self) -> schedule.Mixture:
         """Probabilities in this episode, as the schedule gives them; those of a run are equal."""
@@ -192,11 +219,11 @@ class Team(LockStepTeam):
             assert self.lookups is not None
             self.lookups.add(self._run[active], asked.offline, *self.memory.origin(active, asked))
         if retrieval is not None and self.decision.config.context == "concatenated":
-            contexts = self.cache.tensors(self.memory.contexts(rows, retrieval))
+            contexts = self._tensors(self.memory.contexts(rows, retrieval))
             current, encoded = self._current(rows), self._encoder.take(rows)
             logits = self.decision(current, contexts, encoded)[:, -1]
         else:
-            past = None if retrieval is None else self.cache.encoded(rows, retrieval)
+            past = None if retrieval is None else self._retrieved(rows, retrieval)
             first = max(t - 1, 0)
             logits, self._seen = self.decision.extend(
                 self._current(rows, first), self._encoder.take(rows, first), t, self._seen, past
@@ -260,9 +287,12 @@ class Team(LockStepTeam):
 
     def on_stored(self, places: np.ndarray) -> None:
         """Forgets keys and values of the trajectories that were at these places before."""
-        self.cache.forget(places)
+        ids = own_ids(np.arange(len(places)), places)
+        self.encoded_episodes.forget(ids)
+        self.encoded_contexts.forget(len(self.memory.offline) + ids)
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        """Goes on from a `state`, with an empty cache."""
+        """Goes on from a `state`, with nothing encoded."""
         super().load_state(state)
-        self.cache.clear()
+        self.encoded_episodes.clear()
+        self.encoded_contexts.clear()

@@ -22,7 +22,6 @@ from maicc.memory import best_and_latest
 from maicc.memory.utility import hybrid_utility, top_k
 from maicc.models.batching import tensors
 from maicc.models.decision import DecisionBatch
-from maicc.models.record import Transitions, packed, transitions
 from maicc.streams import Stream
 from maicc.training.offline_keys import OfflineKeys
 from maicc.training.retrieval_data import RetrievalData
@@ -100,8 +99,11 @@ class RecordData(RetrievalData):
                 context = self.neighbours(item, last, rng)
             batch = self._batch(item, context, last)
             if self.record:
-                record = self._record([part.memory for part in drawn])
-                batch = batch._replace(record=record, set_of=torch.from_numpy(set_of))
+                shown = self._shown([part.memory for part in drawn])
+                episodes, place = np.unique(shown[shown >= 0], return_inverse=True)
+                shown[shown >= 0] = place
+                record = tensors(self.stored.take(episodes))
+                batch = batch._replace(record=record, shown=torch.from_numpy(shown[set_of]))
             yield batch
             step += 1
 
@@ -150,11 +152,11 @@ class RecordData(RetrievalData):
             chosen = reached[top_k(score, reached[None], self.k, _MARGIN)[0]]
         return chosen
 
-    def _record(self, memories: list[np.ndarray]) -> Transitions:
-        """Takes the steps of the episodes that memories show in a record."""
+    def _shown(self, memories: list[np.ndarray]) -> np.ndarray:
+        """Chooses the episodes (S, E) that memories show in a record; -1 where they have fewer."""
         assert self.record is not None
         shown = np.full((len(memories), self.record), -1)
         for row, memory in zip(shown, memories, strict=True):
             chosen = best_and_latest(self.team_return[None, memory], self.record)[0]
             row[: len(chosen)] = memory[chosen]
-        return packed(transitions(tensors(self.stored.take(shown))))
+        return shown
