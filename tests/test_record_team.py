@@ -61,8 +61,8 @@ def test_a_record_ends_with_its_agents_death_in_teams_of_any_size(models):
     lived = stored[np.arange(8)[:, None], team.online.choose(2, 1.0)].sum((1, 2))
     now = env.reset([9] * 3)
     team.act(now.observations, now.action_mask, there)
-    before = team._seen.visible[:, :-1]  # but for the token of the running step
-    assert before.sum(1).tolist() == lived.tolist()
+    seen = team._seen.visible.sum(1) - 1  # but for the token of the running step
+    assert seen.tolist() == lived.tolist()
     assert (lived[[1, 4, 6]] == 8).all()  # four steps in each of two episodes
     assert (lived[[0, 2, 3, 5, 7]] > 8).all()
 

@@ -265,12 +265,10 @@ class DecisionTransformer(nn.Module):
         Returns:
             Outputs at `positions`, and the past with these tokens behind it.
         """
-        visible = torch.ones(*x.shape[:2], dtype=torch.bool, device=x.device)
         if past is None:
             y, kv = self.transformer(x, positions=positions)
-            return y, Past(kv, visible)
-        y, kv = self.transformer.extend(x, past.kv, past.visible, positions)
-        return y, Past(kv, torch.cat([past.visible, visible], 1))
+            return y, Past(kv, torch.ones(*x.shape[:2], dtype=torch.bool, device=x.device))
+        return past.extend(self.transformer, x, positions)
 
     def _concatenated(
         self, current: Trajectories, encoded: EncodedObservations, contexts: Trajectories

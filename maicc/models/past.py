@@ -10,19 +10,46 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maicc.models.batching import packing
-from maicc.models.transformer import KeyValues, append
+from maicc.models.transformer import KeyValues, Transformer, append
 
 
 class Past(NamedTuple):
-    """What is encoded already, and may be looked at: P tokens of records and contexts."""
+    """What is encoded already, and may be looked at: P tokens of records and contexts.
+
+    Some of the last places may be empty, for tokens to come.
+    """
 
     kv: KeyValues  # per layer: keys and values, each (Q, heads, P, width / heads)
     visible: Tensor  # (Q, P) bool, False where a token stands for no step
+    room: int = 0  # places at the end that are empty
+
+    def with_room(self, tokens: int) -> Past:
+        """Copies this with so many empty places at the end."""
+        more = tokens - self.room
+        kv = [(F.pad(k, (0, 0, 0, more)), F.pad(v, (0, 0, 0, more))) for k, v in self.kv]
+        return Past(kv, F.pad(self.visible, (0, more)), tokens)
+
+    def extend(
+        self, transformer: Transformer, x: Tensor, positions: Tensor | None
+    ) -> tuple[Tensor, Past]:
+        """Reads new tokens (Q, L, D) that see these and, causally, each other.
+
+        Returns:
+            Outputs at `positions`, and the past with the new tokens behind it: in its empty places,
+            if it has any, or else in a copy.
+        """
+        L, P = x.shape[1], self.visible.shape[1] - self.room
+        if not self.room:
+            y, kv = transformer.extend(x, self.kv, self.visible, positions)
+            return y, Past(kv, F.pad(self.visible, (0, L), value=True))
+        y, _ = transformer.extend(x, self.kv, self.visible[:, :P], positions, at=P)
+        self.visible[:, P : P + L] = True
+        return y, self._replace(room=self.room - L)
 
     def take(self, rows: Tensor) -> Past:
         """Picks these rows."""
         kv = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.kv]
-        return Past(kv, self.visible[rows])
+        return Past(kv, self.visible[rows], self.room)
 
     def side_by_side(self, rows: Tensor) -> Past:
         """Joins the tokens of several rows each, without places that are empty in all.
@@ -47,9 +74,11 @@ class Past(NamedTuple):
 
     def beside(self, others: Past) -> Past:
         """Adds the rows of others below these; who sees fewer tokens gets some that are hidden."""
-        P = max(self.visible.shape[1], others.visible.shape[1])
+        room = max(self.room, others.room)
+        pasts = [past if past.room == room else past.with_room(room) for past in (self, others)]
+        P = max(past.visible.shape[1] for past in pasts)
         parts = []
-        for past in (self, others):
+        for past in pasts:
             fewer = P - past.visible.shape[1]
             kv = [(F.pad(k, (0, 0, fewer, 0)), F.pad(v, (0, 0, fewer, 0))) for k, v in past.kv]
             parts.append(Past(kv, F.pad(past.visible, (fewer, 0))))
@@ -57,7 +86,7 @@ class Past(NamedTuple):
             (torch.cat([k, other_k]), torch.cat([v, other_v]))
             for (k, v), (other_k, other_v) in zip(parts[0].kv, parts[1].kv, strict=True)
         ]
-        return Past(kv, torch.cat([parts[0].visible, parts[1].visible]))
+        return Past(kv, torch.cat([parts[0].visible, parts[1].visible]), room)
 
     def latest(self, tokens: int) -> Past:
         """Picks the last so many tokens."""

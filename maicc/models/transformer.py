@@ -33,6 +33,7 @@ class Attention(nn.Module):
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
         positions: Tensor | None = None,
+        at: int | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Outputs of the new tokens, and keys and values of all tokens.
 
@@ -43,6 +44,8 @@ class Attention(nn.Module):
             past: Keys and values of the P earlier tokens, (B, h, P, d) each.
             positions: (B, n) the new tokens that look; all of them by default. Every new token is
                 looked at in any case.
+            at: The past has places for tokens to come, of which this is the first. The new tokens
+                are written there. None if it has none.
 
         Returns:
             (B, L, D) outputs, or (B, n, D), and keys and values of the past with the new tokens
@@ -51,8 +54,11 @@ class Attention(nn.Module):
         # each (B, h, L, d)
         q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
         all_k, all_v = k, v  # (B, h, P + L, d)
-        if past is not None:
+        if past is not None and at is None:
             all_k, all_v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        elif past is not None:
+            all_k, all_v = (part[:, :, : at + k.shape[2]] for part in past)
+            all_k[:, :, at:], all_v[:, :, at:] = k, v
         if positions is not None:
             mask = _mask_rows(mask, positions, k.shape[2])  # (B, 1, n, P + L)
             q = q.gather(2, positions[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
@@ -93,9 +99,10 @@ class Block(nn.Module):
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
         positions: Tensor | None = None,
+        at: int | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Outputs of the new tokens, and keys and values of all; see `Attention.forward`."""
-        attended, kv = self.attention(self.attention_norm(x), mask, past, positions)
+        attended, kv = self.attention(self.attention_norm(x), mask, past, positions, at)
         x = (x if positions is None else take_tokens(x, positions)) + self.drop(attended)
         return x + self.drop(self.mlp(self.mlp_norm(x))), kv
 
@@ -116,6 +123,7 @@ class Transformer(nn.Module):
         mask: Tensor | None = None,
         past: KeyValues | None = None,
         positions: Tensor | None = None,
+        at: int | None = None,
     ) -> tuple[Tensor, KeyValues]:
         """Outputs of the new tokens, and keys and values of all tokens in every layer.
 
@@ -126,6 +134,8 @@ class Transformer(nn.Module):
             past: Keys and values of P earlier tokens, as returned for them.
             positions: (B, n) the new tokens whose outputs are wanted; all of them by default. The
                 last layer computes no others.
+            at: First of the past's places for tokens to come, where it has any; the new tokens are
+                written there, and P is this number.
 
         Returns:
             (B, L, D) outputs, or (B, n, D), and per layer keys and values of the past with the new
@@ -139,12 +149,17 @@ class Transformer(nn.Module):
         x, kv = self.drop(x), []
         for i, block in enumerate(self.blocks):
             last = i == len(self.blocks) - 1
-            x, layer = block(x, mask, past[i] if past else None, positions if last else None)
+            x, layer = block(x, mask, past[i] if past else None, positions if last else None, at)
             kv.append(layer)
         return self.norm(x), kv
 
     def extend(
-        self, x: Tensor, past: KeyValues, visible: Tensor, positions: Tensor | None = None
+        self,
+        x: Tensor,
+        past: KeyValues,
+        visible: Tensor,
+        positions: Tensor | None = None,
+        at: int | None = None,
     ) -> tuple[Tensor, KeyValues]:
         """Reads new tokens (B, L, D) that see parts of a past and, causally, each other.
 
@@ -152,6 +167,7 @@ class Transformer(nn.Module):
             past: Keys and values of P earlier tokens.
             visible: (B, P) bool, the earlier tokens that are seen.
             positions: As in `forward`.
+            at: As in `forward`.
 
         Returns:
             Outputs, and keys and values, as in `forward`.
@@ -159,7 +175,7 @@ class Transformer(nn.Module):
         B, L = x.shape[:2]
         among = causal_mask(L, device=x.device).expand(B, L, L)
         mask = torch.cat([visible.unsqueeze(1).expand(B, L, -1), among], 2).unsqueeze(1)
-        return self(x, mask, past, positions)
+        return self(x, mask, past, positions, at)
 
 
 def initialise(module: nn.Module, layers: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from maicc.models.past import Past
 from maicc.types import Trajectories
 
-_BATCH = 16
+_BATCH = 32
 _ROW = 1_000_000  # more trajectories than an agent ever stores: ids of one row meet no other row's
 
 
@@ -75,10 +75,8 @@ class Encoded:
             self._store(new, list(missing), max_slots)
         assert self.slots is not None
         slots = np.array([self.slot_of[i] for i in ids.reshape(-1).tolist()])
-        used, place = np.unique(slots, return_inverse=True)
-        device = self.slots.visible.device
-        rows = torch.from_numpy(place.reshape(ids.shape)).to(device)
-        return self.slots.take(torch.from_numpy(used).to(device)).side_by_side(rows)
+        rows = torch.from_numpy(slots.reshape(ids.shape)).to(self.slots.visible.device)
+        return self.slots.side_by_side(rows)
 
     def forget(self, ids: np.ndarray) -> None:
         """Forgets the trajectories with these ids (n,), which others have from now on."""
@@ -112,27 +110,30 @@ class Encoded:
         n_slots = 0 if self.slots is None else len(self.slots.visible)
         if end > n_slots:
             n_slots = max(min(2 * start, max_slots), end, min(1024, max_slots))
-            self.slots = _larger(new, self.slots, start, n_slots)
+            larger = _empty(new, n_slots)
+            if self.slots is not None:
+                _copy(self.slots, larger, 0, start)
+            self.slots = larger
         assert self.slots is not None
-        for slots, layer in zip(self.slots.kv, new.kv, strict=True):
-            for part, new_part in zip(slots, layer, strict=True):
-                part[start:end] = new_part
-        self.slots.visible[start:end] = new.visible
+        _copy(new, self.slots, start, end)
         self.slot_of.update({id_: start + i for i, id_ in enumerate(ids)})
         self.n_used = end
 
 
-def _larger(like: Past, slots: Past | None, used: int, n_slots: int) -> Past:
-    """Makes room for so many rows like those of a past, with the first `used` ones of `slots`."""
+def _empty(like: Past, rows: int) -> Past:
+    """Makes so many empty rows of the sizes of another past."""
 
-    def grown(part: Tensor, old: Tensor | None) -> Tensor:
-        larger = part.new_zeros((n_slots, *part.shape[1:]))
-        if old is not None:
-            larger[:used] = old[:used]
-        return larger
+    def zeros(part: Tensor) -> Tensor:
+        _, heads, tokens, width = part.shape  # in memory a token's heads are side by side
+        return part.new_zeros(rows, tokens, heads, width).transpose(1, 2)
 
-    kv = [
-        (grown(k, slots and slots.kv[i][0]), grown(v, slots and slots.kv[i][1]))
-        for i, (k, v) in enumerate(like.kv)
-    ]
-    return Past(kv, grown(like.visible, slots and slots.visible))
+    kv = [(zeros(k), zeros(v)) for k, v in like.kv]
+    return Past(kv, like.visible.new_zeros(rows, like.visible.shape[1]))
+
+
+def _copy(source: Past, to: Past, start: int, end: int) -> None:
+    """Copies the first rows of a past into the rows from `start` to `end` of another."""
+    for from_layer, to_layer in zip(source.kv, to.kv, strict=True):
+        for from_part, to_part in zip(from_layer, to_layer, strict=True):
+            to_part[start:end] = from_part[: end - start]
+    to.visible[start:end] = source.visible[: end - start]

@@ -100,9 +100,9 @@ class Team(LockStepTeam):
         )  # fmt: skip
         self.k, self.record = k, decision.config.record
         token = 8 * decision.config.layers * decision.config.width  # bytes of keys and values
-        per_step = 1 if decision.config.tokens == "fused" else 4
+        self._longest = spec.max_steps * (1 if decision.config.tokens == "fused" else 4)  # tokens
         self.encoded_contexts = Encoded(
-            self.decision.encode_contexts, spec.max_steps * per_step, token, memory.cache_gib
+            self.decision.encode_contexts, self._longest, token, memory.cache_gib
         )
         self.encoded_episodes = Encoded(
             self.decision.encode_episodes, spec.max_steps, token, memory.cache_gib
@@ -144,6 +144,8 @@ class Team(LockStepTeam):
         if seen is not None:
             seen = seen if self._seen is None else self._seen.beside(seen)
             self._seen = seen.take(torch.from_numpy(np.argsort(reading)).to(self.device))
+            if not self.memory.k and not self._seen.room:
+                self._seen = self._seen.with_room(self._longest)
         self._reading = np.sort(reading)
 
     def _past_episodes(self, rows: np.ndarray) -> Past | None:
