@@ -332,10 +332,8 @@ def test_shipped_configurations_parse(name, capsys):
     assert not stop.value.code
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["family"] == name
-    encoder = "entities" if name in BATTLES else "flat"
-    assert (
-        shown["embedding"]["model"]["encoder"] == shown["decision"]["model"]["encoder"] == encoder
-    )
+    encoders = [shown[fit]["model"]["encoder"] for fit in ("embedding", "decision")]
+    assert encoders == (["entities"] * 2 if name in BATTLES else ["flat", "fourier"])
 
 
 def test_json_stands_alone_where_an_environment_prints(tiny_run, monkeypatch, capsys):

@@ -46,7 +46,7 @@ def contexts_of(slices: Trajectories, index) -> Trajectories:
     return slices.take(torch.as_tensor(index))
 
 
-@pytest.mark.parametrize("encoder", ["flat", "entities"])
+@pytest.mark.parametrize("encoder", ["flat", "fourier", "entities"])
 @pytest.mark.parametrize(("tokens", "context"), FORMS)
 def test_an_action_follows_from_what_came_before_it(slices, tokens, context, encoder):
     """Changing a step's own action and outcome, or anything later, leaves its logits equal."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from maicc.envs import get_family
 from maicc.models.decision import DecisionTransformer
 from maicc.models.embedding import Embedding
 from maicc.models.heads import ActionHead, DynamicsHead
-from maicc.models.observations import observation_encoder, split_entities
+from maicc.models.observations import fourier_features, observation_encoder, split_entities
 from maicc.types import ObsLayout, Spec, UserError
 
 LAYOUT = ObsLayout(own=(14, 3), allies=(0, 2, 4), enemies=(8, 3, 2), attack=2)
@@ -179,3 +180,16 @@ def test_a_family_without_enemies():
         4,
         2,
     )
+
+
+def test_fourier_features_by_hand():
+    x = torch.tensor([[0.5, 3.0]])
+    read = fourier_features(x)
+    assert read.shape == (1, 2 * 11)
+    assert torch.equal(read[:, :2], x)
+    lengths = [2, 4, 8, 16, 32]
+    sines = [math.sin(2 * math.pi * number / length) for length in lengths for number in (0.5, 3)]
+    cosines = [math.cos(2 * math.pi * number / length) for length in lengths for number in (0.5, 3)]
+    assert read[0, 2:].tolist() == pytest.approx(sines + cosines, abs=1e-5)
+    places = fourier_features(torch.arange(32.0)[:, None])[:, 1:]
+    assert torch.pdist(places).min() > 0.15  # none of 32 rows looks like another

@@ -10,7 +10,7 @@ from maicc.config import RunConfig, TransformerConfig
 from maicc.data.dataset import EpisodeFile
 from maicc.envs import TaskFamily
 from maicc.experiments.validate import count_episodes
-from maicc.models.observations import HIDDEN
+from maicc.models.observations import HIDDEN, WAVES
 from maicc.types import Spec
 
 _GIB = 2**30
@@ -112,8 +112,9 @@ def _policy_step(queries: int, fit: Any, model: Any, spec: Spec) -> float:
 
 def _observation(model: TransformerConfig, spec: Spec) -> float:
     """Bytes that training keeps of the encoding of one observation."""
-    if model.encoder == "flat" or spec.layout is None:
-        return 4 * (spec.observation_size + 4 * HIDDEN + model.width)
+    if model.encoder != "entities" or spec.layout is None:
+        read = spec.observation_size * (1 + 2 * WAVES * (model.encoder == "fourier"))
+        return 4 * (2 * read + 4 * HIDDEN + model.width)
     entities = 1 + spec.layout.allies[1] + spec.layout.enemies[1]
     return entities * HIDDEN * _KEPT
 

@@ -1,8 +1,9 @@
-"""Encoders of observations: flat, or by entities.
+"""Encoders of observations: flat, with Fourier features, or by entities.
 
-`flat` reads an observation as one padded vector (METHOD.md, section 2). `entities` reads it by an
-`ObsLayout`, with a transformer over the agent and those in sight. An attack is then scored against
-the one it is aimed at, in a team of any size, and what was learnt of one enemy holds for all.
+`flat` reads an observation as one padded vector (METHOD.md, section 2). `fourier` also reads the
+sines and cosines of its numbers (Tancik et al. 2020). `entities` reads it by an `ObsLayout`, with a
+transformer over the agent and those in sight. An attack is then scored against the one it is aimed
+at, in a team of any size, and what was learnt of one enemy holds for all.
 
 Dimensions: O numbers of an observation, F numbers of an entity, E entities, A allies, M enemies, of
 which each has its own attack, D width.
@@ -10,6 +11,7 @@ which each has its own attack, D width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ from maicc.models.transformer import Transformer, take_tokens
 from maicc.types import ObsLayout, Spec
 
 HIDDEN = 64
+WAVES = 5  # wavelengths of `fourier`: 2, 4, 8, ...
 _HEADS = 4
 
 
@@ -46,20 +49,34 @@ class EncodedObservations(NamedTuple):
 
 
 class FlatObservation(nn.Module):
-    """An MLP [64, 64] on the whole vector."""
+    """An MLP [64, 64] on the whole vector.
 
-    def __init__(self, spec: Spec, width: int) -> None:
+    Args:
+        fourier: Read the sine and cosine of each number too. By them places on a board are told
+            apart at once, where an MLP learns slowly to tell them apart by the numbers alone.
+    """
+
+    def __init__(self, spec: Spec, width: int, *, fourier: bool = False) -> None:
         super().__init__()
+        self.fourier = fourier
+        read = spec.observation_size * (1 + 2 * WAVES * fourier)
         self.layers = nn.Sequential(
-            nn.Linear(spec.observation_size, HIDDEN), nn.ReLU(),
+            nn.Linear(read, HIDDEN), nn.ReLU(),
             nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
             nn.Linear(HIDDEN, width),
         )  # fmt: skip
 
     def forward(self, observations: Tensor) -> EncodedObservations:
         """Reads (..., O) as one vector each."""
-        embedding = self.layers(observations)
+        x = fourier_features(observations) if self.fourier else observations
+        embedding = self.layers(x)
         return EncodedObservations(embedding, embedding.new_zeros(*embedding.shape[:-1], 0, HIDDEN))
+
+
+def fourier_features(x: Tensor) -> Tensor:
+    """Puts the sines and cosines of numbers behind them: (..., O) -> (..., O * (1 + 2 * WAVES))."""
+    angle = torch.cat([x * (math.pi / 2**i) for i in range(WAVES)], -1)
+    return torch.cat([x, angle.sin(), angle.cos()], -1)
 
 
 class Entities(NamedTuple):
@@ -219,15 +236,15 @@ class EntityObservation(nn.Module):
 
 
 def observation_encoder(spec: Spec, width: int, encoder: str) -> nn.Module:
-    """Makes the encoder that is named `flat` or `entities`.
+    """Makes the encoder that is named `flat`, `fourier` or `entities`.
 
     Raises:
         UserError: entities are asked for and the family has no layout.
     """
     check_encoder(encoder, spec)
-    if encoder == "flat":
-        return FlatObservation(spec, width)
-    return EntityObservation(spec, width)
+    if encoder == "entities":
+        return EntityObservation(spec, width)
+    return FlatObservation(spec, width, fourier=encoder == "fourier")
 
 
 def layout_of(spec: Spec) -> ObsLayout:
