@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from glob import escape
 from io import BytesIO
+from math import prod
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryFile, gettempdir
@@ -23,6 +24,8 @@ from zipfile import is_zipfile
 from filelock import FileLock, Timeout
 
 from maicc.types import UserError
+
+_PIECE = 2**26  # bytes of an array that are read at a time, for its digest
 
 
 @dataclass(frozen=True)
@@ -195,11 +198,24 @@ def store(group: Any, name: str, array: Any, **options: Any) -> None:
     group.create_dataset(name, data=array, fletcher32=bool(array.size), **options)
 
 
+def mapped(array: Any) -> Any:
+    """An array of an HDF5 file that stays on disk until it is read, if it lies there in one piece.
+
+    Else it is read now. Arrays that h5py writes by default lie in one piece.
+    """
+    import numpy as np
+
+    offset = array.id.get_offset()
+    if offset is None or not array.size:
+        return array[()]
+    return np.memmap(array.file.filename, array.dtype, "r", offset, array.shape)
+
+
 def arrays_digest(file: Any) -> str:
-    """SHA-256 of all arrays of an HDF5 file, which are read one after the other."""
+    """SHA-256 of all arrays of an HDF5 file, which are read in pieces."""
     names: list[str] = []
     file.visit(names.append)
-    return _digest((name, file[name][()]) for name in names if hasattr(file[name], "dtype"))
+    return _digest((name, file[name]) for name in names if hasattr(file[name], "dtype"))
 
 
 @contextmanager
@@ -274,7 +290,12 @@ def _digest(arrays: Iterable[tuple[str, Any]]) -> str:
     digest = hashlib.sha256()
     for name, array in arrays:
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-        digest.update(array.tobytes())
+        if not array.shape:
+            digest.update(array[()].tobytes())
+            continue
+        rows = max(_PIECE // max(array.dtype.itemsize * prod(array.shape[1:]), 1), 1)
+        for first in range(0, len(array), rows):
+            digest.update(array[first : first + rows].tobytes())
     return digest.hexdigest()
 
 

@@ -66,14 +66,31 @@ class KeyIndex:
         rng = np.random.default_rng([seed, Stream.KEY_ORDER])
         steps = []
         for t in range(vectors.shape[1]):
-            items = rng.permutation(np.flatnonzero(played[:, t]))
-            keys = np.ascontiguousarray(vectors[items, t], np.float32)
-            first, group = _equal_rows(keys)
-            by_group = np.argsort(group, kind="stable")
-            offsets = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=len(first)))])
-            index = _make_index(keys[first], vectors.shape[2], factory)
-            steps.append(_Step(index, offsets.astype(np.int64), items[by_group].astype(np.int64)))
+            keys, sizes, members = _grouped(vectors, played, t, rng)
+            index = _make_index(keys, vectors.shape[2], factory)
+            steps.append(_Step(index, np.concatenate([[0], sizes.cumsum()]), members))
         return cls(steps)
+
+    def add(self, vectors: np.ndarray, played: np.ndarray, first: int, seed: int = 0) -> None:
+        """Adds the keys of more trajectories, without building or training an index anew.
+
+        A key that equals an older one is stored beside it.
+
+        Args:
+            vectors: (M, T, D) float32, unit norm.
+            played: (M, T) bool; only these get keys.
+            first: Number of the first of these trajectories; those that follow are numbered on.
+            seed: As in `build`.
+        """
+        rng = np.random.default_rng([seed, Stream.KEY_ORDER])
+        for t, step in enumerate(self.steps):
+            keys, sizes, members = _grouped(vectors, played, t, rng)
+            if len(keys):
+                step.index.add(keys)
+            offsets = np.concatenate([step.offsets, step.offsets[-1] + sizes.cumsum()])
+            self.steps[t] = _Step(
+                step.index, offsets, np.concatenate([step.members, first + members])
+            )
 
     def search(self, step: int, queries: np.ndarray, n: int, tie: np.ndarray) -> Candidates:
         """Finds the `n` trajectories with the most similar keys at `step`, for each query.
@@ -176,6 +193,18 @@ class KeyIndex:
             return index if resources is None else faiss.index_cpu_to_gpu(resources, 0, index)
 
         return KeyIndex([step._replace(index=moved(step.index)) for step in self.steps])
+
+
+def _grouped(
+    vectors: np.ndarray, played: np.ndarray, t: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct keys (U, D) of step t, how many trajectories share each (U,), and these (M',)."""
+    items = rng.permutation(np.flatnonzero(played[:, t]))
+    keys = np.ascontiguousarray(vectors[items, t], np.float32)
+    first, group = _equal_rows(keys)
+    by_group = np.argsort(group, kind="stable")
+    sizes = np.bincount(group, minlength=len(first)).astype(np.int64)
+    return keys[first], sizes, items[by_group].astype(np.int64)
 
 
 def distinct(keys: np.ndarray) -> np.ndarray:

@@ -111,6 +111,24 @@ def test_saved_and_loaded(tmp_path):
         assert np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("factory", ["Flat", "SQfp16", "IVF32,Flat;nprobe=32", "HNSW32"])
+def test_keys_that_are_added_are_found_as_if_built_with_the_others(factory):
+    rng = np.random.default_rng(4)
+    vectors, played = unit(rng, 400, 2, 8), rng.random((400, 2)) < 0.8
+    vectors[390] = vectors[395]  # equal keys among the added ones count as one
+    played[[390, 395], 1] = True
+    whole = KeyIndex.build(vectors, played, factory)
+    grown = KeyIndex.build(vectors[:380], played[:380], factory)
+    grown.add(vectors[380:], played[380:], first=380)
+    queries = np.concatenate([unit(rng, 20, 8), vectors[[395], 1]])
+    a, b = (index.search(1, queries, 9, np.zeros(21)) for index in (whole, grown))
+    assert np.allclose(a.similarity, b.similarity, atol=1e-6)
+    assert np.array_equal(np.sort(a.item[:20]), np.sort(b.item[:20]))
+    assert set(b.item[20, :2]) == {390, 395}
+    assert len(grown.steps[1].offsets) == len(whole.steps[1].offsets)
+    assert not played[np.setdiff1d(np.arange(400), grown.steps[0].members), 0].any()
+
+
 def test_recall_of_an_approximate_index_is_measured():
     rng = np.random.default_rng(2)
     centres = unit(rng, 20, 16)

@@ -18,7 +18,15 @@ from tqdm import tqdm
 from maicc.data.dataset import EpisodeFile
 from maicc.data.returns import normalised
 from maicc.data.slices import Slices, slices
-from maicc.files import arrays_digest, first_line, hdf5_to_read, hdf5_to_write, locked, store
+from maicc.files import (
+    arrays_digest,
+    first_line,
+    hdf5_to_read,
+    hdf5_to_write,
+    locked,
+    mapped,
+    store,
+)
 from maicc.memory import KeyIndex, OfflineMemory
 from maicc.models.batching import trimmed
 from maicc.models.embedding import Embedding
@@ -28,12 +36,13 @@ from maicc.types import Spec, Trajectories, UserError
 GIVEN = "keys.safetensors"  # in a bundle
 _SCHEMA = 2
 _BATCH = 64  # trajectories per forward pass
+_FIX = "remove it and it is made again"
 
 
 class OfflineKeys(NamedTuple):
     """Keys of a dataset's trajectories, in their order."""
 
-    vectors: np.ndarray  # (M, T, D) float32, unit norm
+    vectors: np.ndarray  # (M, T, D) float32, unit norm; on disk, where their file can be kept
     individual_return: np.ndarray  # (M,) predicted
     index: KeyIndex  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
 
@@ -67,12 +76,15 @@ def offline_keys(
         try:
             with hdf5_to_write(path) as file:
                 file.attrs["content"] = content
-                store(file, "vectors", keys.vectors)
+                file["vectors"] = keys.vectors  # in one piece, see `mapped`
                 store(file, "individual_return", keys.individual_return)
                 keys.index.save(file.create_group("index"))
                 file.attrs["digest"] = arrays_digest(file)
         except OSError as error:
             print(f"{path}: the keys are not kept, and are made again next time ({error.strerror})")
+        else:
+            with hdf5_to_read(path, _FIX) as file:
+                keys = keys._replace(vectors=mapped(file["vectors"]))
         return keys
 
 
@@ -136,14 +148,14 @@ def embed(
 
 
 def _read(path: Path, content: str) -> OfflineKeys:
-    with hdf5_to_read(path, "remove it and it is made again") as file:
+    with hdf5_to_read(path, _FIX) as file:
         if file.attrs["content"] != content:
             raise UserError(f"{path}: holds the keys of another model or dataset; remove it")
         digest = arrays_digest(file)
         if file.attrs.get("digest", digest) != digest:  # version 0.1 wrote none
             raise UserError(f"{path}: damaged; remove it and it is made again")
         index = KeyIndex.load(file["index"])
-        return OfflineKeys(file["vectors"][:], file["individual_return"][:], index)
+        return OfflineKeys(mapped(file["vectors"]), file["individual_return"][:], index)
 
 
 def offline_memory(keys: OfflineKeys | None, stored: Slices, spec: Spec) -> OfflineMemory:
