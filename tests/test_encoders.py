@@ -11,7 +11,7 @@ from maicc.envs import get_family
 from maicc.models.decision import DecisionTransformer
 from maicc.models.embedding import Embedding
 from maicc.models.heads import ActionHead, DynamicsHead
-from maicc.models.observations import fourier_features, observation_encoder, split_entities
+from maicc.models.observations import observation_encoder, split_entities, waves
 from maicc.types import ObsLayout, Spec, UserError
 
 LAYOUT = ObsLayout(own=(14, 3), allies=(0, 2, 4), enemies=(8, 3, 2), attack=2)
@@ -182,14 +182,10 @@ def test_a_family_without_enemies():
     )
 
 
-def test_fourier_features_by_hand():
-    x = torch.tensor([[0.5, 3.0]])
-    read = fourier_features(x)
-    assert read.shape == (1, 2 * 11)
-    assert torch.equal(read[:, :2], x)
+def test_sines_and_cosines_by_hand():
     lengths = [2, 4, 8, 16, 32]
     sines = [math.sin(2 * math.pi * number / length) for length in lengths for number in (0.5, 3)]
     cosines = [math.cos(2 * math.pi * number / length) for length in lengths for number in (0.5, 3)]
-    assert read[0, 2:].tolist() == pytest.approx(sines + cosines, abs=1e-5)
-    places = fourier_features(torch.arange(32.0)[:, None])[:, 1:]
+    assert waves(torch.tensor([0.5, 3.0])).tolist() == pytest.approx(sines + cosines, abs=1e-5)
+    places = waves(torch.arange(32.0)[:, None])
     assert torch.pdist(places).min() > 0.15  # none of 32 rows looks like another

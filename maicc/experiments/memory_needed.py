@@ -113,8 +113,8 @@ def _policy_step(queries: int, fit: Any, model: Any, spec: Spec) -> float:
 def _observation(model: TransformerConfig, spec: Spec) -> float:
     """Bytes that training keeps of the encoding of one observation."""
     if model.encoder != "entities" or spec.layout is None:
-        read = spec.observation_size * (1 + 2 * WAVES * (model.encoder == "fourier"))
-        return 4 * (2 * read + 4 * HIDDEN + model.width)
+        read = spec.observation_size * (1 + 4 * WAVES * (model.encoder == "fourier"))
+        return 4 * (read + 4 * HIDDEN + model.width)
     entities = 1 + spec.layout.allies[1] + spec.layout.enemies[1]
     return entities * HIDDEN * _KEPT
 

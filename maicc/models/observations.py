@@ -52,31 +52,34 @@ class FlatObservation(nn.Module):
     """An MLP [64, 64] on the whole vector.
 
     Args:
-        fourier: Read the sine and cosine of each number too. By them places on a board are told
-            apart at once, where an MLP learns slowly to tell them apart by the numbers alone.
+        fourier: Read the sines and cosines of each number too. By them places on a board are told
+            apart at once, where an MLP learns slowly to tell them apart by the numbers alone. They
+            are read by weights of their own, so that the numbers count as much as without them.
     """
 
     def __init__(self, spec: Spec, width: int, *, fourier: bool = False) -> None:
         super().__init__()
-        self.fourier = fourier
-        read = spec.observation_size * (1 + 2 * WAVES * fourier)
+        size = spec.observation_size
+        self.waves = nn.Linear(2 * WAVES * size, HIDDEN, bias=False) if fourier else None
         self.layers = nn.Sequential(
-            nn.Linear(read, HIDDEN), nn.ReLU(),
+            nn.Linear(size, HIDDEN), nn.ReLU(),
             nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
             nn.Linear(HIDDEN, width),
         )  # fmt: skip
 
     def forward(self, observations: Tensor) -> EncodedObservations:
         """Reads (..., O) as one vector each."""
-        x = fourier_features(observations) if self.fourier else observations
-        embedding = self.layers(x)
+        x = self.layers[0](observations)
+        if self.waves is not None:
+            x = x + self.waves(waves(observations))
+        embedding = self.layers[1:](x)
         return EncodedObservations(embedding, embedding.new_zeros(*embedding.shape[:-1], 0, HIDDEN))
 
 
-def fourier_features(x: Tensor) -> Tensor:
-    """Puts the sines and cosines of numbers behind them: (..., O) -> (..., O * (1 + 2 * WAVES))."""
+def waves(x: Tensor) -> Tensor:
+    """Sines of numbers at all wavelengths, then cosines: (..., O) -> (..., 2 * WAVES * O)."""
     angle = torch.cat([x * (math.pi / 2**i) for i in range(WAVES)], -1)
-    return torch.cat([x, angle.sin(), angle.cos()], -1)
+    return torch.cat([angle.sin(), angle.cos()], -1)
 
 
 class Entities(NamedTuple):
