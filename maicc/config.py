@@ -301,8 +301,8 @@ class MemoryConfig:
             the k best, however bad they are (the paper).
         max_episodes: Most episodes that an agent keeps. When it is full, the episode with the
             lowest return is dropped, among equal ones the oldest. 0 keeps all.
-        cache_gib: Memory in GiB for the keys and values of trajectories that were looked up. When
-            it is full, they are computed anew.
+        cache_gib: Memory in GiB for the keys and values of trajectories that were looked up, and as
+            much for those of own episodes. When it is full, they are computed anew.
     """
 
     schedule: Literal["until_solved", "evidence", "decay", "fixed"] = "until_solved"

@@ -127,5 +127,9 @@ def _teams(config: RunConfig, spec: Spec, key: int) -> float:
     rows = max(adapt.runs, adapt.training_runs) * spec.n_agents
     lived = spec.max_steps * (4 * spec.observation_size + 29 + key)
     model = cast(Any, config).decision.model
-    read = min(getattr(model, "record", 0) * spec.max_steps, getattr(model, "record_steps", 0))
-    return rows * (episodes * lived + (read + spec.max_steps) * 8 * model.layers * model.width)
+    token = 8 * model.layers * model.width  # keys and values
+    record = getattr(model, "record", 0)
+    read = min(record * spec.max_steps, getattr(model, "record_steps", 0)) + spec.max_steps
+    kept = episodes * spec.max_steps * token * (record > 0)  # of own episodes
+    most = getattr(getattr(adapt, "memory", None), "cache_gib", 0.0) * 2**30
+    return rows * (episodes * lived + read * token) + min(rows * kept, most)

@@ -28,20 +28,15 @@ class Encoded:
 
     Args:
         encode: Reads trajectories (n, T, ...), tensors.
-        tokens: Most tokens of a trajectory.
-        token_bytes: Memory of the keys and values of a token.
-        gibibytes: Memory of all slots.
+        trajectory_bytes: Memory of the keys and values of one trajectory.
+        gibibytes: Memory of all slots. On CPU those that are empty take none.
     """
 
     def __init__(
-        self,
-        encode: Callable[[Trajectories], Past],
-        tokens: int,
-        token_bytes: int,
-        gibibytes: float,
+        self, encode: Callable[[Trajectories], Past], trajectory_bytes: int, gibibytes: float
     ) -> None:
-        self.encode, self.tokens = encode, tokens
-        self.max_slots = int(gibibytes * 2**30) // (tokens * token_bytes)
+        self.encode, self.trajectory_bytes = encode, trajectory_bytes
+        self.max_slots = int(gibibytes * 2**30) // trajectory_bytes
         self.clear()
 
     def clear(self) -> None:
@@ -51,9 +46,8 @@ class Encoded:
         self.slots: Past | None = None  # a row for each
 
     def bytes(self) -> int:
-        """Memory of the keys and values of all slots."""
-        kv = [] if self.slots is None else self.slots.kv
-        return sum(part.numel() * part.element_size() for layer in kv for part in layer)
+        """Memory of the slots that are taken."""
+        return self.n_used * self.trajectory_bytes
 
     def side_by_side(
         self, ids: np.ndarray, trajectories: Callable[[np.ndarray], Trajectories]
@@ -66,13 +60,17 @@ class Encoded:
                 places (n,) among the flattened ids.
         """
         missing = self._missing(ids)
-        max_slots = max(self.max_slots, 2 * ids.size)
-        if self.n_used + len(missing) > max_slots:
+        if self.slots is not None and self.n_used + len(missing) > len(self.slots.visible):
             self.clear()
             missing = self._missing(ids)
         if missing:
-            new = self._read(trajectories(np.array(list(missing.values()))))
-            self._store(new, list(missing), max_slots)
+            read = self._read(trajectories(np.array(list(missing.values()))))
+            if self.slots is None:
+                self.slots = _empty(max(self.max_slots, 2 * ids.size), read)
+            for number, id_ in enumerate(missing, self.n_used):
+                self.slot_of[id_] = number
+            _put(read, self.slots, self.n_used)
+            self.n_used += len(missing)
         assert self.slots is not None
         slots = np.array([self.slot_of[i] for i in ids.reshape(-1).tolist()])
         rows = torch.from_numpy(slots.reshape(ids.shape)).to(self.slots.visible.device)
@@ -104,36 +102,21 @@ class Encoded:
         ]
         return Past(kv, torch.cat([past.visible for past in read])[:n])
 
-    def _store(self, new: Past, ids: list[int], max_slots: int) -> None:
-        """Puts trajectories with these ids (n,) into slots of their own."""
-        start, end = self.n_used, self.n_used + len(ids)
-        n_slots = 0 if self.slots is None else len(self.slots.visible)
-        if end > n_slots:
-            n_slots = max(min(2 * start, max_slots), end, min(1024, max_slots))
-            larger = _empty(new, n_slots)
-            if self.slots is not None:
-                _copy(self.slots, larger, 0, start)
-            self.slots = larger
-        assert self.slots is not None
-        _copy(new, self.slots, start, end)
-        self.slot_of.update({id_: start + i for i, id_ in enumerate(ids)})
-        self.n_used = end
 
+def _empty(rows: int, like: Past) -> Past:
+    """Makes room for so many rows of the sizes of another past."""
 
-def _empty(like: Past, rows: int) -> Past:
-    """Makes so many empty rows of the sizes of another past."""
-
-    def zeros(part: Tensor) -> Tensor:
+    def empty(part: Tensor) -> Tensor:
         _, heads, tokens, width = part.shape  # in memory a token's heads are side by side
-        return part.new_zeros(rows, tokens, heads, width).transpose(1, 2)
+        return part.new_empty(rows, tokens, heads, width).transpose(1, 2)
 
-    kv = [(zeros(k), zeros(v)) for k, v in like.kv]
+    kv = [(empty(k), empty(v)) for k, v in like.kv]
     return Past(kv, like.visible.new_zeros(rows, like.visible.shape[1]))
 
 
-def _copy(source: Past, to: Past, start: int, end: int) -> None:
-    """Copies the first rows of a past into the rows from `start` to `end` of another."""
-    for from_layer, to_layer in zip(source.kv, to.kv, strict=True):
-        for from_part, to_part in zip(from_layer, to_layer, strict=True):
-            to_part[start:end] = from_part[: end - start]
-    to.visible[start:end] = source.visible[: end - start]
+def _put(rows: Past, to: Past, first: int) -> None:
+    """Copies rows into another past, from its row `first` on."""
+    here = slice(first, first + len(rows.visible))
+    for (k, v), (to_k, to_v) in zip(rows.kv, to.kv, strict=True):
+        to_k[here], to_v[here] = k, v
+    to.visible[here] = rows.visible

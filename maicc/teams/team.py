@@ -102,10 +102,10 @@ class Team(LockStepTeam):
         token = 8 * decision.config.layers * decision.config.width  # bytes of keys and values
         self._longest = spec.max_steps * (1 if decision.config.tokens == "fused" else 4)  # tokens
         self.encoded_contexts = Encoded(
-            self.decision.encode_contexts, self._longest, token, memory.cache_gib
+            self.decision.encode_contexts, self._longest * token, memory.cache_gib
         )
         self.encoded_episodes = Encoded(
-            self.decision.encode_episodes, spec.max_steps, token, memory.cache_gib
+            self.decision.encode_episodes, spec.max_steps * token, memory.cache_gib
         )
 
     def on_episode_start(self) -> None:
@@ -141,12 +141,12 @@ class Team(LockStepTeam):
             encoded = EncodedObservations(*(part[:, :t] for part in self._encoder.take(rows)))
             seen = self.decision.catch_up(steps, encoded, seen)
         reading = np.concatenate([self._reading, rows])
-        if seen is not None:
-            seen = seen if self._seen is None else self._seen.beside(seen)
-            self._seen = seen.take(torch.from_numpy(np.argsort(reading)).to(self.device))
-            if not self.memory.k and not self._seen.room:
-                self._seen = self._seen.with_room(self._longest)
-        self._reading = np.sort(reading)
+        if seen is not None and self._seen is not None:
+            order = torch.from_numpy(np.argsort(reading)).to(self.device)
+            seen = self._seen.beside(seen).take(order)
+        if seen is not None and not self.memory.k and not seen.room:
+            seen = seen.with_room(self._longest)
+        self._seen, self._reading = seen, np.sort(reading)
 
     def _past_episodes(self, rows: np.ndarray) -> Past | None:
         """Gives what these rows' record shows, as encoded; None where it shows nothing."""
