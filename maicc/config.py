@@ -321,7 +321,7 @@ class MemoryConfig:
     score: Literal["paper", "code", "similarity", "random"] = "paper"
     margin: float = limited(0.3, 0, ends="[]")
     max_episodes: int = limited(0, 0)
-    cache_gib: float = limited(1.0, 0, changes_results=False)
+    cache_gib: float = limited(0.5, 0, changes_results=False)
 
 
 @dataclass

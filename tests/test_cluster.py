@@ -10,6 +10,7 @@ import pytest
 
 from maicc.experiments.benchmark import benchmark
 from maicc.experiments.cluster import run_units
+from maicc.experiments.proof import prove
 from maicc.types import UserError
 from tests.conftest import tiny_config
 
@@ -103,3 +104,12 @@ def test_without_ray_the_extra_is_named_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r'pip install "maicc\[cluster\]"'):
         benchmark(tiny_config(), VARIANTS, seeds=1, tasks=1, out=tmp_path / "out", cluster="local")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_proof_on_a_cluster_is_that_of_one_process(tmp_path):
+    """The oracle's dataset is made of one that the cluster has collected together."""
+    config = tiny_config()
+    config.decision.model.k, config.decision.model.labels = 0, "expert"
+    options = {"variants": {"default": {}}, "seeds": 1, "tasks": 2}
+    alone = prove(config, out=tmp_path / "alone", **options)
+    assert prove(config, out=tmp_path / "together", cluster="local", **options) == alone

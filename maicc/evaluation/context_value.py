@@ -63,6 +63,6 @@ def context_value(
                 losses = net.loss(batch._replace(contexts=contexts))
                 results[name].append((float(losses.actions), float(losses.accuracy)))
     return {
-        name: dict(zip(("loss", "accuracy"), np.mean(pairs, 0).round(4).tolist(), strict=True))
+        name: dict(zip(("loss", "accuracy"), np.mean(pairs, 0).round(6).tolist(), strict=True))
         for name, pairs in results.items()
     }

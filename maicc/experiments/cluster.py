@@ -101,10 +101,11 @@ def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], 
         gpu = resolve_device(unit.config.device) == "cuda"
         for number, stage in enumerate(unit.stages(threads)):
             if stage.target not in started:
-                collects = stage.target == unit.files.episodes
+                collects = stage.name == "collect"
                 if collects and not stage.target.exists():
-                    after = [share_task.remote(unit, i, cores) for i in range(cores)]
-                    shares |= dict.fromkeys(after, unit)
+                    collecting = unit.collecting
+                    after = [share_task.remote(collecting, i, cores) for i in range(cores)]
+                    shares |= dict.fromkeys(after, collecting)
                 task = stage_task.options(num_gpus=int(gpu and not collects))
                 started[stage.target] = task.remote(unit, number, *after)
             after = [started[stage.target]]

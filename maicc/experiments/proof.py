@@ -8,6 +8,7 @@ is far above the model without memory. How much of that gap a team closes is its
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import numpy as np
 
 from maicc.config import RunConfig
 from maicc.data.behaviour import play
-from maicc.data.reveal import reveal_dataset
 from maicc.envs import get_family
 from maicc.evaluation.markdown import markdown_table
 from maicc.experiments.benchmark import RANDOM, Plan, finish, gather, plan, write_table
@@ -67,22 +67,14 @@ def prove(
     }
     lines = {**variants, **controls}
     work = plan(config, lines, seeds=seeds, tasks=tasks, out=out, draw=draw, data=data)
+    hidden = {u.config.seed: u for u in work.units if u.variant == MEMORYLESS}
+    units = [
+        replace(u, hidden=hidden[u.config.seed]) if u.variant == ORACLE else u for u in work.units
+    ]
+    work = replace(work, units=units)
     play_random(work)
-    tell_datasets(work)
     finish(work, **options)
     return write_proof(work)
-
-
-def tell_datasets(work: Plan) -> None:
-    """Makes the oracles' datasets of those that the models without memory learn from."""
-    hidden = {u.config.seed: u for u in work.units if u.variant == MEMORYLESS}
-    for unit in work.units:
-        if unit.variant == ORACLE and not unit.files.episodes.exists():
-            source = hidden[unit.config.seed]
-            if not source.data:
-                source.run(source.stages()[0], threads=1)
-            family = get_family(unit.config.family)
-            reveal_dataset(source.files.episodes, family, unit.files.episodes)
 
 
 def play_random(work: Plan) -> None:

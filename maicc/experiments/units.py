@@ -20,8 +20,9 @@ from typing import Any
 from maicc.baselines import method_of
 from maicc.config import RunConfig
 from maicc.data.collect import collect_share, drop_units
+from maicc.data.reveal import reveal_dataset
 from maicc.envs import get_family
-from maicc.experiments.fits import fit_stages, model_stages
+from maicc.experiments.fits import collect_stage, fit_stages
 from maicc.experiments.stages import Clock, Stage, run_stage
 from maicc.files import ModelFiles, write_json
 from maicc.schema import check_options, from_json
@@ -39,6 +40,8 @@ class Unit:
         root: Folder of all units of the benchmark.
         data: Fingerprint of the dataset that was given in place of collecting; empty if none was.
             It is in its place before the unit runs.
+        hidden: Unit with the dataset of which this unit's is made, by telling what its tasks hide.
+            None if the unit collects one, or was given one.
     """
 
     variant: str
@@ -46,6 +49,7 @@ class Unit:
     tasks: tuple[Task, ...]
     root: Path
     data: str = ""
+    hidden: Unit | None = None
 
     @cached_property
     def files(self) -> ModelFiles:
@@ -74,12 +78,22 @@ class Unit:
 
     def stages(self, threads: int = 1) -> list[Stage]:
         """Lists the unit's stages in order; units may share stages."""
-        stages = (
-            fit_stages(self.config, self.files)
-            if self.data
-            else model_stages(self.config, self.files, workers=threads)
-        )
-        return [*stages, Stage("adapt", self.result, self._adapt, self._clean_up)]
+        adapt = Stage("adapt", self.result, self._adapt, self._clean_up)
+        return [*self._dataset(threads), *fit_stages(self.config, self.files), adapt]
+
+    def _dataset(self, threads: int) -> list[Stage]:
+        """Lists the stages that make the dataset."""
+        if self.hidden is not None:
+            source, target = self.hidden.files.episodes, self.files.episodes
+            family = get_family(self.config.family)
+            tell = Stage("tell", target, lambda before: reveal_dataset(source, family, target))
+            return [*self.hidden._dataset(threads), tell]
+        return [] if self.data else [collect_stage(self.config, self.files, workers=threads)]
+
+    @property
+    def collecting(self) -> Unit:
+        """The unit whose dataset is collected for this one, which may be itself."""
+        return self.hidden or self
 
     def play_share(self, number: int, of: int) -> None:
         """Plays a share of the episodes that the first stage joins to a dataset.
