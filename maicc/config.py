@@ -127,8 +127,8 @@ class DecisionConfig(PolicyConfig):
         k: Trajectories that are retrieved in each step; 0 for none.
         record: Episodes of the agent's own that are read, each on its own, beside the context
             (METHOD.md, section 12); 0 for none (the paper).
-        record_steps: Most steps of a record, of which each episode has an even share. Of a longer
-            episode every so many-th step is read.
+        record_steps: Most steps of a record. Each episode may have `record_steps / record` of
+            them, one at least. Of a longer episode every so many-th step is read.
         tokens: `fused`, one token per step, or `four`, the paper's g o a p.
         context: `independent`, each retrieved trajectory is encoded on its own, or `concatenated`,
             attention runs causally through all of them (the paper).
@@ -445,5 +445,5 @@ def check_encoder(encoder: str, spec: Spec) -> None:
     if encoder == "entities" and spec.layout is None:
         raise UserError(
             f"encoder=entities needs to know where an observation of {spec.family} holds whom; "
-            "give its TaskFamily a layout (maicc.types.ObsLayout), or set encoder=flat"
+            "give its TaskFamily a layout (maicc.types.ObsLayout), or set encoder=fourier"
         )

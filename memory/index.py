@@ -38,9 +38,9 @@ class _Step(NamedTuple):
 class KeyIndex:
     """Search for the nearest keys of the same step, by cosine.
 
-    Early in an episode thousands of trajectories share one prefix and so one key. Equal keys are
-    indexed once, and a hit stands for all trajectories that share it. The caller draws a number
-    that turns their order, so that no trajectory is favoured for being stored first.
+    Early in an episode thousands of trajectories share one prefix and so one key. Equal keys of a
+    dataset are indexed once, and a hit stands for all trajectories that share it. The caller draws
+    a number that turns their order, so that no trajectory is favoured for being stored first.
     """
 
     def __init__(self, steps: list[_Step]) -> None:
@@ -74,14 +74,23 @@ class KeyIndex:
     def add(self, vectors: np.ndarray, played: np.ndarray, first: int, seed: int = 0) -> None:
         """Adds the keys of more trajectories, without building or training an index anew.
 
-        A key that equals an older one is stored beside it.
+        A key that equals an older one is stored beside it. A copy made by `on_gpu` before does not
+        know them.
 
         Args:
             vectors: (M, T, D) float32, unit norm.
             played: (M, T) bool; only these get keys.
             first: Number of the first of these trajectories; those that follow are numbered on.
             seed: As in `build`.
+
+        Raises:
+            ValueError: the trajectories have another number of steps than the index, or it is on a
+                GPU.
         """
+        if vectors.shape[1] != len(self.steps):
+            raise ValueError(f"keys of {vectors.shape[1]} steps, the index has {len(self.steps)}")
+        if not all(hasattr(step.index, "add") for step in self.steps):
+            raise ValueError("keys can't be added on a GPU: add them before `on_gpu`")
         rng = np.random.default_rng([seed, Stream.KEY_ORDER])
         for t, step in enumerate(self.steps):
             keys, sizes, members = _grouped(vectors, played, t, rng)

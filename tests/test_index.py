@@ -49,6 +49,8 @@ def test_a_matrix_product_finds_what_faiss_finds(monkeypatch):
     played[:, 1] = False  # a step that nobody reached
     index, queries, tie = KeyIndex.build(vectors, played), unit(rng, 30, 8), rng.random(30)
     moved = index.on_gpu(partial(MatrixSearch, device="cpu"))
+    with pytest.raises(ValueError, match="add them before `on_gpu`"):
+        moved.add(vectors, played, first=len(vectors))
     for t in range(2):
         expected, found = index.search(t, queries, 20, tie), moved.search(t, queries, 20, tie)
         assert np.array_equal(found.item, expected.item)
@@ -127,6 +129,8 @@ def test_keys_that_are_added_are_found_as_if_built_with_the_others(factory):
     assert set(b.item[20, :2]) == {390, 395}
     assert len(grown.steps[1].offsets) == len(whole.steps[1].offsets)
     assert not played[np.setdiff1d(np.arange(400), grown.steps[0].members), 0].any()
+    with pytest.raises(ValueError, match="keys of 1 steps, the index has 2"):
+        grown.add(vectors[:, :1], played[:, :1], first=400)
 
 
 def test_recall_of_an_approximate_index_is_measured():

@@ -82,11 +82,16 @@ def test_agents_who_share_their_draws_need_no_message(models, redraw):
     assert (np.ptp(drawn, axis=-1) == 0).all() == (redraw == "episode")
 
 
-def test_a_team_decides_as_the_model_does_without_anything_kept(models):
+@pytest.mark.parametrize(
+    ("changes", "memory"),
+    [({}, {}), ({"record_steps": 10}, {}), ({}, {"cache_gib": 0.0}), ({}, {"max_episodes": 3})],
+    ids=["roomy", "thinned", "full", "bounded"],
+)
+def test_a_team_decides_as_the_model_does_without_anything_kept(models, changes, memory):
     """Also while some agents have no choice to make."""
-    trained = models(record=2, k=0)
-    team, env = trained.team(SEEDS), make_env()
-    for episode in range(3):
+    trained = models(record=2, k=0, **changes)
+    team, env = trained.team(SEEDS, MaiccAdapt(memory=MemoryConfig(**memory))), make_env()
+    for episode in range(5):
         play_episode(team, env, [episode] * 3)
     now = env.reset([9] * 3)
     past, logits = team.online.trajectories, team.logits

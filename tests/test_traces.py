@@ -87,6 +87,7 @@ def test_a_trace_tells_what_was_retrieved(traced_run):  # noqa: F811
 
 def test_an_interrupted_adaptation_leaves_the_same_trace(traced_run, tmp_path, monkeypatch):  # noqa: F811
     real, calls = module.play_episode, []
+    maicc.cli.main(["adapt", str(traced_run), "--out", str(tmp_path / "whole.json")])
 
     def ctrl_c(*arguments, **options):
         calls.append(1)
@@ -100,7 +101,7 @@ def test_an_interrupted_adaptation_leaves_the_same_trace(traced_run, tmp_path, m
         maicc.cli.main(arguments)
     assert not (tmp_path / "x.traces.npz").exists()
     maicc.cli.main(arguments)
-    kept, whole = load_traces(tmp_path / "x.traces.npz"), load_traces(traced_run)
+    kept, whole = (load_traces(tmp_path / f"{name}.traces.npz") for name in ("x", "whole"))
     for name, value in vars(whole).items():
         assert np.array_equal(value, getattr(kept, name)), name
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from maicc.experiments.fits import COLLECT
 from maicc.experiments.units import Unit
 from maicc.files import first_line
 from maicc.types import UserError
@@ -101,12 +102,11 @@ def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], 
         gpu = resolve_device(unit.config.device) == "cuda"
         for number, stage in enumerate(unit.stages(threads)):
             if stage.target not in started:
-                collects = stage.name == "collect"
-                if collects and not stage.target.exists():
+                if stage.name == COLLECT and not stage.target.exists():
                     collecting = unit.collecting
                     after = [share_task.remote(collecting, i, cores) for i in range(cores)]
                     shares |= dict.fromkeys(after, collecting)
-                task = stage_task.options(num_gpus=int(gpu and not collects))
+                task = stage_task.options(num_gpus=int(gpu and stage.on_device))
                 started[stage.target] = task.remote(unit, number, *after)
             after = [started[stage.target]]
     results = {started[unit.result] for unit in units}

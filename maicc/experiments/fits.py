@@ -15,6 +15,8 @@ from maicc.envs import get_family
 from maicc.experiments.stages import Stage
 from maicc.files import ModelFiles
 
+COLLECT = "collect"  # name of the stage that makes a dataset by playing
+
 
 def model_stages(config: RunConfig, files: ModelFiles, workers: int | None = None) -> list[Stage]:
     """Lists the stages from nothing to trained models.
@@ -48,7 +50,7 @@ def collect_stage(config: RunConfig, files: ModelFiles, workers: int | None) -> 
             # a kill just after the dataset was written has left them
             shutil.rmtree(parts, ignore_errors=True)
 
-    return Stage("collect", files.episodes, make, finish)
+    return Stage(COLLECT, files.episodes, make, finish, on_device=False)
 
 
 def _play_stage(fit: str, runs: Path, config: RunConfig, files: ModelFiles) -> Stage:

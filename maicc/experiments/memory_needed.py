@@ -32,8 +32,8 @@ def memory_needed(config: RunConfig, family: TaskFamily, dataset: EpisodeFile | 
     key = 4 * method_of(config.method).key_width(config)  # bytes of a step
     episodes = count_episodes(config, family, dataset)
     steps = episodes * spec.n_agents * spec.max_steps
-    # keys, their index, and their file while it is written
-    offline = steps * (_STORED + 3 * key)
+    # keys while they are made, and their index
+    offline = steps * (_STORED + 2 * key)
     on_disk = steps * (4 * spec.observation_size + spec.n_actions)
     program = _PROGRAM + _JAX * ("jax" in sys.modules)
     training, of_training = _training(config, spec)
@@ -52,11 +52,10 @@ def memory_needed(config: RunConfig, family: TaskFamily, dataset: EpisodeFile | 
             f"{'adapt.memory.max_episodes' if memory else 'adapt.episodes'})",
         ),
     ]
-    if memory and key:
-        parts.append((memory.cache_gib * _GIB, "of cache (adapt.memory.cache_gib)"))
+    if cache := _cache(config, spec, key):
+        parts.append((cache, "of cache (adapt.memory.cache_gib)"))
     # a fit and an adaptation are not at work at the same time
-    later = teams + (memory.cache_gib * _GIB if memory and key else 0)
-    total = program + offline + max(training, later)
+    total = program + offline + max(training, teams + cache)
     listed = ", ".join(f"{part / _GIB:.1f} {what}" for part, what in parts)
     return (
         f"memory: about {total / _GIB:.1f} GiB: {listed}. Observations and action masks, up to "
@@ -120,16 +119,33 @@ def _observation(model: TransformerConfig, spec: Spec) -> float:
 
 
 def _teams(config: RunConfig, spec: Spec, key: int) -> float:
-    """Bytes of what the teams of an adaptation remember, and of its keys and values."""
+    """Bytes of what the teams of an adaptation remember, and of what they read in an episode."""
+    rows, episodes = _lived(config, spec)
+    each = spec.max_steps * (4 * spec.observation_size + 29 + key)
+    model = cast(Any, config).decision.model
+    read = min(getattr(model, "record", 0) * spec.max_steps, getattr(model, "record_steps", 0))
+    return rows * (episodes * each + (read + spec.max_steps) * _keys_and_values(model))
+
+
+def _cache(config: RunConfig, spec: Spec, key: int) -> float:
+    """Bytes of keys and values that a team keeps, of what it looked up and of own episodes."""
+    memory, model = getattr(config.adapt, "memory", None), cast(Any, config).decision.model
+    if memory is None:
+        return 0.0
+    rows, episodes = _lived(config, spec)
+    own = rows * episodes * spec.max_steps * _keys_and_values(model) * (model.record > 0)
+    most = memory.cache_gib * _GIB
+    return (most if key else 0.0) + min(own, most)
+
+
+def _lived(config: RunConfig, spec: Spec) -> tuple[int, int]:
+    """Counts the agents of the larger adaptation, and the episodes that each remembers."""
     adapt = config.adapt
     capacity = getattr(getattr(adapt, "memory", None), "max_episodes", 0)  # 0 is without limit
     episodes = min(capacity or adapt.episodes, adapt.episodes)
-    rows = max(adapt.runs, adapt.training_runs) * spec.n_agents
-    lived = spec.max_steps * (4 * spec.observation_size + 29 + key)
-    model = cast(Any, config).decision.model
-    token = 8 * model.layers * model.width  # keys and values
-    record = getattr(model, "record", 0)
-    read = min(record * spec.max_steps, getattr(model, "record_steps", 0)) + spec.max_steps
-    kept = episodes * spec.max_steps * token * (record > 0)  # of own episodes
-    most = getattr(getattr(adapt, "memory", None), "cache_gib", 0.0) * 2**30
-    return rows * (episodes * lived + read * token) + min(rows * kept, most)
+    return max(adapt.runs, adapt.training_runs) * spec.n_agents, episodes
+
+
+def _keys_and_values(model: TransformerConfig) -> int:
+    """Bytes of the keys and values of a token."""
+    return 8 * model.layers * model.width

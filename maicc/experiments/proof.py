@@ -145,7 +145,7 @@ def markdown(proof: Mapping[str, Any]) -> str:
 
 def cells(row: Mapping[str, Any]) -> list[str]:
     """Texts of one line, in the order of `HEAD`."""
-    shares = ["" if share is None else f"{share:.0%}" for share in row["shares"]]
+    shares = ["" if share is None else f"{round(share, 2) + 0.0:.0%}" for share in row["shares"]]
     return [
         row["line"], str(row["runs"]), f"{row['first10']:.2f}", f"{row['last10']:.2f}", *shares,
     ]  # fmt: skip

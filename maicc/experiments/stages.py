@@ -26,12 +26,14 @@ class Stage:
         make: Function that makes the file. Its argument is the seconds that the stage has taken in
             calls that were interrupted.
         finish: Function that removes files which are needed only until `target` exists.
+        on_device: Whether a network is trained or acts, on a GPU if there is one.
     """
 
     name: str
     target: Path
     make: Callable[[float], object]
     finish: Callable[[], object] = lambda: None
+    on_device: bool = True
 
 
 class Clock:

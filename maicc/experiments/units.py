@@ -86,8 +86,12 @@ class Unit:
         if self.hidden is not None:
             source, target = self.hidden.files.episodes, self.files.episodes
             family = get_family(self.config.family)
-            tell = Stage("tell", target, lambda before: reveal_dataset(source, family, target))
-            return [*self.hidden._dataset(threads), tell]
+
+            def tell(before: float) -> None:
+                reveal_dataset(source, family, target)
+
+            stage = Stage("tell", target, tell, on_device=False)
+            return [*self.hidden._dataset(threads), stage]
         return [] if self.data else [collect_stage(self.config, self.files, workers=threads)]
 
     @property
@@ -96,7 +100,7 @@ class Unit:
         return self.hidden or self
 
     def play_share(self, number: int, of: int) -> None:
-        """Plays a share of the episodes that the first stage joins to a dataset.
+        """Plays a share of the episodes that the stage `collect` joins to a dataset.
 
         Args:
             number: Number of the share, from 0.

@@ -59,7 +59,7 @@ class DecisionTransformer(nn.Module):
     """Model that predicts an agent's action at each step of its current trajectory.
 
     With `context: independent` the keys and values of a stored trajectory depend on nothing else,
-    and so do those of an episode of the record. `encode_contexts` and `encode_record` make them
+    and so do those of an episode of the record. `encode_contexts` and `encode_episodes` make them
     once, and `decide` uses them.
     """
 
@@ -146,9 +146,9 @@ class DecisionTransformer(nn.Module):
         return self._decided(current, encoded, past)
 
     def encode_record(self, episodes: Trajectories) -> Past | None:
-        """Encodes past episodes (n, T, ...), each on its own; None where there are none.
+        """Encodes past episodes (n, T, ...) as `encode_episodes` does; None where there are none.
 
-        Episodes of about one length are read together.
+        Only episodes of about one length are read together.
         """
         if not len(episodes.actions):
             return None
@@ -157,22 +157,25 @@ class DecisionTransformer(nn.Module):
         return reduce(Past.beside, read).take(torch.cat(groups).argsort())
 
     def encode_episodes(self, episodes: Trajectories) -> Past:
-        """Encodes past episodes (n, T, ...), each on its own, with all of its steps at once.
+        """Encodes past episodes (n, T, ...), each on its own.
 
         Of an episode with more than its share of `record_steps` every so many-th step is read.
+
+        Returns:
+            n rows of T tokens, or of as many as that share.
         """
         assert self.following is not None
         steps = transitions(Trajectories(*(part.unsqueeze(1) for part in episodes)))
         tokens = step_tokens(steps, self.encoders, self.following, self.role.weight[2])
         most = self.most_steps
         if tokens.mask.shape[1] > most:
-            tokens = tokens.packed(most)
+            tokens = tokens.packed(most).padded(most)
         return tokens.read(self.transformer)
 
     @property
     def most_steps(self) -> int:
         """Most steps of an episode of the record that are read."""
-        return max(self.config.record_steps // self.config.record, 1)
+        return max(self.config.record_steps // max(self.config.record, 1), 1)
 
     def encode_contexts(self, contexts: Trajectories) -> Past:
         """Encodes trajectories (n, T, ...), each on its own."""
@@ -223,7 +226,8 @@ class DecisionTransformer(nn.Module):
             steps: (Q, 1 or 2, ...) the running step, behind the one before it if there is any.
             encoded: (Q, 1 or 2, ...) their observations.
             number: The running step's number.
-            seen: The record and the running trajectory so far; None if there is neither.
+            seen: The record and the running trajectory so far; None if there is neither. If it has
+                room, it is written to, and no other step may use it.
             contexts: The contexts of this step.
 
         Returns:

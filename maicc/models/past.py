@@ -35,8 +35,8 @@ class Past(NamedTuple):
         """Reads new tokens (Q, L, D) that see these and, causally, each other.
 
         Returns:
-            Outputs at `positions`, and the past with the new tokens behind it: in its empty places,
-            if it has any, or else in a copy.
+            Outputs at `positions`, and the past with the new tokens behind it. Where there is room,
+            they are written to it: this past must not be used again, and no gradient flows.
         """
         L, P = x.shape[1], self.visible.shape[1] - self.room
         if not self.room:
@@ -90,6 +90,7 @@ class Past(NamedTuple):
 
     def latest(self, tokens: int) -> Past:
         """Picks the last so many tokens."""
+        assert not self.room
         kv = [(k[:, :, -tokens:], v[:, :, -tokens:]) for k, v in self.kv]
         return Past(kv, self.visible[:, -tokens:])
 
@@ -97,4 +98,5 @@ class Past(NamedTuple):
         """Joins these tokens to others that come first."""
         if first is None:
             return self
+        assert not first.room
         return Past(append(first.kv, self.kv), torch.cat([first.visible, self.visible], 1))

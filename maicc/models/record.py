@@ -42,6 +42,11 @@ class StepTokens(NamedTuple):
         row = torch.arange(len(order), device=order.device)[:, None]
         return StepTokens(self.x[row, order], self.mask[row, order])
 
+    def padded(self, places: int) -> StepTokens:
+        """Adds empty places up to so many."""
+        more = places - self.mask.shape[1]
+        return StepTokens(F.pad(self.x, (0, 0, 0, more)), F.pad(self.mask, (0, more)))
+
     def read(self, transformer: Transformer) -> Past:
         """Computes the keys and values of each set."""
         itself = torch.eye(self.x.shape[1], dtype=torch.bool, device=self.x.device)

@@ -11,7 +11,6 @@ from torch import Tensor
 from maicc.models.past import Past
 from maicc.types import Trajectories
 
-_BATCH = 32
 _ROW = 1_000_000  # more trajectories than an agent ever stores: ids of one row meet no other row's
 
 
@@ -28,14 +27,21 @@ class Encoded:
 
     Args:
         encode: Reads trajectories (n, T, ...), tensors.
+        batch: Trajectories that are read at a time; where there are fewer, some are read twice. A
+            matrix product may round differently in a batch of another size, and what is encoded
+            again after an interruption should come out the same.
         trajectory_bytes: Memory of the keys and values of one trajectory.
         gibibytes: Memory of all slots. On CPU those that are empty take none.
     """
 
     def __init__(
-        self, encode: Callable[[Trajectories], Past], trajectory_bytes: int, gibibytes: float
+        self,
+        encode: Callable[[Trajectories], Past],
+        batch: int,
+        trajectory_bytes: int,
+        gibibytes: float,
     ) -> None:
-        self.encode, self.trajectory_bytes = encode, trajectory_bytes
+        self.encode, self.batch, self.trajectory_bytes = encode, batch, trajectory_bytes
         self.max_slots = int(gibibytes * 2**30) // trajectory_bytes
         self.clear()
 
@@ -87,14 +93,10 @@ class Encoded:
 
     @torch.no_grad()
     def _read(self, trajectories: Trajectories) -> Past:
-        """Encodes trajectories (n, T, ...).
-
-        All batches have one size: a matrix product may round differently in a batch of another
-        size, and what is encoded again after an interruption must come out the same.
-        """
+        """Encodes trajectories (n, T, ...)."""
         n = len(trajectories.actions)
-        starts = torch.arange(0, n, _BATCH)
-        index = (starts[:, None] + torch.arange(_BATCH)).clamp(max=n - 1)
+        starts = torch.arange(0, n, self.batch)
+        index = (starts[:, None] + torch.arange(self.batch)).clamp(max=n - 1)
         read = [self.encode(trajectories.take(batch)) for batch in index]
         kv = [
             (torch.cat([k for k, _ in layer])[:n], torch.cat([v for _, v in layer])[:n])

@@ -22,6 +22,7 @@ from maicc.teams.lookups import LookupStats
 from maicc.teams.running import EpisodeEncoder, RunningPrefix
 from maicc.types import Retrieval, Spec, Trajectories, UserError
 
+_CONTEXTS, _EPISODES = 16, 32  # trajectories that are encoded at a time
 _FEW = 0.8  # share of rows still going below which the others are given up
 
 
@@ -102,10 +103,13 @@ class Team(LockStepTeam):
         token = 8 * decision.config.layers * decision.config.width  # bytes of keys and values
         self._longest = spec.max_steps * (1 if decision.config.tokens == "fused" else 4)  # tokens
         self.encoded_contexts = Encoded(
-            self.decision.encode_contexts, self._longest * token, memory.cache_gib
+            self.decision.encode_contexts, _CONTEXTS, self._longest * token, memory.cache_gib
         )
+        # Which entities are read together depends on the batch. So an episode is read alone.
+        batch = 1 if decision.config.encoder == "entities" else _EPISODES
+        kept = min(spec.max_steps, decision.most_steps)
         self.encoded_episodes = Encoded(
-            self.decision.encode_episodes, spec.max_steps * token, memory.cache_gib
+            self.decision.encode_episodes, batch, kept * token, memory.cache_gib
         )
 
     def on_episode_start(self) -> None:
@@ -144,8 +148,6 @@ class Team(LockStepTeam):
         if seen is not None and self._seen is not None:
             order = torch.from_numpy(np.argsort(reading)).to(self.device)
             seen = self._seen.beside(seen).take(order)
-        if seen is not None and not self.memory.k and not seen.room:
-            seen = seen.with_room(self._longest)
         self._seen, self._reading = seen, np.sort(reading)
 
     def _past_episodes(self, rows: np.ndarray) -> Past | None:
@@ -226,6 +228,8 @@ class Team(LockStepTeam):
             logits = self.decision(current, contexts, encoded)[:, -1]
         else:
             past = None if retrieval is None else self._retrieved(rows, retrieval)
+            if self._seen is not None and retrieval is None and not self._seen.room:
+                self._seen = self._seen.with_room(self._longest)
             first = max(t - 1, 0)
             logits, self._seen = self.decision.extend(
                 self._current(rows, first), self._encoder.take(rows, first), t, self._seen, past
