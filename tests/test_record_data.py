@@ -74,6 +74,15 @@ def test_records_are_of_the_querys_agent_in_its_task(data, tiny_run):
     assert batch.current.actions.shape[0] == 12
 
 
+def test_a_batch_without_memories_trains_all_weights_too(data, monkeypatch):
+    monkeypatch.setattr(data, "_shown", lambda memories: np.full((len(memories), 3), -1))
+    batch = next(data.batches(0))
+    assert batch.record.step_mask.sum() == 0
+    model = untrained(FAMILY.spec, record=3, k=3).requires_grad_(True)
+    model.loss(batch).actions.backward()
+    assert model.following.weight.grad is not None
+
+
 def test_batches_follow_from_the_step(data):
     whole = data.batches(0)
     batches = [next(whole) for _ in range(4)]

@@ -102,6 +102,8 @@ class RecordData(RetrievalData):
                 shown = self._shown([part.memory for part in drawn])
                 episodes, place = np.unique(shown[shown >= 0], return_inverse=True)
                 shown[shown >= 0] = place
+                if not len(episodes):  # a blank one, so that every step trains all weights
+                    episodes = np.array([-1])
                 record = tensors(self.stored.take(episodes))
                 batch = batch._replace(record=record, shown=torch.from_numpy(shown[set_of]))
             yield batch
