@@ -186,9 +186,9 @@ class FitConfig:
         optimiser: AdamW and its schedule.
         batch_size: Trajectories that are supervised in a step.
         steps: Gradient steps.
-        held_back: Share of the dataset's episodes that are not trained on, an even share of every
-            task and behaviour. Every few hundred steps the losses are computed on them too. 0
-            trains on all.
+        held_back: Share of the dataset that is not trained on. Every few hundred steps the losses
+            are computed on it too. It is whole tasks where that makes four or more, and else
+            episodes, an even share of every task and behaviour. 0 trains on all.
     """
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)

@@ -194,6 +194,21 @@ def test_an_even_share_of_tasks_and_behaviours_is_held_back(tiny_run):
         EpisodeData(FAMILY, str(tiny_run / "episodes.h5"), held_back=0.9)
 
 
+def test_whole_tasks_are_held_back_where_the_share_makes_four(tiny_run):
+    """A model that has learned its records by heart knows nothing of theirs."""
+    data = of_kind(RecordData, tiny_run, 0.5)  # of nine tasks
+    held = data.hold_back(EpisodeFile(data.path).read())[data.episode]
+    tasks = set(data.task[held])
+    assert len(tasks) == 4
+    assert not tasks & set(data.task[~held])
+    rng = np.random.default_rng(0)
+    for held_back in (False, True):
+        sets = [data._draw_set(rng, held_back) for _ in range(50)]
+        drawn = np.concatenate([part for one in sets for part in one])
+        assert (held[drawn] == held_back).all()
+        assert max(len(one.memory) for one in sets) == 2  # of six, four are queries
+
+
 @pytest.mark.parametrize("command", ["run", "benchmark", "compare"])
 def test_a_logger_whose_package_is_missing_is_refused_before_work(
     tmp_path, monkeypatch, capsys, command

@@ -110,13 +110,15 @@ def steer(landmark: np.ndarray, velocity: np.ndarray) -> int:
 
 
 def expert(env: Any, rng: np.random.Generator) -> dict[str, int]:
-    """Says the goal's colour, and walks to the goal."""
+    """Says the goal's colour, and walks to the goal once its word has been heard.
+
+    The listener waits for the word. If it left at once, whoever learned from it would take its own
+    first step for knowledge of the goal, and walk on whatever it heard.
+    """
     mpe = env.game_state.mpe
-    goal = int(mpe.goal)
-    return {
-        SPEAKER: goal,
-        LISTENER: steer(mpe.p_pos[2 + goal] - mpe.p_pos[1], mpe.p_vel[1]),
-    }
+    goal, heard = int(mpe.goal), mpe.step > 0
+    walk = steer(mpe.p_pos[2 + goal] - mpe.p_pos[1], mpe.p_vel[1]) if heard else 0
+    return {SPEAKER: goal, LISTENER: walk}
 
 
 def guess(observation: np.ndarray, mask: np.ndarray, agent: str, rng: np.random.Generator) -> int:

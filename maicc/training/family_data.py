@@ -24,6 +24,7 @@ from maicc.streams import Stream
 from maicc.types import UserError
 
 MOST_HELD_BACK = 0.5  # share of the episodes
+_WHOLE_TASKS = 4  # held back, at least; of fewer one would not know whether they are easy
 _BATCHES = 8  # of held-back episodes: a pass takes as long as about three steps of training
 
 
@@ -58,15 +59,23 @@ class FamilyData(L.LightningDataModule):
         EpisodeFile(self.path).require(self.spec)
 
     def hold_back(self, episodes: EpisodeBatch) -> np.ndarray:
-        """Marks the episodes (E,) that are not trained on: an even share of tasks and behaviours.
+        """Marks the episodes (E,) that are not trained on.
 
-        They follow from the dataset and the seed, so that all fits of a run hold back the same.
+        Whole tasks where the share makes a few of them: what a model knows of these is what it
+        knows of new tasks, also where it has learned its records by heart. Else an even share of
+        every task and behaviour. They follow from the dataset and the seed, so that all fits of a
+        run hold back the same.
         """
         rng = np.random.default_rng([self.seed, Stream.HELD_BACK])
-        order = np.lexsort((rng.random(len(episodes.task)), episodes.behaviour, episodes.task))
-        counted = np.floor(np.arange(len(order) + 1) * self.held_back)
-        held = np.zeros(len(order), bool)
-        held[order[np.diff(counted) > 0]] = True
+        tasks = np.unique(episodes.task)
+        whole = int(self.held_back * len(tasks))
+        if whole >= _WHOLE_TASKS:
+            held = np.isin(episodes.task, rng.choice(tasks, whole, replace=False))
+        else:
+            order = np.lexsort((rng.random(len(episodes.task)), episodes.behaviour, episodes.task))
+            counted = np.floor(np.arange(len(order) + 1) * self.held_back)
+            held = np.zeros(len(order), bool)
+            held[order[np.diff(counted) > 0]] = True
         self.holds_back = bool(held.any())
         return held
 

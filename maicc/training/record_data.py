@@ -116,13 +116,13 @@ class RecordData(RetrievalData):
     def _draw_set(self, rng: np.random.Generator, held_back: bool = False) -> Drawn:
         """Draws queries of one agent in one task, and other episodes that it remembers.
 
-        What it remembers is never held back.
+        What it remembers is held back only where the whole task is.
         """
         groups = self.held_groups if held_back else self.groups
         agents = groups[rng.integers(len(groups))]
         group = agents[rng.integers(len(agents))]
         queries = rng.choice(group, self.share, replace=len(group) < self.share)
-        others = np.setdiff1d(self.lived.get(self._whose(group), group[:0]), queries)
+        others = np.setdiff1d(self.lived.get(self._whose(group), group), queries)
         others = others[~self.tells[others]]
         failures = others[self.missed[others]]
         if rng.random() < self.failures and len(failures):
