@@ -117,7 +117,7 @@ def section(claim: Mapping[str, Any]) -> list[str]:
     else:
         shown = markdown_table(HEAD, map(table_cells, table["rows"]))
     seeds = ", ".join(map(str, raw["seeds"]))
-    told = f"Seeds {seeds}, {len(raw['tasks'])} held-out tasks each, commit `{raw['commit']}`."
+    told = f"Seeds {seeds}; {len(raw['tasks'])} held-out tasks each; commit `{raw['commit']}`."
     return [
         f"## {claim['title']}", "", f"**{claim['claim']}**", "", f"    {claim['command']}", "",
         *shown, "", told, "", claim.get("text", "").strip(), "",

@@ -122,6 +122,14 @@ def test_who_knows_the_codebook_reaches_the_goal_and_others_do_so_once_in_three(
         assert 0.25 < reached[policy].mean() < 0.42
 
 
+def test_the_expert_waits_for_the_word_and_then_walks():
+    episodes = play(FAMILY, FAMILY.training_tasks[0], 0.0, [(0, e) for e in range(20)])
+    listener = episodes.actions[..., 1]
+    assert not episodes.observations[:, 0, 1, -WORDS:].any()  # nothing is heard at first
+    assert not listener[:, 0].any()
+    assert listener[:, 1].any()
+
+
 def test_what_is_revealed_is_the_word_of_each_colour():
     told = np.reshape(reveal({"codebook": [5, 0, 7]}), (COLOURS, WORDS))
     assert told.argmax(1).tolist() == [5, 0, 7]

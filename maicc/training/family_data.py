@@ -23,7 +23,7 @@ from maicc.files import locked
 from maicc.streams import Stream
 from maicc.types import UserError
 
-MOST_HELD_BACK = 0.5  # share of the episodes
+MOST_HELD_BACK = 0.5  # share of the dataset
 _WHOLE_TASKS = 4  # held back, at least; of fewer one would not know whether they are easy
 _BATCHES = 8  # of held-back episodes: a pass takes as long as about three steps of training
 
@@ -35,7 +35,7 @@ class FamilyData(L.LightningDataModule):
         family: Task family; `maicc tasks` lists them.
         path: The dataset.
         seed: Seed of the batches.
-        held_back: Share of the episodes that are not trained on.
+        held_back: Share of the dataset that is not trained on, see `hold_back`.
     """
 
     def __init__(self, family: str, path: str, seed: int, held_back: float = 0.0) -> None:

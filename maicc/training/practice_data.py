@@ -77,7 +77,7 @@ class PracticeData(RecordData):
             self.vectors = np.concatenate([self.vectors, embed(module.net, flat)[0]])
 
     def _draw(self, rng: np.random.Generator, n: int, held_back: bool) -> list[Drawn]:
-        half = 0 if held_back else n // 2  # all runs are trained on
+        half = 0 if held_back else n // 2  # all runs are trained on, of any task
         return super()._draw(rng, n - half, held_back) + [self._draw_run(rng) for _ in range(half)]
 
     def _draw_run(self, rng: np.random.Generator) -> Drawn:
