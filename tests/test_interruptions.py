@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -37,6 +39,21 @@ def test_an_interrupted_adaptation_goes_on_with_its_own_settings_only(tiny_run, 
     assert "with other models or settings" in refused(capsys, *again, "--memory.alpha=0.5")
     main(again)
     assert len(json.loads(out.read_text())["runs"][0]["returns"]) == 4
+
+
+@pytest.mark.parametrize(("code", "way_out"), [(130, ""), (2, "way out\n")])
+def test_an_interrupted_process_ends_without_pythons_way_out(code, way_out):
+    """Threads of JAX may be at work then, and lose what they use on that way."""
+    program = (
+        "import atexit, sys\n"
+        "import maicc.__main__ as module\n"
+        "atexit.register(print, 'way out')\n"
+        f"module.main = lambda: sys.exit({code})\n"
+        "print('said', end=' ')\n"
+        "module.process()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, f"said {way_out}")
 
 
 @pytest.mark.slow
