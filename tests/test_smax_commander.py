@@ -20,12 +20,20 @@ from maicc.envs.games.smax_commander import (
     CommanderBatch,
     reveal,
 )
-from maicc.envs.games.smax_commander_tasks import COMMANDERS, hunter, nearest, wins
+from maicc.envs.games.smax_commander_tasks import (
+    COMMANDERS,
+    commanders,
+    felled,
+    hunter,
+    nearest,
+    won_by,
+)
 
 pytestmark = pytest.mark.slow
 
 FAMILY = get_family("smax_commander")
 BATTLE = dict(FAMILY.training_tasks[0].parameters)
+OTHER = FAMILY.training_tasks[1].parameters["commander"]  # of the same composition
 ROWS = 16  # of every batch: each number of games is compiled anew
 
 
@@ -44,7 +52,14 @@ def orders(games, script, shown, rng):
     return actions
 
 
-@pytest.mark.parametrize("script", [hunter, nearest])
+def deceived(games, row, shown, rng):
+    """Hunts another enemy who can be felled first."""
+    game = games.envs[row]
+    view = {name: getattr(game, name) for name in ("legal", "alive", "position")}
+    return hunt(SimpleNamespace(parameters={"commander": OTHER}, **view), rng)
+
+
+@pytest.mark.parametrize("script", [hunter, deceived])
 def test_nothing_is_different_until_the_commander_falls_and_then_all_is_won(script):
     games, plain = batch(BATTLE), batch(BATTLE)
     plain.commands = np.zeros_like(games.commands)
@@ -151,10 +166,24 @@ def test_the_list_holds_out_whole_compositions_that_do_not_tell_who_commands():
     assert all(allies < enemies for allies, enemies, _ in commanders)
 
 
-def test_who_knows_the_commander_wins_the_listed_tasks_and_a_plain_fight_does_not():
+def test_who_knows_the_commander_wins_the_listed_tasks_and_no_other_does():
     listed = [dict(t.parameters) for t in FAMILY.held_out_tasks[::7][:4]]
-    assert wins(listed, hunter, ROWS // 4, seed=2).mean() >= 0.75
-    assert wins(listed, nearest, ROWS // 4, seed=2).mean() <= 0.5
+    assert won_by(listed, hunter, ROWS // 4, seed=2).mean() >= 0.75
+    assert won_by(listed, nearest, ROWS // 4, seed=2).mean() <= 0.4
+    (wins,) = felled(listed[:1], ROWS // 4, seed=2)
+    hunted = [t.parameters["commander"] for t in FAMILY.held_out_tasks]
+    among = wins[np.ix_(hunted[:COMMANDERS], hunted[:COMMANDERS])]  # of the same composition
+    others = (among.sum() - among.trace()) / (COMMANDERS * (COMMANDERS - 1))
+    assert among.diagonal().mean() >= 0.75
+    assert others <= 0.4
+
+
+def test_commanders_are_those_who_fall_only_when_they_are_hunted_first():
+    wins = np.array(
+        [[1.0, 0.0, 0.9, 0.1], [0.1, 0.9, 0.8, 0.2], [0.0, 0.0, 1.0, 0.0], [0, 0, 1, 0.5]]
+    )
+    assert commanders(wins, np.zeros(4)) == [0, 1]  # 2 falls too often, and 3 too seldom
+    assert commanders(wins, np.array([0.5, 0.0, 0.0, 0.0])) == [1]
 
 
 def test_refused():

@@ -121,15 +121,30 @@ def expert(env: Any, rng: np.random.Generator) -> dict[str, int]:
     return {SPEAKER: goal, LISTENER: walk}
 
 
-def guess(observation: np.ndarray, mask: np.ndarray, agent: str, rng: np.random.Generator) -> int:
-    """Says the goal's colour, and walks to the landmark that is furthest east whatever it hears.
+def guess(
+    observation: np.ndarray,
+    mask: np.ndarray,
+    agent: str,
+    rng: np.random.Generator,
+    towards: tuple[int, int] = (1, 0),
+) -> int:
+    """Says the goal's colour, and walks to the landmark that is furthest in a direction.
 
-    This landmark has any colour, and stays the same for an episode.
+    This landmark has any colour, and stays the same for an episode. Whatever is heard changes
+    nothing.
+
+    Args:
+        towards: The direction: east is (1, 0), north is (0, 1).
     """
     if agent == SPEAKER:
         return int(observation[:COLOURS].argmax())
     landmarks = observation[2:8].reshape(COLOURS, 2)
-    return steer(landmarks[landmarks[:, 0].argmax()], observation[:2])
+    return steer(landmarks[(landmarks @ towards).argmax()], observation[:2])
+
+
+GUESSES = [
+    functools.partial(guess, towards=direction) for direction in ((1, 0), (0, 1), (-1, 0), (0, -1))
+]
 
 
 def reveal(parameters: Mapping[str, Any]) -> Sequence[float]:
@@ -168,7 +183,7 @@ mpe_codebook = TaskFamily(
     max_steps=STEPS,
     return_bounds=(0.0, 1.0),
     expert=expert,
-    behaviours=guess,
+    behaviours=GUESSES,
     make_batch=_batch,
     team_reward="shared",
     sizes=(2, 8 + COLOURS + WORDS, 5),

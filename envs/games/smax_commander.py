@@ -49,7 +49,7 @@ class CommanderBatch(SmaxBatch):
         UserError: there is no task, or its parameters are wrong.
     """
 
-    sides, layout, max_steps = SIDES, LAYOUT, 50
+    sides, layout, max_steps = SIDES, LAYOUT, 30
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         super().__init__(tasks)
