@@ -22,7 +22,7 @@ from maicc.envs.games.mpe_codebook import (
 )
 
 FAMILY = get_family("mpe_codebook")
-NEAREST = slice(8, 8 + COLOURS)
+SHOWN = slice(8, 8 + COLOURS)
 HEARD = slice(8 + COLOURS, 8 + COLOURS + WORDS)
 
 
@@ -54,6 +54,7 @@ def test_the_codebook_hides_which_colour_was_said_and_nothing_else():
     for t in range(STEPS):
         assert np.array_equal(a[SPEAKER], b[SPEAKER])
         assert np.array_equal(a[LISTENER][:8], b[LISTENER][:8])
+        assert np.array_equal(a[LISTENER][SHOWN], b[LISTENER][SHOWN])
         said = t % COLOURS
         actions = {SPEAKER: said, LISTENER: t % 5}
         (a, paid, *_), (b, again, *_) = first.step(actions), second.step(actions)
@@ -72,21 +73,21 @@ def test_the_speaker_sees_the_goal_alone_and_the_goal_is_drawn_anew():
     assert goals == {0, 1, 2}
 
 
-def test_only_the_end_is_paid_and_only_nearest_to_the_goal():
+def test_the_goal_is_shown_in_the_end_and_paid_is_who_was_nearest_to_it():
     env, rng, outcomes = env_of(3, 4, 5), np.random.default_rng(0), set()
     for seed in range(12):
         seen, aim = env.reset(seed=seed)[0], seed % COLOURS
-        while env.agents:
-            landmark = seen[LISTENER][2 + 2 * aim : 4 + 2 * aim]
-            walk = steer(landmark, seen[LISTENER][:2])
-            seen, paid, *_, truncated, _ = env.step({**expert(env, rng), LISTENER: walk})
-            if env.agents:
-                assert set(paid.values()) == {0.0}
-        away = np.linalg.norm(seen[LISTENER][2:8].reshape(COLOURS, 2), axis=1)
         goal = int(env.game_state.mpe.goal)
-        reached = away.argmin() == goal
-        assert seen[LISTENER][NEAREST].tolist() == np.eye(COLOURS)[away.argmin()].tolist()
-        assert paid == {SPEAKER: float(reached), LISTENER: float(reached)}
+        for step in range(STEPS):
+            landmarks = seen[LISTENER][2:8].reshape(COLOURS, 2)
+            nearest = np.linalg.norm(landmarks, axis=1).argmin()
+            last = step == STEPS - 1
+            assert seen[LISTENER][SHOWN].tolist() == (np.eye(COLOURS)[goal] * last).tolist()
+            walk = steer(landmarks[aim], seen[LISTENER][:2])
+            seen, paid, *_, truncated, _ = env.step({**expert(env, rng), LISTENER: walk})
+            reached = last and nearest == goal
+            assert paid == {SPEAKER: float(reached), LISTENER: float(reached)}
+        assert not env.agents
         assert all(truncated.values())
         outcomes.add((aim == goal, bool(reached)))
     assert {(True, True), (False, False)} <= outcomes

@@ -35,9 +35,10 @@ class Codebook:
     """JaxMARL environment: MPE's speaker and listener, between whom a codebook stands.
 
     The speaker sees MPE's three numbers, the colour of the goal. The listener sees its own velocity
-    (2), the three landmarks relative to itself (6), which of them is nearest (3, one is 1), and the
-    word that it hears (8, one is 1). The team is paid once, at the end: 1 if the nearest landmark
-    is the goal.
+    (2), the three landmarks relative to itself (6), the goal once it is shown (3, one is 1), and
+    the word that it hears (8, one is 1). The goal is shown before the last step, when it is too
+    late to go there. The team is paid once, in the last step: 1 if the landmark that was nearest
+    when the goal was shown is the goal.
 
     Raises:
         UserError: jaxmarl is not installed.
@@ -59,7 +60,7 @@ class Codebook:
     def step_env(self, key: Any, state: State, actions: Mapping[str, Any]) -> tuple[Any, ...]:
         seen, mpe, *_ = self.mpe.step_env(key, state.mpe, actions)
         over = mpe.step >= STEPS
-        paid = over & (_nearest(mpe) == mpe.goal)
+        paid = over & (_nearest(state.mpe) == mpe.goal)
         return (
             _coded(seen, mpe, state.codebook),
             State(mpe, state.codebook),
@@ -81,9 +82,9 @@ def _coded(seen: Mapping[str, Any], mpe: Any, codebook: Any) -> dict[str, Any]:
     import jax.numpy as jnp
 
     view = seen[LISTENER]
-    near = jnp.zeros(COLOURS).at[_nearest(mpe)].set(1.0)
+    goal = jnp.zeros(COLOURS).at[mpe.goal].set(mpe.step >= STEPS - 1)
     heard = jnp.zeros(WORDS).at[codebook].set(view[-COLOURS:])
-    return {**seen, LISTENER: jnp.concatenate([view[:-COLOURS], near, heard])}
+    return {**seen, LISTENER: jnp.concatenate([view[:-COLOURS], goal, heard])}
 
 
 @functools.cache
