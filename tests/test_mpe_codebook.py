@@ -52,13 +52,15 @@ def test_the_codebook_hides_which_colour_was_said_and_nothing_else():
     a, b = first.reset(seed=5)[0], second.reset(seed=5)[0]
     assert not a[LISTENER][HEARD].any()  # nothing has been said yet
     for t in range(STEPS):
-        assert np.array_equal(a[SPEAKER], b[SPEAKER])
+        assert np.array_equal(a[SPEAKER][:COLOURS], b[SPEAKER][:COLOURS])
         assert np.array_equal(a[LISTENER][:8], b[LISTENER][:8])
         assert np.array_equal(a[LISTENER][SHOWN], b[LISTENER][SHOWN])
         said = t % COLOURS
         actions = {SPEAKER: said, LISTENER: t % 5}
         (a, paid, *_), (b, again, *_) = first.step(actions), second.step(actions)
         assert a[LISTENER][HEARD].tolist() == np.eye(WORDS)[[0, 1, 2][said]].tolist()
+        assert np.array_equal(a[SPEAKER][COLOURS:], a[LISTENER][HEARD])
+        assert np.array_equal(b[SPEAKER][COLOURS:], b[LISTENER][HEARD])
         assert b[LISTENER][HEARD].tolist() == np.eye(WORDS)[[7, 2, 4][said]].tolist()
         assert paid == again
 
@@ -68,7 +70,7 @@ def test_the_speaker_sees_the_goal_alone_and_the_goal_is_drawn_anew():
     for seed in range(12):
         seen = env.reset(seed=seed)[0]
         goal = int(env.game_state.mpe.goal)
-        assert np.allclose(seen[SPEAKER], np.where(np.arange(3) == goal, 0.65, 0.15))
+        assert np.allclose(seen[SPEAKER][:COLOURS], np.where(np.arange(3) == goal, 0.65, 0.15))
         goals.add(goal)
     assert goals == {0, 1, 2}
 

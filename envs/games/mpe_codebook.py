@@ -1,8 +1,9 @@
 """Speaker and listener of MPE (jaxmarl) with a hidden codebook.
 
-The speaker sees the colour of the goal and says a colour. The listener hears a word in its place,
-`codebook[colour]` of 8 words. It sees a red, a green and a blue landmark, and should end nearest to
-the goal. Goal, landmarks and starts are drawn anew in each episode. The codebook is a task's own.
+The speaker sees the colour of the goal and says a colour. Both hear a word in its place,
+`codebook[colour]` of 8 words. The listener sees a red, a green and a blue landmark, and should end
+nearest to the goal. Goal, landmarks and starts are drawn anew in each episode. The codebook is a
+task's own.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ class State(NamedTuple):
 class Codebook:
     """JaxMARL environment: MPE's speaker and listener, between whom a codebook stands.
 
-    The speaker sees MPE's three numbers, the colour of the goal. The listener sees its own velocity
-    (2), the three landmarks relative to itself (6), the goal once it is shown (3, one is 1), and
-    the word that it hears (8, one is 1). The goal is shown before the last step, when it is too
-    late to go there. The team is paid once, in the last step: 1 if the landmark that was nearest
-    when the goal was shown is the goal.
+    The speaker sees the colour of the goal (3, as in MPE). The listener sees its own velocity (2),
+    the three landmarks relative to itself (6), and the goal once it is shown (3, one is 1). The
+    observations of both end with the word that is heard (8, one is 1). The goal is shown before the
+    last step, when it is too late to go there. The team is paid once, in the last step: 1 if the
+    landmark that was nearest when the goal was shown is the goal.
 
     Raises:
         UserError: jaxmarl is not installed.
@@ -78,13 +79,16 @@ def _nearest(mpe: Any) -> Any:
 
 
 def _coded(seen: Mapping[str, Any], mpe: Any, codebook: Any) -> dict[str, Any]:
-    """Observations in which the listener hears a word in place of the colour that was said."""
+    """Observations in which both hear a word in place of the colour that was said."""
     import jax.numpy as jnp
 
     view = seen[LISTENER]
     goal = jnp.zeros(COLOURS).at[mpe.goal].set(mpe.step >= STEPS - 1)
     heard = jnp.zeros(WORDS).at[codebook].set(view[-COLOURS:])
-    return {**seen, LISTENER: jnp.concatenate([view[:-COLOURS], goal, heard])}
+    return {
+        SPEAKER: jnp.concatenate([seen[SPEAKER], heard]),
+        LISTENER: jnp.concatenate([view[:-COLOURS], goal, heard]),
+    }
 
 
 @functools.cache
