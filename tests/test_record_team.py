@@ -16,6 +16,7 @@ from maicc.evaluation.adapt import adapt, play_episode
 from maicc.evaluation.context_value import context_value
 from maicc.experiments.run import run
 from maicc.files import ModelFiles
+from maicc.teams.choices import sample_alike
 from maicc.types import Trajectories
 from tests.conftest import tiny_config
 from tests.teams import FAMILY, SEEDS, check_lock_step, make_env, untrained
@@ -80,6 +81,29 @@ def test_agents_who_share_their_draws_need_no_message(models, redraw):
     assert (by_run == by_run[:, :, :1]).all()  # of all agents alike
     assert (by_run[:, 0] != by_run[:, 1]).all()  # of no two runs
     assert (np.ptp(drawn, axis=-1) == 0).all() == (redraw == "episode")
+    targets = team._draws.target.reshape(3, 3, -1)
+    assert (targets == targets[:, :1]).all()
+
+
+def test_agents_with_the_same_numbers_choose_alike_and_as_their_model_says():
+    rng, n = np.random.default_rng(0), 20_000
+    logits = np.array([1.0, 0.0, -np.inf, 0.5, -1.0])
+    draws, each = rng.random((n, 5)), np.arange(5)
+    chosen = sample_alike(np.tile(logits, (n, 1)), draws, each)
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert np.bincount(chosen, minlength=5) / n == pytest.approx(expected, abs=0.015)
+    # an agent who likes the last four as much, and the first less, leaves none of them
+    other = sample_alike(np.tile(logits - [2.0, 0, 0, 0, 0], (n, 1)), draws, each)
+    assert (other[chosen > 0] == chosen[chosen > 0]).all()
+
+
+def test_of_the_actions_without_a_target_the_likeliest_is_taken():
+    rng, n = np.random.default_rng(0), 20_000
+    logits = np.tile([1.0, 0.9, 0.0, 0.0], (n, 1))
+    chosen = sample_alike(logits, rng.random((n, 3)), np.array([0, 0, 1, 2]))
+    expected = np.exp([1.0, -np.inf, 0.0, 0.0])
+    expected = expected / expected.sum()
+    assert np.bincount(chosen, minlength=4) / n == pytest.approx(expected, abs=0.015)
 
 
 @pytest.mark.parametrize(

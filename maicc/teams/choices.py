@@ -16,12 +16,32 @@ class Draws(NamedTuple):
     action: np.ndarray  # (rows, T) which action is sampled
     order: np.ndarray  # (rows, T) the order of trajectories in memory; the first step's is used
     extra: np.ndarray  # (rows, T, draws) for the method
+    target: np.ndarray  # (rows, T, targets) which targets are preferred, where teams share draws
 
     @classmethod
-    def from_columns(cls, columns: np.ndarray) -> Draws:
-        """Names the columns (rows, T, 5 + draws)."""
+    def from_columns(cls, columns: np.ndarray, extra: int) -> Draws:
+        """Names the columns (rows, T, 5 + extra + targets)."""
         memory, tie, explore, action, order = np.moveaxis(columns[:, :, :5], 2, 0)
-        return cls(memory, tie, explore, action, order, extra=columns[:, :, 5:])
+        others, target = np.split(columns[:, :, 5:], [extra], axis=2)
+        return cls(memory, tie, explore, action, order, others, target)
+
+
+def sample(logits: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    """Samples actions (Q,) from logits (Q, A) with one number in [0, 1) each, (Q,)."""
+    total = np.exp(logits - logits.max(1, keepdims=True)).cumsum(1)
+    return (total <= draw[:, None] * total[:, -1:]).sum(1)
+
+
+def sample_alike(logits: np.ndarray, draw: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Samples actions so that agents with the same numbers choose alike: METHOD.md, section 12.
+
+    Args:
+        logits: Of each action, (Q, A).
+        draw: Numbers in [0, 1) of each target, (Q, targets).
+        target: Target of each action, (A,). Of the actions of one target the likeliest is taken.
+    """
+    noise = -np.log(-np.log(np.maximum(draw, np.finfo(float).tiny)))  # Gumbel's distribution
+    return (logits + noise[:, target]).argmax(1)
 
 
 class Choices(NamedTuple):

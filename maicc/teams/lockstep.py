@@ -19,7 +19,7 @@ from maicc.data.alive import alive_up_to_last, cut_at_death
 from maicc.data.returns import completed, return_to_go
 from maicc.memory import OnlineMemory
 from maicc.streams import Stream
-from maicc.teams.choices import Choices, Draws
+from maicc.teams.choices import Choices, Draws, sample, sample_alike
 from maicc.teams.lookups import LookupStats
 from maicc.types import Retrieval, Spec, Trajectories, UserError
 
@@ -94,6 +94,7 @@ class LockStepTeam(ABC):
         self.retrieved: tuple[np.ndarray, Retrieval] | None = None
         self.traced = np.zeros(0, np.int64)  # rows whose logits are always wanted
         self._n_draws, self._shared_draws, self._redraw = draws, shared_draws, redraw
+        self._targets = _targets(spec)
         self._running = False  # an episode
         self._awaits_observe = False
 
@@ -297,29 +298,34 @@ class LockStepTeam(ABC):
             for run, column in zip(self._run, self._column, strict=True)
         ]
         steps = self.spec.max_steps if self._redraw == "step" else 1
-        numbers = np.stack([rng.random((steps, 5 + self._n_draws)) for rng in rngs])
-        return Draws.from_columns(np.repeat(numbers, self.spec.max_steps // steps, axis=1))
+        targets = int(self._targets.max()) + 1 if self._shared_draws else 0
+        columns = 5 + self._n_draws + targets
+        numbers = np.stack([rng.random((steps, columns)) for rng in rngs])
+        numbers = np.repeat(numbers, self.spec.max_steps // steps, axis=1)
+        return Draws.from_columns(numbers, self._n_draws)
 
     def _choose(self, legal: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Samples a legal action, or takes the best: what was worth repeating, or the model's."""
-        explore, action = (
-            numbers[active, self._step] for numbers in (self._draws.explore, self._draws.action)
+        t, draws = self._step, self._draws
+        samples = (
+            draws.explore[active, t] < np.broadcast_to(self.sampling(), len(self._run))[active]
         )
-        samples = explore < np.broadcast_to(self.sampling(), len(self._run))[active]
-        observations = self._now.observations[active, self._step]
-        again, slot = self.online.repeat(active, self._replayed[active], self._step, observations)
+        observations = self._now.observations[active, t]
+        again, slot = self.online.repeat(active, self._replayed[active], t, observations)
         again = np.where(np.take_along_axis(legal, again[:, None], 1)[:, 0], again, -1)
         repeats = ~samples & (again >= 0)
         logits, wanted = np.zeros(legal.shape), self.wanted(active, repeats)
         with torch.no_grad():
             logits[wanted] = self.logits(active[wanted])
         logits = np.where(legal, logits, -np.inf)
+        if self._shared_draws:
+            sampled = sample_alike(logits, draws.target[active, t], self._targets)
+        else:
+            sampled = sample(logits, draws.action[active, t])
         p = np.exp(logits - logits.max(1, keepdims=True))
-        total = p.cumsum(1)
-        sampled = (total <= action[:, None] * total[:, -1:]).sum(1)
         best = np.where(again >= 0, again, logits.argmax(1))
         assert self.choices is not None
-        self.choices.probability[active] = p / total[:, -1:]
+        self.choices.probability[active] = p / p.sum(1, keepdims=True)
         self.choices.sampled[active] = samples
         self.choices.repeated[active] = np.where(repeats, slot, -1)
         return np.where(samples, sampled, best)
@@ -369,3 +375,9 @@ class LockStepTeam(ABC):
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Goes on from a `state`."""
         self.online.load_state(state)
+
+
+def _targets(spec: Spec) -> np.ndarray:
+    """Numbers the target of each action, (A,): 0 without one; its own where none are known."""
+    actions = np.arange(spec.n_actions)
+    return actions if spec.layout is None else (actions - spec.layout.attack + 1).clip(0)
