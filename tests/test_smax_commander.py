@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maicc.envs import get_family
-from maicc.envs.games.smax_policies import hunt
+from maicc.envs.games.smax_policies import go_for, hunt
 from maicc.types import Task, UserError
 
 pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
@@ -54,9 +54,7 @@ def orders(games, script, shown, rng):
 
 def deceived(games, row, shown, rng):
     """Hunts another enemy who can be felled first."""
-    game = games.envs[row]
-    view = {name: getattr(game, name) for name in ("legal", "alive", "position")}
-    return hunt(SimpleNamespace(parameters={"commander": OTHER}, **view), rng)
+    return go_for(games.envs[row], OTHER)
 
 
 @pytest.mark.parametrize("script", [hunter, deceived])

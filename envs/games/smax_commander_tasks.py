@@ -14,15 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from maicc.envs.batch import BatchStep
-from maicc.envs.games.smax_commander import (
-    LAYOUT,
-    SIDES,
-    TASKS,
-    CommanderBatch,
-    smax_commander,
-    tasks,
-)
-from maicc.envs.games.smax_policies import MOVES, hunt
+from maicc.envs.games.smax_commander import SIDES, TASKS, CommanderBatch, smax_commander, tasks
+from maicc.envs.games.smax_policies import go_for, hunt
 from maicc.files import write_text
 from maicc.streams import Stream
 from maicc.types import Task
@@ -57,36 +50,24 @@ def nearest(
     return {agent: act(seen, mask, agent, rng) for agent, seen, mask in sights}
 
 
+def one_then_nearest(
+    games: CommanderBatch, row: int, shown: BatchStep, rng: np.random.Generator
+) -> Mapping[str, int]:
+    """Hunts the enemy that the task calls the commander, then whoever is nearest to the team."""
+    game = games.envs[row]
+    ours, theirs = np.split(np.flatnonzero(game.alive), [game.alive[: SIDES[0]].sum()])
+    prey = SIDES[0] + game.parameters["commander"]  # a place among all units
+    if not game.alive[prey]:
+        middle = game.position[ours].mean(0)
+        prey = theirs[np.linalg.norm(game.position[theirs] - middle, axis=1).argmin()]
+    return go_for(game, int(prey) - SIDES[0])
+
+
 def won_by(
     battles: Sequence[Mapping[str, Any]], script: Script, games: int, seed: int
 ) -> np.ndarray:
-    """Plays battles, with a progress bar.
-
-    Args:
-        battles: Parameters of each task.
-        script: Player.
-        games: Games of each task.
-        seed: Seed of the games.
-
-    Returns:
-        Share of each task's games that are won, (len(battles),).
-    """
-    shares = []
-    with tqdm(desc=script.__name__, unit="task", total=len(battles)) as bar:
-        for start in range(0, len(battles), _AT_ONCE):
-            some = battles[start : start + _AT_ONCE]
-            batch = CommanderBatch([Task("", "", p) for p in some for _ in range(games)])
-            rng = np.random.default_rng([seed, Stream.COMMANDER_TRIALS, start])
-            shown = batch.reset(rng.integers(2**31, size=len(batch.tasks)).tolist())
-            while not shown.done.all():
-                actions = np.zeros(batch.agent_mask.shape, np.int64)  # (B, A)
-                for b in np.flatnonzero(~shown.done).tolist():
-                    for agent, action in script(batch, b, shown, rng).items():
-                        actions[b, batch.rosters[b].index(agent)] = action
-                shown = batch.step(actions)
-            shares.append(batch.won.reshape(-1, games).mean(1))
-            bar.update(len(some))
-    return np.concatenate(shares)
+    """Plays battles, and gives the share of each task's games that are won, (len(battles),)."""
+    return _play(battles, script, games, seed)[0]
 
 
 def felled(compositions: Sequence[Mapping[str, Any]], games: int, seed: int) -> list[np.ndarray]:
@@ -104,28 +85,56 @@ def felled(compositions: Sequence[Mapping[str, Any]], games: int, seed: int) -> 
         For each composition the share of the games in which an enemy (column) falls while an ally
         stands, if another (row) is hunted first, (enemies, enemies).
     """
-    battles = _battles(compositions)
-    shares = []
-    with tqdm(desc="felled", unit="battle", total=len(battles)) as bar:
+    fell = _play(_battles(compositions), one_then_nearest, games, seed, commanded=False)[1]
+    sizes = [c["enemies"] for c in compositions]
+    parts = np.split(fell, np.cumsum(sizes)[:-1])
+    return [part[:, :size] for part, size in zip(parts, sizes, strict=True)]
+
+
+def _play(
+    battles: Sequence[Mapping[str, Any]],
+    script: Script,
+    games: int,
+    seed: int,
+    *,
+    commanded: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Plays battles, with a progress bar.
+
+    Args:
+        battles: Parameters of each task.
+        script: Player.
+        games: Games of each task.
+        seed: Seed of the games.
+        commanded: Whether all enemies fall with the commander.
+
+    Returns:
+        Of each task's games the share that is won, (len(battles),), and the share in which an enemy
+        falls while an ally stands, (len(battles), M).
+    """
+    won, fell = [], []
+    with tqdm(desc=script.__name__, unit="task", total=len(battles)) as bar:
         for start in range(0, len(battles), _AT_ONCE):
             some = battles[start : start + _AT_ONCE]
             batch = CommanderBatch([Task("", "", p) for p in some for _ in range(games)])
-            prey = SIDES[0] + np.array([p["commander"] for p in batch.tasks])  # (B,)
-            batch.commands = np.zeros((len(prey), sum(SIDES)), bool)
+            if not commanded:
+                batch.commands = np.zeros((len(batch.tasks), sum(SIDES)), bool)
             rng = np.random.default_rng([seed, Stream.COMMANDER_TRIALS, start])
-            shown = batch.reset(rng.integers(2**31, size=len(prey)).tolist())
-            fell = np.zeros((len(prey), SIDES[1]), bool)
+            shown = batch.reset(rng.integers(2**31, size=len(batch.tasks)).tolist())
+            fallen = np.zeros((len(batch.tasks), SIDES[1]), bool)
             while not shown.done.all():
                 running = ~shown.done
-                shown = batch.step(_hunt(batch, shown, prey))
+                actions = np.zeros(batch.agent_mask.shape, np.int64)  # (B, A)
+                for b in np.flatnonzero(running).tolist():
+                    for agent, action in script(batch, b, shown, rng).items():
+                        actions[b, batch.rosters[b].index(agent)] = action
+                shown = batch.step(actions)
                 ours, theirs = np.split(batch.known["alive"].astype(bool), [SIDES[0]], axis=1)
-                fell |= ~theirs & (running & ours.any(1))[:, None]
-            shares.append(fell.reshape(-1, games, SIDES[1]).mean(1))
+                fallen |= ~theirs & (running & ours.any(1))[:, None]
+            won.append(batch.won.reshape(-1, games).mean(1))
+            fell.append(fallen.reshape(-1, games, SIDES[1]).mean(1))
             bar.update(len(some))
-    rows = iter(np.concatenate(shares))
-    return [
-        np.stack([next(rows)[:m] for _ in range(m)]) for m in (c["enemies"] for c in compositions)
-    ]
+    return np.concatenate(won), np.concatenate(fell)
 
 
 def _battles(compositions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -135,29 +144,6 @@ def _battles(compositions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for c in compositions
         for i in range(c["enemies"])
     ]
-
-
-def _hunt(games: CommanderBatch, shown: BatchStep, prey: np.ndarray) -> np.ndarray:
-    """Chooses actions (B, A) of teams that hunt their prey, or the nearest enemy if it has fallen.
-
-    The nearest is that to the middle of the team.
-
-    Args:
-        prey: Place among all units, (B,).
-    """
-    position, alive = games.known["position"], games.known["alive"].astype(bool)
-    ours, rows = alive[:, : SIDES[0]], np.arange(len(prey))
-    middle = (position[:, : SIDES[0]] * ours[..., None]).sum(1) / ours.sum(1).clip(1)[:, None]
-    distance = np.linalg.norm(position - middle[:, None], axis=-1)
-    distance[:, : SIDES[0]] = np.inf
-    distance[~alive] = np.inf
-    target = np.where(alive[rows, prey], prey, distance.argmin(1))
-    way = position[rows, target][:, None] - position[:, : SIDES[0]]  # (B, A, 2)
-    shot = np.broadcast_to(target[:, None] - SIDES[0] + LAYOUT.attack, ours.shape)
-    can_shoot = np.take_along_axis(shown.action_mask, shot[..., None], -1)[..., 0].astype(bool)
-    chosen = np.where(can_shoot, shot, (way @ MOVES.T).argmax(-1))
-    legal = np.take_along_axis(shown.action_mask, chosen[..., None], -1)[..., 0].astype(bool)
-    return np.where(legal, chosen, shown.action_mask.argmax(-1))  # a fallen unit can only stop
 
 
 def commanders(wins: np.ndarray, fought: np.ndarray) -> list[int]:

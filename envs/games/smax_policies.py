@@ -75,11 +75,15 @@ def hunt(game: Any, rng: np.random.Generator) -> Mapping[str, int]:
 
     The hunter sees the whole battle, and knows who commands.
     """
-    allies, commander = len(game.legal), game.parameters["commander"]
+    return go_for(game, game.parameters["commander"])
+
+
+def go_for(game: Any, enemy: int) -> dict[str, int]:
+    """Orders all units to shoot an enemy, or to go there where it is out of range."""
+    allies, shot = len(game.legal), _FIRST_ATTACK + enemy
     actions = {}
     for i in np.flatnonzero(game.alive[:allies]):
-        move = int(np.argmax(MOVES @ (game.position[allies + commander] - game.position[i])))
-        shot = _FIRST_ATTACK + commander
+        move = int(np.argmax(MOVES @ (game.position[allies + enemy] - game.position[i])))
         actions[f"ally_{i}"] = shot if game.legal[i, shot] else move
     return actions
 
