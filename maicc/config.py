@@ -287,7 +287,8 @@ class MemoryConfig:
         toss: The coin between the memories falls at each `step` (the authors' code) or once per
             `episode` (the paper).
         draws: Random numbers of coins, ties and samples: each agent's `own`, or the same ones for
-            all agents, from a seed that the team has `shared` before the first episode.
+            all agents, from a seed that the team has `shared` before the first episode. These
+            agents choose alike as far as their models agree.
         redraw: Random numbers are drawn anew at each `step`, or once per `episode`.
         replay: An agent that does not sample repeats its own action of the latest episode that
             reached the goal, where it sees the same in the same step. Else the model chooses.

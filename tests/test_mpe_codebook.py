@@ -65,7 +65,7 @@ def test_the_codebook_hides_which_colour_was_said_and_nothing_else():
         assert paid == again
 
 
-def test_the_speaker_sees_the_goal_alone_and_the_goal_is_drawn_anew():
+def test_the_speaker_sees_the_goal_which_is_drawn_anew():
     env, goals = env_of(0, 1, 2), set()
     for seed in range(12):
         seen = env.reset(seed=seed)[0]
