@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from maicc.config import CollectConfig
-from maicc.data import behaviour as module_behaviour
 from maicc.data import collect as module
-from maicc.data.behaviour import calibrate, episode_count, play
+from maicc.data import processes as module_processes
+from maicc.data.behaviour import calibrate, episode_count, legal_labels, play, play_trial
 from maicc.data.collect import check_settings, collect, plan_of
 from maicc.data.dataset import EpisodeFile
 from maicc.data.episodes import FIELDS
+from maicc.data.returns import share_of_maximum
 from maicc.envs import get_family
 from maicc.types import UserError
 
@@ -47,7 +48,7 @@ def test_an_interrupted_collection_goes_on(tmp_path, monkeypatch):
     def third_fails(*args, **kwargs):
         if len(played) == 2:
             raise KeyboardInterrupt
-        played.append(args[-1])
+        played.append(args[1])
         real(*args, **kwargs)
 
     monkeypatch.setattr(module, "_play_unit", third_fails)
@@ -56,7 +57,7 @@ def test_an_interrupted_collection_goes_on(tmp_path, monkeypatch):
     assert not (tmp_path / "broken.h5").exists()
 
     def not_again(*args, **kwargs):
-        assert args[-1] not in played
+        assert args[1] not in played
         real(*args, **kwargs)
 
     monkeypatch.setattr(module, "_play_unit", not_again)
@@ -69,11 +70,13 @@ def test_an_interrupted_collection_goes_on(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_calibration_reaches_the_level_aimed_at():
+    tasks = FAMILY.training_tasks
+
     def reached_at(rate):
-        return module_behaviour._reached(FAMILY, rate, 0, lambda n: None)
+        trials = [play_trial(FAMILY, task, rate, 0) for task in range(len(tasks))]
+        return share_of_maximum(np.concatenate(trials), FAMILY.return_bounds)
 
     rate = calibrate(reached_at, 0.5)
-    tasks = FAMILY.training_tasks
     reached = np.mean([
         play(FAMILY, task, rate, [(9, i, e) for e in range(40)]).rewards.sum(1).mean() / 2
         for i, task in enumerate(tasks)
@@ -135,7 +138,7 @@ def test_the_explorer_as_one_more_behaviour(tmp_path):
 
 
 def test_an_annealed_expert_acts_at_random_ever_less_often(tmp_path, monkeypatch):
-    monkeypatch.setattr(module_behaviour, "_trial", None)  # nothing is played to find the rates
+    monkeypatch.setattr(module, "play_trial", None)  # nothing is played to find the rates
     config = CollectConfig(episodes=4, levels=[0.5, 1.0], anneal=5, explorer=True, workers=1)
     family = dataclasses.replace(FAMILY, training=dict(list(FAMILY.training.items())[:2]))
     collect(family, tmp_path / "x.h5", config, seed=0)
@@ -287,12 +290,12 @@ def test_what_an_expert_may_not_choose(tmp_path, expert, message):
 
 def test_units_survive_what_has_nothing_to_do_with_them(tmp_path, monkeypatch):
     """Processes that can't be started are no fault of the family's."""
-    few = dataclasses.replace(FAMILY, training=dict(list(FAMILY.training.items())[:1]))
+    few = dataclasses.replace(FAMILY, training=dict(list(FAMILY.training.items())[:2]))
     config = CollectConfig(episodes=2, levels=[1.0], explorer=True, workers=1)
     real = module._play_unit
 
     def stops(*args, **kwargs):
-        if args[-1][1] == 1:
+        if args[1][1] == 1:
             raise KeyboardInterrupt
         real(*args, **kwargs)
 
@@ -304,24 +307,64 @@ def test_units_survive_what_has_nothing_to_do_with_them(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "ProcessPoolExecutor", full)
-    monkeypatch.setattr(module, "importable", lambda family: True)
+    monkeypatch.setattr(module_processes, "ProcessPoolExecutor", full)
+    monkeypatch.setattr(module_processes, "importable", lambda family: True)
     (parts,) = tmp_path.iterdir()
-    (parts / "task0-behaviour0.npz").rename(parts / "kept.npz")  # two units are waiting
+    (parts / "task0-behaviour0.npz").rename(parts / "kept.npz")
     with pytest.raises(UserError, match=r"/dev/shm.*No space left.*set collect.workers=1"):
         collect(few, tmp_path / "x.h5", dataclasses.replace(config, workers=2), seed=0)
     assert (parts / "kept.npz").exists()
 
 
+def test_a_damaged_unit_is_played_again(tmp_path, monkeypatch, capsys):
+    few = dataclasses.replace(FAMILY, training=dict(list(FAMILY.training.items())[:1]))
+    collect(few, tmp_path / "whole.h5", SMALL, seed=0)
+    real, played = module._play_unit, []
+
+    def damaged(family, unit, parts, **options):
+        real(family, unit, parts=parts, **options)
+        played.append(unit)
+        if len(played) == 1:
+            path = parts / "task0-behaviour0.npz"
+            path.write_bytes(path.read_bytes()[:1000])
+
+    monkeypatch.setattr(module, "_play_unit", damaged)
+    collect(few, tmp_path / "mended.h5", SMALL, seed=0)
+    assert played == [(0, 0), (0, 1), (0, 0)]
+    assert "is damaged, and its episodes are played again" in capsys.readouterr().out
+    whole, mended = (EpisodeFile(tmp_path / name) for name in ("whole.h5", "mended.h5"))
+    assert whole.fingerprint == mended.fingerprint
+
+
+class OddError(Exception):
+    """Can't be sent to another process: pickle makes it anew with one argument."""
+
+    def __init__(self, code, text):
+        super().__init__(f"{code}: {text}")
+
+
+def test_any_error_of_an_environment_is_told():
+    def fails(family, number):
+        raise OddError(number, "the game is gone")
+
+    with pytest.raises(RuntimeError, match="OddError: 3: the game is gone"):
+        module_processes._call(fails, "lbf_7x7", (), 3)
+
+
+def test_nothing_is_a_label_of_an_agent_for_which_nothing_was_chosen():
+    labels = legal_labels({"a": None, "b": 1}, ["a", "b", "c"], np.ones((3, 2), bool))
+    assert labels.tolist() == [-1, 1, -1]
+
+
 def test_a_worker_that_dies_is_told_of(tmp_path):
-    with pytest.raises(UserError, match="__main__"), module._pool(1) as pool:
+    with pytest.raises(UserError, match="__main__"), module_processes._pool(1) as pool:
         pool.submit(os._exit, 1).result()
 
 
 def test_workers_end_with_their_parent(tmp_path):
     code = (
         "import os, sys, time\n"
-        "from maicc.data.collect import _pool\n"
+        "from maicc.data.processes import _pool\n"
         "if __name__ == '__main__':\n"
         "    with _pool(1) as pool:\n"
         "        print(pool.submit(os.getpid).result(), flush=True)\n"

@@ -167,8 +167,8 @@ def legal_labels(
     """
     labels = np.full(len(action_mask), -1, np.int64)
     for i, agent in enumerate(roster):
-        action = chosen.get(agent, -1)
-        if 0 <= action < action_mask.shape[1] and action_mask[i, action]:
+        action = chosen.get(agent)  # None of an agent that takes no part
+        if action is not None and 0 <= action < action_mask.shape[1] and action_mask[i, action]:
             labels[i] = action
     return labels
 
@@ -215,9 +215,9 @@ def _play(
                 legal = np.flatnonzero(shown.action_mask[b, i])
                 act_at_random = draws[b, t, i, 0] < rate
                 random_action = legal[int(draws[b, t, i, 1] * len(legal))]
-                # an agent that has left has one legal action
-                forced = act_at_random or len(legal) == 1
-                actions[b, i] = random_action if forced else planned.get(agent, random_action)
+                # an agent that has left has one legal action, and nothing is chosen for it
+                forced = act_at_random or len(legal) == 1 or planned.get(agent) is None
+                actions[b, i] = random_action if forced else planned[agent]
         shown = env.step(actions)
         episodes.actions[running, t] = actions[running]
         episodes.rewards[running, t] = shown.rewards[running]
@@ -275,7 +275,7 @@ def episode_count(family: TaskFamily, config: CollectConfig) -> int:
 
 
 def plan_behaviours(
-    family: TaskFamily, config: CollectConfig, seed: int, progress: Callable[[int], object]
+    family: TaskFamily, config: CollectConfig, trial: Callable[[float], np.ndarray]
 ) -> tuple[TaskFamily, list[Behaviour]]:
     """Plans the behaviours of a dataset, and gives the family return bounds if levels need them.
 
@@ -284,15 +284,21 @@ def plan_behaviours(
     with a single behaviour policy uses that one as its expert. Other behaviours play as they are.
     In a family without any, agents act at random.
 
+    Args:
+        trial: Function that gives the returns of a trial of all training tasks at a rate of random
+            actions: those of `play_trial`. It is called once for a rate.
+
     Returns:
         The family, and the behaviours with `reached` still 0.
     """
-    names, behaviours = behaviour_names(family, config), []
+    names, behaviours, trial = behaviour_names(family, config), [], cache(trial)
     if "expert" in names and family.return_bounds is None:
-        trials = [_trial(family, rate, seed) for rate in (0.0, 1.0)]
-        progress(2 * len(family.training) * _each_task(family))
-        family = with_bounds(family, concatenate(trials).returns)
-    reached = cache(lambda rate: _reached(family, rate, seed, progress))
+        family = with_bounds(family, np.concatenate([trial(0.0), trial(1.0)]))
+
+    def reached(rate: float) -> float:
+        assert family.return_bounds is not None
+        return share_of_maximum(trial(rate), family.return_bounds)
+
     for name in names:
         if name == "expert":
             for level in config.levels:
@@ -306,33 +312,20 @@ def plan_behaviours(
     return family, behaviours
 
 
-def _each_task(family: TaskFamily) -> int:
+def each_trial(family: TaskFamily) -> int:
     """Counts the episodes of each training task in a trial."""
     return min(max(_TRIAL_EPISODES // len(family.training), 2), 16)
 
 
-def _trial(family: TaskFamily, rate: float, seed: int) -> EpisodeBatch:
-    """Plays a few episodes of each training task."""
-    return concatenate(
-        [
-            play(
-                family,
-                task,
-                rate,
-                [(seed, Stream.CALIBRATION, i, e) for e in range(_each_task(family))],
-            )
-            for i, task in enumerate(family.training_tasks)
-        ]
-    )
+def play_trial(family: TaskFamily, task: int, rate: float, seed: int) -> np.ndarray:
+    """Plays a training task's episodes of a trial of the expert, and gives their returns (E,).
 
-
-def _reached(
-    family: TaskFamily, rate: float, seed: int, progress: Callable[[int], object]
-) -> float:
-    """Share of the maximum return that a trial reaches at a rate of random actions."""
-    assert family.return_bounds is not None
-    progress(len(family.training) * _each_task(family))
-    return share_of_maximum(_trial(family, rate, seed).returns, family.return_bounds)
+    Args:
+        task: Number of the training task.
+        rate: Probability that an agent acts at random in a step.
+    """
+    seeds = [(seed, Stream.CALIBRATION, task, episode) for episode in range(each_trial(family))]
+    return play(family, family.training_tasks[task], rate, seeds).returns
 
 
 def calibrate(reached: Callable[[float], float], level: float) -> float:
@@ -359,5 +352,5 @@ def trial_episodes(family: TaskFamily, config: CollectConfig) -> int:
     """Counts the most episodes that `plan_behaviours` may play, for a progress bar."""
     if config.anneal:
         return 0
-    trial = len(family.training) * _each_task(family)
-    return (len(config.levels) * (_CALIBRATION_TRIALS + 2) + 2) * trial
+    trial = len(family.training) * each_trial(family)
+    return (2 + len(config.levels) * _CALIBRATION_TRIALS) * trial

@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from maicc.config import CollectConfig
 from maicc.data.behaviour import (
     behaviour_names,
+    each_trial,
+    episode_count,
     episodes_each,
     plan_behaviours,
     play,
+    play_trial,
     plays_at_levels,
     trial_episodes,
     with_bounds,
 )
 from maicc.data.dataset import write_episodes
 from maicc.data.episodes import FIELDS, EpisodeBatch, join
+from maicc.data.processes import NoProcessesError, PlayEach, in_this_process, processes
 from maicc.data.returns import share_of_maximum
-from maicc.envs import TaskFamily, get_family, importable
+from maicc.envs import TaskFamily
 from maicc.files import locked, plain_number, read_arrays, read_json, write_arrays, write_json
 from maicc.streams import Stream
 from maicc.types import Behaviour, UserError
@@ -79,8 +77,9 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     path = Path(path)
     parts = _folder_of_units(family, path, config, seed)
     try:
-        _collect(family, path, config, seed, parts)
-    except _NoProcessesError:
+        units = _played(family, config, seed, parts)
+        _join(family, path, config, seed, units)
+    except NoProcessesError:
         raise
     except UserError:
         drop_units(family, path, config, seed)
@@ -101,10 +100,10 @@ def collect_share(
     if path.exists():
         return
     parts = _folder_of_units(family, path, config, seed)
-    units = _units(family, config, seed, parts)
+    units = _units(family, config, seed, parts, in_this_process(family))
     for unit in units.every()[number::of]:
         if not path.exists() and not _part(parts, *unit).exists():
-            units.play(unit, family=family)
+            units.play(family, unit)
 
 
 def drop_units(family: TaskFamily, path: Path, config: CollectConfig, seed: int) -> None:
@@ -117,10 +116,6 @@ def _folder_of_units(family: TaskFamily, path: Path, config: CollectConfig, seed
     parts = path.with_name(f"{path.name}.{plan_of(family, config, seed)[:8]}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     return parts
-
-
-class _NoProcessesError(UserError):
-    """Processes that can't be started or have died; the units that are finished are sound."""
 
 
 def plan_of(family: TaskFamily, config: CollectConfig, seed: int) -> str:
@@ -138,10 +133,10 @@ class _Units(NamedTuple):
 
     bounded: TaskFamily  # the family with bounds
     behaviours: list[Behaviour]
-    rosters: list[list[str]]  # that every process must have
+    rosters: list[list[str]]
     counts: list[int]  # episodes of each behaviour in a task
     parts: Path  # folder of the units that have been played
-    play: Callable[..., None]  # plays a unit
+    play: Callable[..., None]  # plays a unit, given the family and the unit
 
     def every(self) -> list[tuple[int, int]]:
         """All units, as numbers of a task and of a behaviour."""
@@ -153,35 +148,36 @@ class _Units(NamedTuple):
         return [unit for unit in self.every() if not _part(self.parts, *unit).exists()]
 
 
-def _units(family: TaskFamily, config: CollectConfig, seed: int, parts: Path) -> _Units:
+def _units(
+    family: TaskFamily, config: CollectConfig, seed: int, parts: Path, play_each: PlayEach
+) -> _Units:
     """Plans the units, or reads the plan in their folder."""
     with locked(parts / "plan.json"):
-        bounded, behaviours, rosters = _planned(family, config, seed, parts / "plan.json")
+        planned = _planned(family, config, seed, parts / "plan.json", play_each)
+    bounded, behaviours, rosters = planned
     counts = [episodes_each(behaviour.name, config) for behaviour in behaviours]
-    play = partial(_play_unit, family.name, counts, seed, behaviours, parts, rosters)
+    play = partial(_play_unit, counts=counts, seed=seed, behaviours=behaviours, parts=parts)
     return _Units(bounded, behaviours, rosters, counts, parts, play)
 
 
-def _collect(family: TaskFamily, path: Path, config: CollectConfig, seed: int, parts: Path) -> None:
-    """Collects, with the units kept in the folder `parts`."""
-    units = _units(family, config, seed, parts)
-    bounded, behaviours, counts = units.bounded, units.behaviours, units.counts
-    waiting, total = units.waiting(), len(family.training) * sum(counts)
-    workers = min(config.workers or os.cpu_count() or 1, max(len(waiting), 1))
-    if not importable(family):
-        workers = 1  # known in this process only
-    with tqdm(desc="collect", unit="episode", total=total) as bar:
-        bar.update(total - sum(counts[behaviour] for _, behaviour in waiting))
-        if workers == 1:
-            for unit in waiting:
-                units.play(unit, family=family)
+def _played(family: TaskFamily, config: CollectConfig, seed: int, parts: Path) -> _Units:
+    """Plays the units that are not in the folder `parts` yet."""
+    with processes(family, config.workers) as play_each:
+        units = _units(family, config, seed, parts, play_each)
+        waiting, counts = units.waiting(), units.counts
+        total = episode_count(family, config)
+        with tqdm(desc="collect", unit="episode", total=total) as bar:
+            bar.update(total - sum(counts[behaviour] for _, behaviour in waiting))
+            for unit, _ in zip(waiting, play_each(units.play, waiting), strict=True):
                 bar.update(counts[unit[1]])
-        else:
-            with _pool(workers) as pool:
-                for unit, _ in zip(waiting, pool.map(units.play, waiting), strict=True):
-                    bar.update(counts[unit[1]])
+    return units
 
-    episodes = join((read_arrays(_part(parts, *u)) for u in units.every()), total, path.parent)
+
+def _join(family: TaskFamily, path: Path, config: CollectConfig, seed: int, units: _Units) -> None:
+    """Writes the dataset, and removes the units that it is made of."""
+    bounded, behaviours, total = units.bounded, units.behaviours, episode_count(family, config)
+    played = (_read_unit(family, units, unit) for unit in units.every())
+    episodes = join(played, total, path.parent)
     if family.return_bounds is None:
         bounded = with_bounds(family, episodes.returns)
     behaviours = [
@@ -192,65 +188,18 @@ def _collect(family: TaskFamily, path: Path, config: CollectConfig, seed: int, p
         path, episodes, bounded.spec, family.training_tasks, behaviours, plan=plan,
         rosters=units.rosters,
     )  # fmt: skip
-    shutil.rmtree(parts, ignore_errors=True)
+    shutil.rmtree(units.parts, ignore_errors=True)
     by_behaviour = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
     print(f"{path}: {total} episodes; mean return by behaviour: {by_behaviour}")
 
 
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Gives processes, which end when the block does, or this process, however it ends.
-
-    Raises:
-        UserError: they can't be started.
-    """
-    fix = "set collect.workers=1"
-    try:
-        # spawn: a forked child would inherit locks of whatever threads the parent runs
-        pool = ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=_end_with_parent
-        )
-    except (OSError, ImportError) as error:
-        raise _NoProcessesError(
-            f"processes side by side need shared memory, which is /dev/shm on Linux ({error}); "
-            f"make it larger and writable, or {fix}"
-        ) from None
-    try:
-        yield pool
-    except BrokenProcessPool:
-        raise _NoProcessesError(
-            "a process that collects has ended: a script must call this under "
-            "`if __name__ == '__main__':` and not come from stdin; or the process was killed, "
-            f"perhaps for want of memory; or {fix}"
-        ) from None
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()  # units that are finished are kept
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Makes a worker end with its parent, also a killed one, and leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _planned(
-    family: TaskFamily, config: CollectConfig, seed: int, path: Path
+    family: TaskFamily, config: CollectConfig, seed: int, path: Path, play_each: PlayEach
 ) -> tuple[TaskFamily, list[Behaviour], list[list[str]]]:
     """Calls `plan_behaviours`, and keeps its result at `path` so that trials are played once.
 
     Returns:
-        The family with bounds, the behaviours, and rosters that every process must have.
+        The family with bounds, the behaviours, and the rosters.
     """
     if path.exists():
         plan = read_json(path)
@@ -260,9 +209,17 @@ def _planned(
         bounded = replace(family, return_bounds=bounds)
         return bounded, [Behaviour(**b) for b in plan["behaviours"]], rosters
     rosters = family.rosters()
-    total = trial_episodes(family, config)
+    tasks, total = range(len(family.training)), trial_episodes(family, config)
     with tqdm(desc="calibrate", unit="episode", total=total, leave=False) as bar:
-        bounded, behaviours = plan_behaviours(family, config, seed, bar.update)
+
+        def trial(rate: float) -> np.ndarray:
+            returns = []
+            for of_task in play_each(partial(play_trial, rate=rate, seed=seed), tasks):
+                returns.append(of_task)
+                bar.update(each_trial(family))
+            return np.concatenate(returns)
+
+        bounded, behaviours = plan_behaviours(family, config, trial)
     plan = {
         "bounds": bounded.return_bounds,
         "behaviours": [asdict(behaviour) for behaviour in behaviours],
@@ -286,29 +243,35 @@ def _reached(
     return replace(behaviour, target=target, reached=reached)
 
 
+def _read_unit(family: TaskFamily, units: _Units, unit: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Reads the episodes of a unit, which is played again if its file is damaged."""
+    path = _part(units.parts, *unit)
+    try:
+        return read_arrays(path)
+    except UserError:
+        print(f"{path} is damaged, and its episodes are played again")
+        units.play(family, unit)
+        return read_arrays(path)
+
+
 def _part(parts: Path, task: int, behaviour: int) -> Path:
     return parts / f"task{task}-behaviour{behaviour}.npz"
 
 
 def _play_unit(
-    family_name: str,
+    family: TaskFamily,
+    unit: tuple[int, int],
+    *,
     counts: list[int],
     seed: int,
     behaviours: list[Behaviour],
     parts: Path,
-    rosters: list[list[str]],
-    unit: tuple[int, int],
-    family: TaskFamily | None = None,
 ) -> None:
     """Plays the episodes of one task and one behaviour, and writes them to a file in `parts`.
 
     Args:
         counts: Number of episodes of each behaviour.
-        rosters: Rosters that this process must have.
     """
-    if family is None:
-        family = get_family(family_name)
-        family.require_rosters(rosters)
     task, behaviour = unit
     played = range(counts[behaviour])
     seeds = [(seed, Stream.COLLECTION, task, behaviour, episode) for episode in played]

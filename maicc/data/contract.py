@@ -383,6 +383,8 @@ def check_family(family: TaskFamily) -> None:
     if not family.training or not family.held_out:
         raise UserError(f"family {family.name} needs at least one training and one held-out task")
     tasks = [*family.training_tasks, *family.held_out_tasks]
+    if family.make_batch and len(tasks) > AT_ONCE:
+        tasks += tasks[-1:] * (-len(tasks) % AT_ONCE)  # it is compiled for each number of games
     rng = np.random.default_rng(0)
     groups = [tasks[i : i + AT_ONCE] for i in range(0, len(tasks), AT_ONCE)]
     for group in [[tasks[0]], [tasks[-1]]] if family.at_once else groups:
