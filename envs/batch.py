@@ -112,12 +112,14 @@ class BatchEnv:
         self._truncated = np.zeros(B, bool)
         # episodes in which the game broke off, as `infos[agent]["game_crashed"]` tells
         self.crashed = np.zeros(B, bool)
+        self._crashed_before = np.zeros(B, bool)  # in the episode before
         self._steps = 0
 
     def reset(self, seeds: Sequence[int]) -> BatchStep:
         """Starts an episode in every environment, with one seed each."""
         self._terminated[:] = False
         self._truncated[:] = False
+        self._crashed_before[:] = self.crashed
         self.crashed[:] = False
         self._steps = 0
         for b, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
@@ -170,6 +172,8 @@ class BatchEnv:
         self.crashed[b] = any(
             truth(env, "game_crashed", a, infos[a].get("game_crashed", False)) for a in acting
         )
+        if self.crashed[b] and self._crashed_before[b]:
+            raise UserError(f"{name_of(env)} broke off in two episodes running (`game_crashed`)")
         gone = set() if ended else {a for a in roster if over[a]}
         with np.errstate(over="ignore"):  # too large for 32 bits is infinite, and is refused
             self._read(b, observations, infos, gone, ended=ended)

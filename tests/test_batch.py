@@ -269,6 +269,22 @@ def test_what_is_missing_or_odd_in_a_step_is_refused(change, message):
         batch.step(np.zeros((1, 2), int))
 
 
+def test_a_game_that_breaks_off_twice_running_is_refused():
+    broken = [True, False, True, True]
+
+    def change(env, parts):
+        parts[4]["a"]["game_crashed"] = broken.pop(0)
+
+    batch = BatchEnv([Changed(change)])
+    for crashed in (True, False, True):
+        batch.reset([0])
+        batch.step(np.zeros((1, 2), int))
+        assert batch.crashed == [crashed]
+    batch.reset([0])
+    with pytest.raises(UserError, match="broke off in two episodes running"):
+        batch.step(np.zeros((1, 2), int))
+
+
 @pytest.mark.parametrize("team_reward", ["sum", "shared"])
 def test_numbers_of_other_kinds_are_taken_for_what_they_are(team_reward):
     def change(env, parts):

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from maicc.training.episode_data import EpisodeData
+from maicc.types import UserError
 
 
 def data(folder, **options) -> EpisodeData:
@@ -18,6 +21,13 @@ def test_a_batch_follows_from_its_step(tiny_run):
     first = [next(drawn).observations for _ in range(4)]
     again = next(data(tiny_run).batches(3)).observations
     assert torch.equal(first[3], again)
+
+
+def test_a_dataset_of_other_tasks_is_refused(tiny_run):
+    made = data(tiny_run)
+    made.family = replace(made.family, training=dict(list(made.family.training.items())[:3]))
+    with pytest.raises(UserError, match="made for other training tasks than lbf_7x7 has now"):
+        made.prepare_data()
 
 
 def test_windows_hold_what_was_played_and_often_begin_at_the_start(tiny_run):

@@ -15,7 +15,7 @@ from maicc.experiments.fits import fit_model
 from maicc.files import ModelFiles
 from maicc.training.checkpoints import load_module, weights_hash
 from maicc.training.episode_data import EpisodeData
-from maicc.training.fit import Resumable, fit, seeded
+from maicc.training.fit import Progress, Resumable, fit, seeded
 from maicc.training.modules import DecisionModule, EmbeddingModule, MaiccModule
 from maicc.training.retrieval_data import RetrievalData
 from maicc.types import UserError
@@ -246,6 +246,17 @@ def test_both_signals_keep_the_state_and_are_given_back(tiny_run, tmp_path, monk
         fit_model("embedding", config, files)
     assert torch.load(tmp_path / "x.part.ckpt", weights_only=True)["global_step"] == 2
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_after_the_last_step_does_not_lose_the_fit(tiny_run, tmp_path, monkeypatch):
+    def signalled(self, trainer, module):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "on_train_end", signalled)
+    files = ModelFiles(tiny_run / "episodes.h5", {"embedding": tmp_path / "x.ckpt"})
+    with pytest.raises(KeyboardInterrupt):
+        fit_model("embedding", tiny_config(), files)
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["x.ckpt"]
 
 
 @pytest.mark.parametrize("method", ["maicc", "at", "ad", "dpt", "hissd"])

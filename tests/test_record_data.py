@@ -74,6 +74,16 @@ def test_records_are_of_the_querys_agent_in_its_task(data, tiny_run):
     assert batch.current.actions.shape[0] == 12
 
 
+def test_of_few_episodes_some_are_remembered(data):
+    """An agent with as many episodes as share a memory would remember none."""
+    data.groups = [[group[:3] for group in agents] for agents in data.groups]
+    data.lived = {data._whose(group): group for agents in data.groups for group in agents}
+    data.failures = 0.0
+    drawn = data._draw(np.random.default_rng(0), 12, held_back=False)
+    assert [len(part.queries) for part in drawn] == [1] * 11
+    assert {len(part.memory) for part in drawn} == {0, 1, 2}
+
+
 def test_a_batch_without_memories_trains_all_weights_too(data, monkeypatch):
     monkeypatch.setattr(data, "_shown", lambda memories: np.full((len(memories), 3), -1))
     batch = next(data.batches(0))

@@ -68,6 +68,9 @@ def test_refused_files(tmp_path, theirs):
     source = write_h5(tmp_path / "theirs.h5", {k: v[:89] for k, v in theirs.items()})
     with pytest.raises(UserError, match="89 episodes are not equal blocks of 9 tasks"):
         convert_reference(source, FAMILY, tmp_path / "out.h5")
+    nothing = write_h5(tmp_path / "nothing.h5", {k: v[:0] for k, v in theirs.items()})
+    with pytest.raises(UserError, match="no episodes"):
+        convert_reference(nothing, FAMILY, tmp_path / "out.h5")
     del theirs["filled"]
     with pytest.raises(UserError, match="field filled is missing"):
         convert_reference(write_h5(tmp_path / "less.h5", theirs), FAMILY, tmp_path / "out.h5")

@@ -14,6 +14,7 @@ from maicc.data.dataset import EpisodeFile
 from maicc.data.reveal import reveal_dataset
 from maicc.envs import BatchEnv, batch_env, get_family, importable
 from maicc.experiments import fits
+from maicc.experiments.benchmark import benchmark
 from maicc.experiments.proof import LEAST_GAP, prove
 from maicc.files import read_json
 from maicc.types import UserError
@@ -105,6 +106,8 @@ def test_proof_has_its_lines_and_is_not_repeated(tmp_path, monkeypatch):
     for name in ("collect", "fit_model"):
         monkeypatch.setattr(fits, name, None)
     assert prove(tiny(), {"default": {}}, **options) == proof
+    fewer = benchmark(tiny(), {"default": {}}, **{**options, "tasks": 2})
+    assert [row["variant"] for row in fewer["rows"]] == ["default", "scripted explorer"]
 
 
 def test_a_family_without_reveal_is_refused_before_work(tmp_path):

@@ -55,6 +55,8 @@ def _check(arrays: Mapping[str, np.ndarray], family: TaskFamily, source: Path) -
     """Checks shapes and values against the family."""
     s = family.spec
     E, T = arrays["actions"].shape[0], s.max_steps
+    if not E:
+        raise UserError(f"{source}: no episodes")
     if E % len(family.training):
         raise UserError(
             f"{source}: {E} episodes are not equal blocks of {len(family.training)} tasks, which "

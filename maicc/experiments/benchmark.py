@@ -6,7 +6,7 @@ seeds are added.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,12 +214,7 @@ def run_explorer(work: Plan) -> None:
     family, tasks, seeds = work.family, work.tasks, len(work.seeds)
     assert family.explorer is not None
     path = work.out / "results" / "explorer.json"
-    episodes = work.units[0].config.adapt.episodes
-    description = {
-        "episodes": episodes,
-        "tasks": [task.to_json() for task in tasks],
-        "seeds": seeds,
-    }
+    description = {**played_on(work), "seeds": seeds}
     if path.exists() and read_json(path)["described"] == description:
         return
     runs = []
@@ -228,8 +223,8 @@ def run_explorer(work: Plan) -> None:
             rng = np.random.default_rng([seed, i, Stream.EXPLORER])
             env = batch_env(family, [task])
             team = [family.explorer() for _ in env.rosters[0]]
-            returns = []
-            for _ in range(episodes):
+            returns: list[float] = []
+            while len(returns) < description["episodes"]:
                 step, total = env.reset([int(rng.integers(2**31))]), 0.0
                 while not step.done[0]:
                     inputs = zip(team, step.observations[0], step.action_mask[0], strict=False)
@@ -239,10 +234,17 @@ def run_explorer(work: Plan) -> None:
                     total += float(step.rewards[0])
                 for agent in team:
                     agent.end_episode()
-                returns.append(round(total, 6))
+                if not env.crashed[0]:
+                    returns.append(round(total, 6))
             env.close()
             runs.append({"task": task.to_json(), "seed": seed, "returns": returns})
     write_json(path, {"described": description, "runs": runs})
+
+
+def played_on(work: Plan) -> dict[str, Any]:
+    """Describes what a yardstick is played on: tasks, and the episodes of each."""
+    tasks = [task.to_json() for task in work.tasks]
+    return {"episodes": work.units[0].config.adapt.episodes, "tasks": tasks}
 
 
 def run_behaviours(work: Plan) -> None:
@@ -280,14 +282,29 @@ def run_behaviours(work: Plan) -> None:
 
 
 def write_table(work: Plan) -> dict[str, Any]:
-    """Writes finished results: benchmark.json, benchmark.md, marl_eval.json, the report's files."""
+    """Writes what is finished, as `write_files` does, and returns the table."""
     table, curves = gather(work)
+    write_files(work, table, curves)
+    return table
+
+
+def write_files(
+    work: Plan,
+    table: Mapping[str, Any],
+    curves: Mapping[str, np.ndarray],
+    methods: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Writes benchmark.json, benchmark.md, marl_eval.json and the report's files.
+
+    Args:
+        table, curves: What `gather` returns.
+        methods: Rows that the report has of a comparison's methods.
+    """
     write_json(work.out / "benchmark.json", table)
     results = {unit.variant: work.results(unit.variant) for unit in work.units}
     write_json(work.out / "marl_eval.json", marl_eval(work.family.name, results))
     write_text(work.out / "benchmark.md", markdown(table))
-    write_benchmark(work.out, table, curves, work.flat)
-    return table
+    write_benchmark(work.out, table, curves, work.flat, methods)
 
 
 def gather(work: Plan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -310,7 +327,9 @@ def _yardsticks(work: Plan) -> dict[str, list[Any]]:
         rows["scripted explorer"] = [read_json(explorer)]
     random = work.out / "results" / RANDOM
     if random.exists():
-        rows["random actions"] = [read_json(random)]
+        played = read_json(random)
+        if played["described"] == played_on(work):
+            rows["random actions"] = [played]
     behaviours = work.out / "results" / "behaviours.json"
     if behaviours.exists():
         played = read_json(behaviours)

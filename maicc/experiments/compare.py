@@ -14,9 +14,8 @@ from maicc.baselines import method_of
 from maicc.config import RunConfig
 from maicc.evaluation.markdown import markdown_table
 from maicc.evaluation.stats import probability_of_improvement
-from maicc.experiments.benchmark import Plan, benchmark, gather, write_table
+from maicc.experiments.benchmark import Plan, benchmark, gather, write_files
 from maicc.files import write_json, write_text
-from maicc.report import write_benchmark
 from maicc.report.table import markdown
 from maicc.teams.lookups import first_and_last
 
@@ -60,13 +59,12 @@ def compare(
 
 def write_comparison(work: Plan) -> dict[str, Any]:
     """Writes the benchmark's table, and what a comparison adds: compare.json and compare.md."""
-    write_table(work)
     table, curves = gather(work)
     rows = _rows(work, table, curves)
+    write_files(work, table, curves, rows)
     comparison = {"table": table, "methods": rows}
     write_json(work.out / "compare.json", comparison)
     write_text(work.out / "compare.md", comparison_markdown(comparison))
-    write_benchmark(work.out, table, curves, work.flat, rows)
     return comparison
 
 

@@ -18,7 +18,7 @@ from maicc.config import RunConfig
 from maicc.data.behaviour import play
 from maicc.envs import get_family
 from maicc.evaluation.markdown import markdown_table
-from maicc.experiments.benchmark import RANDOM, Plan, finish, gather, plan, write_table
+from maicc.experiments.benchmark import RANDOM, Plan, finish, gather, plan, played_on, write_files
 from maicc.files import read_json, write_json, write_text
 from maicc.streams import Stream
 
@@ -79,22 +79,22 @@ def prove(
 
 def play_random(work: Plan) -> None:
     """Plays random legal actions on the same tasks, as many episodes as a team has."""
-    path, episodes = work.out / "results" / RANDOM, work.units[0].config.adapt.episodes
-    tasks = [task.to_json() for task in work.tasks]
-    described = {"episodes": episodes, "tasks": tasks}
+    path, described = work.out / "results" / RANDOM, played_on(work)
     if path.exists() and read_json(path)["described"] == described:
         return
     runs = []
     for i, task in enumerate(work.tasks):
-        seeds = [(i, Stream.RANDOM_YARDSTICK, episode) for episode in range(episodes)]
+        seeds = [(i, Stream.RANDOM_YARDSTICK, e) for e in range(described["episodes"])]
         returns = play(work.family, task, 1.0, seeds, "random").returns
-        runs.append({"task": tasks[i], "returns": [round(float(r), 6) for r in returns]})
+        runs.append({"task": task.to_json(), "returns": [round(float(r), 6) for r in returns]})
     write_json(path, {"described": described, "runs": runs})
 
 
 def write_proof(work: Plan) -> dict[str, Any]:
     """Writes the benchmark's table, and the lines with their shares of the gap: proof.json, .md."""
-    proof = make_proof(write_table(work), gather(work)[1])
+    table, curves = gather(work)
+    write_files(work, table, curves)
+    proof = make_proof(table, curves)
     write_json(work.out / "proof.json", proof)
     write_text(work.out / "proof.md", markdown(proof))
     return proof

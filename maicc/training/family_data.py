@@ -56,7 +56,9 @@ class FamilyData(L.LightningDataModule):
             if not self.path.exists():
                 check_family(self.family)
                 collect(self.family, self.path, CollectConfig(), self.seed)
-        EpisodeFile(self.path).require(self.spec)
+        dataset = EpisodeFile(self.path)
+        dataset.require(self.spec)
+        dataset.require_family(self.family)
 
     def hold_back(self, episodes: EpisodeBatch) -> np.ndarray:
         """Marks the episodes (E,) that are not trained on.

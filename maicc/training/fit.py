@@ -186,7 +186,8 @@ def fit(
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+    if trainer.global_step >= steps:
+        save(trainer, path)
+        part.unlink(missing_ok=True)
     if resumable.interrupted:
         raise KeyboardInterrupt
-    save(trainer, path)
-    part.unlink(missing_ok=True)

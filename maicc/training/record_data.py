@@ -110,8 +110,11 @@ class RecordData(RetrievalData):
             step += 1
 
     def _draw(self, rng: np.random.Generator, n: int, held_back: bool) -> list[Drawn]:
-        """Draws n queries, `share` of them with each memory."""
-        return [self._draw_set(rng, held_back) for _ in range(max(n // self.share, 1))]
+        """Draws n queries, `share` of them with each memory, or fewer by less than that."""
+        drawn: list[Drawn] = []
+        while not drawn or sum(len(part.queries) for part in drawn) + self.share <= n:
+            drawn.append(self._draw_set(rng, held_back))
+        return drawn
 
     def _draw_set(self, rng: np.random.Generator, held_back: bool = False) -> Drawn:
         """Draws queries of one agent in one task, and other episodes that it remembers.
@@ -121,7 +124,8 @@ class RecordData(RetrievalData):
         groups = self.held_groups if held_back else self.groups
         agents = groups[rng.integers(len(groups))]
         group = agents[rng.integers(len(agents))]
-        queries = rng.choice(group, self.share, replace=len(group) < self.share)
+        share = min(self.share, max(len(group) // 2, 1))  # of few episodes some are remembered
+        queries = rng.choice(group, share, replace=False)
         others = np.setdiff1d(self.lived.get(self._whose(group), group), queries)
         others = others[~self.tells[others]]
         failures = others[self.missed[others]]
