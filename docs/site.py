@@ -19,10 +19,12 @@ def on_files(files: Files, config: Any) -> Files:
     """Adds the pages at the top of the repository; the README is the first page."""
     for name, page in _PAGES.items():
         text = (_ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        text = text.replace("](README.md", "](index.md")
         files.append(File.generated(config, page, content=text))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Turns links to the README into links to the first page."""
-    return markdown.replace("](../README.md", "](index.md").replace("](README.md", "](index.md")
+    up = "../" * page.file.src_uri.count("/")
+    return markdown.replace(f"](../{up}README.md", f"]({up}index.md")

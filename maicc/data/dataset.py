@@ -27,16 +27,19 @@ SCHEMA = 1
 _PART = 256  # episodes that are read together
 
 
-def require_expert(expert: np.ndarray) -> None:
+def require_expert(expert: np.ndarray, who: str = "the model") -> None:
     """Checks that the best behaviour policy's actions, which are to be learned, are known.
+
+    Args:
+        who: Who learns them, for the message.
 
     Raises:
         UserError: they are all unknown.
     """
     if (expert < 0).all():
         raise UserError(
-            "the best behaviour policy's actions are to be learned, and this dataset has none: "
-            "make it with `maicc collect` from a family that has an expert or behaviours"
+            f"{who} learns the best behaviour policy's actions, and this dataset has none: make it "
+            "with `maicc collect` from a family that has an expert or behaviours, or leave it out"
         )
 
 

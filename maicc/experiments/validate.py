@@ -45,7 +45,7 @@ def check(config: RunConfig, family: TaskFamily, dataset: EpisodeFile | None = N
             "none: give the family an expert or policies, or leave it out"
         )
     if option and dataset is not None:
-        require_expert(dataset.expert_actions())
+        require_expert(dataset.expert_actions(), option)
 
 
 def count_episodes(config: RunConfig, family: TaskFamily, dataset: EpisodeFile | None) -> int:
