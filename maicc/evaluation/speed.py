@@ -82,9 +82,10 @@ def bench(name: str, device: str = "auto") -> dict[str, Any]:
     family, device = get_family(name), resolve_device(device)
     rows: list[dict[str, Any]] = []
     peaks = {p: peak(device, p) for p in ("fp32", "bf16")}
+    total = sum(7 if decision.k else 3 for _, decision in SIZES.values())
     with (
         TemporaryDirectory() as folder,
-        tqdm(desc="bench", unit="part", total=7 * len(SIZES)) as bar,
+        tqdm(desc="bench", unit="part", total=total) as bar,
     ):
         path = Path(folder) / "episodes.h5"
         collect(family, path, CollectConfig(), seed=0)
@@ -133,7 +134,10 @@ def _models(
     device: str,
     peak: dict[str, float],
 ) -> Iterator[dict[str, Any]]:
-    """Times the models of one size: their training steps, keys and adaptation."""
+    """Times the models of one size: their training steps, keys and adaptation.
+
+    Where nothing is looked up there is no embedding.
+    """
     spec = EpisodeFile(path).spec
     with seeded(0):
         embedding = EmbeddingModule(spec, embedding_config, OptimiserConfig())
@@ -174,6 +178,8 @@ def _models(
          {"queries_per_second": _QUERIES,
           "actions_per_second": int(queries.current.step_mask.sum())}),
     ]  # fmt: skip
+    if not k:
+        del parts[:2]
     for precision in ("fp32", "bf16"):
         for part, make, counts in parts:
             seconds, flops = median_time(make(), device, precision)
