@@ -103,7 +103,7 @@ def test_methods_that_explore_are_greedy_at_the_end(dataset):
             team.online.history = np.zeros((6, e), np.float32)
             shares.append(team.sampling())
         sampled[method] = shares
-    explores = [1.0] * 18 + [0.0] * 2
+    explores = [1.0] * 10 + [0.0] * 10
     assert sampled["madt"] == sampled["hissd"] == [0.0] * 20
     assert all(sampled[method] == explores for method in ("at", "ad", "radt", "dpt"))
     assert make("at", dataset).team([0], 20, explore="greedy").sampling() == 0.0
@@ -119,6 +119,11 @@ def test_rivals_may_sample_until_the_task_is_solved(dataset):
     ):
         team.online.history = np.repeat(np.array(returns, np.float32), 3, axis=0)
         assert team.sampling().tolist() == np.repeat(sampled, 3).tolist()
+    free = make("dpt", dataset).team([0], 20, explore="until_solved", replay=True,
+                                     states_bounds=False)  # fmt: skip
+    for returns, sampled in (([0.4] * 6, 0.0), ([0.4] * 5, 1.0), ([0.0] * 9, 1.0)):
+        free.online.history = np.repeat(np.array([returns], np.float32), 3, axis=0)
+        assert free.sampling().tolist() == [sampled] * 3  # no better in five episodes, or not yet
     assert make("madt", dataset).team([0], 3, explore="until_solved").sampling() == 0.0
     assert team.replayable().shape == (6, 0)
     assert make("dpt", dataset).team([0, 1], 20, replay=True).replayable().shape == (6, 32)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
-from maicc.baselines.hissd import HiSSD
+from maicc.baselines.hissd import HiSSD, HiSSDModule
 from maicc.config import PolicyConfig
+from maicc.data.dataset import EpisodeFile
+from maicc.data.team_batch import team_batch
 from maicc.envs import get_family
 from maicc.training.fit import seeded
 from maicc.types import ObsLayout
@@ -43,3 +46,52 @@ def test_hissd_reads_those_who_are_there_together_as_one_by_one():
     assert torch.equal(after[3], before[3])
     assert (after != before).any(1).sum() == 39
     assert torch.equal(net.common(seen * 0, before), before)
+
+
+def test_hissd_reads_waves_where_there_is_no_layout():
+    spec = get_family("lbf_7x7").spec
+    read = HiSSD(spec, SMALL).planner.tokens.whole.waves
+    assert read is not None
+    assert (
+        HiSSD(spec, dataclasses.replace(SMALL, encoder="flat")).planner.tokens.whole.waves is None
+    )
+
+
+def module_and_team(tiny_run):
+    """A module, and one episode of each training task."""
+    episodes = EpisodeFile(tiny_run / "episodes.h5").read()
+    spec = get_family("lbf_7x7").spec
+    with seeded(0):
+        module = HiSSDModule(spec, SMALL)
+    first = [int((episodes.task == task).argmax()) for task in range(9)]
+    return module, team_batch(episodes.take(np.array(first)), spec.bounds), torch.arange(9)
+
+
+def test_pairs_are_of_agents_that_take_part(tiny_run):
+    module, team, task = module_and_team(tiny_run)
+    skills = torch.randn(*team.actions.shape, SMALL.width)
+    alive = team.alive.clone()
+    alive[:, :, 1] = False  # one of three is dead, and of the last team two are
+    alive[-1, :, 2] = False
+    team = team._replace(alive=alive)
+    loss = module._contrast(skills, team, task)
+    skills[:, :, 1] = skills[-1, :, 2] = 100.0
+    assert torch.equal(module._contrast(skills, team, task), loss)
+    skills[0, :, 0] += 1.0
+    assert module._contrast(skills, team, task) != loss
+    nobody = team._replace(alive=torch.zeros_like(alive))
+    assert module._contrast(skills, nobody, task) == 0.0
+
+
+def test_a_time_limit_is_no_end_for_the_value(tiny_run):
+    module, team, _ = module_and_team(tiny_run)
+    ended = team.done.bool().any(1) & (team.terminated.sum(1) == 0)
+    assert ended.any()
+    assert (team.terminated <= team.done).all()
+    module.net.target.value.bias.data += 1.0  # what follows is worth one more
+    _, weight = module._value(team)
+    module.net.target.value.bias.data -= 1.0
+    _, before = module._value(team)
+    last = team.step_mask.sum(1) - 1
+    row = torch.arange(len(last))
+    assert ((weight > before)[row, last] == (team.terminated[row, last] == 0)).all()

@@ -16,13 +16,13 @@ from maicc.data.returns import COMPLETION_MARGIN
 from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.memory import schedule
-from maicc.teams.lockstep import REPLAYED, LockStepTeam
+from maicc.teams.lockstep import LockStepTeam
 from maicc.training.chain_data import ChainData
 from maicc.training.family_data import FamilyData
 from maicc.training.modules import MaiccModule
 from maicc.types import Spec, UserError
 
-GREEDY = 0.1  # share of the episodes, the last ones, in which no team samples actions
+GREEDY = 10  # last episodes, at most half of all, in which no team samples actions
 
 
 class BaselineTeam(LockStepTeam):
@@ -34,6 +34,8 @@ class BaselineTeam(LockStepTeam):
         episodes: Planned number of adaptation episodes.
         explore: See `SamplingAdapt`; methods that do not sample are greedy.
         replay: Whether what reached the maximum is repeated.
+        states_bounds: Whether the family states the bounds of its return. If not, a run's own best
+            return stands for the maximum.
         options: The other arguments of `LockStepTeam`.
     """
 
@@ -47,10 +49,12 @@ class BaselineTeam(LockStepTeam):
         episodes: int,
         explore: str = "sample",
         replay: bool = False,
+        *,
+        states_bounds: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(module.spec, seeds, **options)
-        self.replay = replay
+        self.replay, self.own_goal = replay, not states_bounds
         self.module, self.episodes = module, episodes
         self.explore = explore if module.explores else "greedy"
         self.net = module.net.to(self.device).eval()
@@ -62,14 +66,17 @@ class BaselineTeam(LockStepTeam):
         """Finds the latest own trajectories that reached the maximum."""
         if not self.replay:
             return super().replayable()
-        return self.online.latest(np.full(len(self._run), 1.0 - COMPLETION_MARGIN), REPLAYED)
+        return self.reaching(None if self.own_goal else 1.0)
 
     def sampling(self) -> np.ndarray | float:
         """Probability of sampling an action, for each row or for all, as `explore` says."""
         if self.explore == "until_solved":
-            best = self.best_of_latest(MemoryConfig().window)
+            window, history = MemoryConfig().window, self.online.history
+            if self.own_goal:
+                return schedule.until_settled(history, window, 0.0, COMPLETION_MARGIN).sample
+            best = self.best_of_latest(window)
             return schedule.until_solved(best, 1.0, 0.0, COMPLETION_MARGIN).sample
-        last = max(round(GREEDY * self.episodes), 1)
+        last = max(min(GREEDY, self.episodes // 2), 1)
         return float(self.explore == "sample" and self.episode < self.episodes - last)
 
 

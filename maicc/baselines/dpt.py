@@ -3,7 +3,7 @@
 The model reads a query observation and a set of transitions of the same task, one token each, in no
 order. It predicts the action of the best behaviour policy. At test time the set holds the steps of
 the agent's own latest episodes, of as many as in training. Actions are sampled, but greedy in the
-last tenth of the episodes.
+last ten episodes.
 """
 
 from __future__ import annotations

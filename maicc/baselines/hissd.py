@@ -47,12 +47,20 @@ class HiSSDBatch(NamedTuple):
     task: Tensor  # (B,) int64
 
 
+def _reader(spec: Spec, config: PolicyConfig, layers: int) -> EntityTransformer:
+    """Makes a transformer over entities, or over one token where there is no layout."""
+    return EntityTransformer(
+        spec, config.width, layers, config.heads, config.dropout,
+        fourier=config.encoder == "fourier",
+    )  # fmt: skip
+
+
 class Value(nn.Module):
     """Value of a team: the mean of its agents' values, weighted by attention over the team."""
 
     def __init__(self, spec: Spec, config: PolicyConfig) -> None:
         super().__init__()
-        self.encoder = EntityTransformer(spec, config.width, 1, config.heads, config.dropout)
+        self.encoder = _reader(spec, config, 1)
         self.front = nn.Parameter(torch.zeros(1, 1, config.width))
         self.value = nn.Linear(config.width, 1)
         self.share = nn.Linear(config.width, 1)
@@ -76,16 +84,15 @@ class HiSSD(nn.Module):
         super().__init__()
         self.spec, self.layout = spec, spec.layout
         half, width = max(config.layers // 2, 1), config.width
-        heads_dropout = (config.heads, config.dropout)
         self.start = nn.Parameter(torch.zeros(width))  # of the recurrent token
-        self.planner = EntityTransformer(spec, config.width, half, *heads_dropout)
+        self.planner = _reader(spec, config, half)
         self.foresee = nn.Sequential(
             nn.Linear(2 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, spec.observation_size)
         )
-        self.task_encoder = EntityTransformer(spec, config.width, 1, *heads_dropout)
+        self.task_encoder = _reader(spec, config, 1)
         self.task_front = nn.Parameter(torch.zeros(1, 1, width))
         self.bilinear = nn.Parameter(torch.eye(width) / width**0.5)
-        self.decoder = EntityTransformer(spec, config.width, half, *heads_dropout)
+        self.decoder = _reader(spec, config, half)
         self.plain = nn.Linear(width, self.layout.attack if self.layout else spec.n_actions)
         self.aim = nn.Linear(width, 1) if self.layout else None
         self.value = Value(spec, config)
@@ -246,7 +253,7 @@ class HiSSDModule(BaselineModule):
         value = net.value(team.observations[:, :T], team.agent_mask)
         with torch.no_grad():
             next_value = net.target(team.observations[:, 1:], team.agent_mask)
-            target = team.rewards * net.scale + DISCOUNT * next_value * (1 - team.done)
+            target = team.rewards * net.scale + DISCOUNT * next_value * (1 - team.terminated)
         advantage = target - value
         slope = torch.where(advantage > 0, EXPECTILE, 1 - EXPECTILE)
         weight = (TEMPERATURE * advantage.detach()).exp().clamp(max=MAX_WEIGHT)
@@ -255,23 +262,24 @@ class HiSSDModule(BaselineModule):
     def _contrast(self, skills: Tensor, team: TeamBatch, task: Tensor) -> Tensor:
         """Computes the InfoNCE loss of task skills.
 
-        The skills of two agents at one step of an episode agree; those of other tasks differ.
+        The skills of two agents at one step of an episode agree; those of other tasks differ. Both
+        agents take part in the step: one that is dead sees nothing of its task.
 
         Args:
             skills: (B, T, N, D).
             task: (B,) number of each episode's task.
         """
-        size = team.agent_mask.sum(1)
-        B = len(size)
+        B, N = len(task), skills.shape[2]
         chance = torch.Generator().manual_seed(self.step_seed())
-        draw = torch.rand(B, 3, generator=chance).to(skills.device)
+        draw = torch.rand(B, 1 + N, generator=chance).to(skills.device)
         step = (draw[:, 0] * team.step_mask.sum(1)).long()
-        one = (draw[:, 1] * size).long()
-        other = (one + 1 + (draw[:, 2] * (size - 1).clamp(min=1)).long()) % size
         row = torch.arange(B, device=skills.device)
+        here = agents_steps(team)[row, step]  # (B, N)
+        pairs = here.sum(1) > 1
+        if not pairs.any():
+            return skills.sum() * 0.0
+        one, other = draw[:, 1:].masked_fill(~here, -1.0).topk(2).indices.T
         score = skills[row, step, one] @ self.net.bilinear @ skills[row, step, other].T  # (B, B)
         same = (task[:, None] == task) & ~torch.eye(B, dtype=torch.bool, device=task.device)
-        pairs = size > 1
-        if not pairs.any():
-            return score.sum() * 0.0
-        return F.cross_entropy(score.masked_fill(same, float("-inf"))[pairs], row[pairs])
+        left_out = same | ~pairs
+        return F.cross_entropy(score.masked_fill(left_out, float("-inf"))[pairs], row[pairs])

@@ -15,10 +15,12 @@ class SamplingAdapt(AdaptConfig):
     """Adaptation of teams that explore by sampling actions.
 
     Args:
-        explore: `sample` actions in all but the last tenth of the episodes; sample them while none
-            of the latest five episodes reached the family's maximum (`until_solved`, MAICC's rule);
-            or take the best action in all episodes (`greedy`).
+        explore: `sample` actions in all but the last ten episodes, of fewer than 20 but the later
+            half; sample them while none of the latest five episodes reached the family's maximum
+            (`until_solved`, MAICC's rule); or take the best action in all episodes (`greedy`).
         replay: Repeat own actions of episodes that reached the maximum, as MAICC does.
+
+    In families that state no bounds of the return a run's own best return is the maximum.
     """
 
     explore: Literal["sample", "until_solved", "greedy"] = "sample"

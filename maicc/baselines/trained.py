@@ -131,6 +131,7 @@ class TrainedRival(Trained):
             agent_mask,
             getattr(options, "explore", "greedy"),
             replay=getattr(options, "replay", False),
+            states_bounds=states_bounds(self.spec.family),
             agents=agents,
             device=self.device,
         )

@@ -19,6 +19,7 @@ class TeamBatch(NamedTuple):
     actions: Tensor  # (B, T, N) int64
     rewards: Tensor  # (B, T) of the team
     done: Tensor  # (B, T)
+    terminated: Tensor  # (B, T), done but for a time limit
     completed: Tensor  # (B, T)
     return_to_go: Tensor  # (B, T)
     step_mask: Tensor  # (B, T) bool
@@ -34,6 +35,7 @@ class TeamBatch(NamedTuple):
             actions=self.actions[:, :T, :N],
             rewards=self.rewards[:, :T],
             done=self.done[:, :T],
+            terminated=self.terminated[:, :T],
             completed=self.completed[:, :T],
             return_to_go=self.return_to_go[:, :T],
             step_mask=self.step_mask[:, :T],
@@ -51,6 +53,7 @@ class TeamBatch(NamedTuple):
             actions=self.actions[row, played],
             rewards=self.rewards[row, played],
             done=self.done[row, played],
+            terminated=self.terminated[row, played],
             completed=self.completed[row, played],
             return_to_go=self.return_to_go[row, played],
             step_mask=self.step_mask[row, played],
@@ -84,6 +87,7 @@ def team_batch(episodes: EpisodeBatch, bounds: tuple[float, float]) -> TeamBatch
         actions=torch.from_numpy(episodes.actions),
         rewards=torch.from_numpy(episodes.rewards),
         done=torch.from_numpy(outcome.done),
+        terminated=torch.from_numpy(outcome.done * episodes.terminated[:, None]),
         completed=torch.from_numpy(outcome.completed),
         return_to_go=torch.from_numpy(outcome.return_to_go),
         step_mask=torch.from_numpy(outcome.step_mask),

@@ -151,6 +151,7 @@ def _random_batch(spec: Spec, episodes: int, team: int, steps: int) -> TeamBatch
         actions=torch.randint(spec.n_actions, (*shape, team), generator=generator),
         rewards=torch.rand(shape, generator=generator),
         done=torch.zeros(shape),
+        terminated=torch.zeros(shape),
         completed=torch.zeros(shape),
         return_to_go=torch.rand(shape, generator=generator),
         step_mask=torch.ones(shape, dtype=torch.bool),

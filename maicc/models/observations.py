@@ -142,13 +142,17 @@ def deduplicate_blank(observations: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class EntityTokens(nn.Module):
-    """An observation as tokens: oneself, allies, enemies; one token where there is no layout."""
+    """An observation as tokens: oneself, allies, enemies; one token where there is no layout.
 
-    def __init__(self, spec: Spec, width: int) -> None:
+    Args:
+        fourier: Whether the one token is made of the numbers' sines and cosines, too.
+    """
+
+    def __init__(self, spec: Spec, width: int, *, fourier: bool = False) -> None:
         super().__init__()
         self.layout = spec.layout
         if spec.layout is None:
-            self.whole = FlatObservation(spec, width)
+            self.whole = FlatObservation(spec, width, fourier=fourier)
             return
         sizes = (spec.layout.own[1], spec.layout.allies[2], spec.layout.enemies[2])
         self.each = nn.ModuleList(nn.Linear(size, width) for size in sizes)
@@ -177,10 +181,17 @@ class EntityTransformer(nn.Module):
     """
 
     def __init__(
-        self, spec: Spec, width: int, layers: int, heads: int, dropout: float = 0.0
+        self,
+        spec: Spec,
+        width: int,
+        layers: int,
+        heads: int,
+        dropout: float = 0.0,
+        *,
+        fourier: bool = False,
     ) -> None:
         super().__init__()
-        self.tokens = EntityTokens(spec, width)
+        self.tokens = EntityTokens(spec, width, fourier=fourier)
         self.transformer = Transformer(width, layers, heads, dropout)
 
     def forward(

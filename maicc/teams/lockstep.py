@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from maicc.data.alive import alive_up_to_last, cut_at_death
-from maicc.data.returns import completed, return_to_go
+from maicc.data.returns import COMPLETION_MARGIN, completed, return_to_go
 from maicc.memory import OnlineMemory
 from maicc.streams import Stream
 from maicc.teams.choices import Choices, Draws, sample, sample_alike
 from maicc.teams.lookups import LookupStats
 from maicc.types import Retrieval, Spec, Trajectories, UserError
 
-REPLAYED = 32  # own trajectories, the latest that reached the goal, which are looked through
+_REPLAYED = 32  # own trajectories, the latest that reached the goal, which are looked through
 
 
 class EpisodeKeys(NamedTuple):
@@ -125,6 +125,20 @@ class LockStepTeam(ABC):
     def replayable(self) -> np.ndarray:
         """Slots (rows, n) of own trajectories that are worth repeating; none by default."""
         return np.zeros((len(self._run), 0), np.int64)
+
+    def reaching(self, goal: float | None) -> np.ndarray:
+        """Finds slots (rows, n) of the latest own trajectories that reached a goal.
+
+        Args:
+            goal: Team return on the family's scale; None for the best one that a run has had, if it
+                is above the lowest.
+        """
+        if goal is None:
+            best = self.online.history.max(1, initial=0.0)
+            least = np.where(best > COMPLETION_MARGIN, best - COMPLETION_MARGIN, np.inf)
+        else:
+            least = np.full(len(self._run), goal * (1.0 - COMPLETION_MARGIN))
+        return self.online.latest(least, _REPLAYED)
 
     def on_step(self, step: Trajectories) -> None:  # noqa: B027 - most methods need nothing
         """Takes in a step that is over: its action, rewards, done, completed, (rows,) each."""

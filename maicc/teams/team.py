@@ -17,7 +17,7 @@ from maicc.models.observations import EncodedObservations
 from maicc.models.past import Past
 from maicc.schema import check_options
 from maicc.teams.encoded import Encoded, own_ids
-from maicc.teams.lockstep import REPLAYED, EpisodeKeys, LockStepTeam
+from maicc.teams.lockstep import EpisodeKeys, LockStepTeam
 from maicc.teams.lookups import LookupStats
 from maicc.teams.running import EpisodeEncoder, RunningPrefix
 from maicc.types import Retrieval, Spec, Trajectories, UserError
@@ -262,12 +262,7 @@ class Team(LockStepTeam):
         """Finds the latest own trajectories that reached the goal."""
         if not self.config.replay:
             return super().replayable()
-        if self._own_goal:
-            best = self.online.history.max(1, initial=0.0)
-            least = np.where(best > COMPLETION_MARGIN, best - COMPLETION_MARGIN, np.inf)
-        else:
-            least = np.full(len(self._run), self._goal * (1.0 - COMPLETION_MARGIN))
-        return self.online.latest(least, REPLAYED)
+        return self.reaching(None if self._own_goal else self._goal)
 
     def sampling(self) -> np.ndarray:
         """Probability of sampling the action, as the schedule gives it."""
