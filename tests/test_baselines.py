@@ -18,6 +18,7 @@ from maicc.data.collect import collect
 from maicc.data.dataset import EpisodeFile
 from maicc.envs import register
 from maicc.experiments.fits import fit_model
+from maicc.experiments.units import with_overrides
 from maicc.experiments.validate import check
 from maicc.files import ModelFiles
 from maicc.models.record import StepTokens, transitions
@@ -231,3 +232,10 @@ def test_each_method_overfits_two_tasks(method, two_tasks, tmp_path, monkeypatch
         fit_model(name, config, files)
     # the first steps look alike in both tasks: not all can be told from the running episode
     assert np.mean(accuracy[:3]) < 0.6 < 0.75 < np.mean(accuracy[-20:])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_rival_takes_over_smoothed_labels(method):
+    config = tiny_config()
+    config.decision.model.label_smoothing = 0.1
+    assert with_overrides(config, {"method": method}).decision.model.label_smoothing == 0.0

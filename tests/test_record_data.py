@@ -13,6 +13,7 @@ from maicc.data.returns import solved
 from maicc.memory import BlendedMemory, OfflineMemory, OnlineMemory
 from maicc.streams import Stream
 from maicc.training import RecordData
+from maicc.training import retrieval_data as module
 from maicc.types import Trajectories
 from tests.teams import FAMILY, untrained
 
@@ -100,6 +101,16 @@ def test_batches_follow_from_the_step(data):
     for a, b in zip(again.record, batches[3].record, strict=True):
         assert torch.equal(a, b)
     assert torch.equal(again.contexts.actions, batches[3].contexts.actions)
+
+
+def test_the_search_goes_on_where_the_nearest_are_of_the_querys_task(data, monkeypatch):
+    data.retrieval = RetrievalConfig(source="other_tasks", candidates=3)
+    item = np.arange(len(data.task))
+    expected = data.neighbours(item, np.full(len(item), 1), np.random.default_rng(1))
+    monkeypatch.setattr(module, "_OF_OTHER_TASKS", 1)
+    found = data.neighbours(item, np.full(len(item), 1), np.random.default_rng(1))
+    assert (found >= 0).all()
+    assert np.array_equal(np.sort(found, 1), np.sort(expected, 1))
 
 
 def test_the_querys_task_can_be_left_out(data):

@@ -215,3 +215,9 @@ def test_a_wrong_drawing_is_refused():
         checked(Drawing(1, 1, [Shape("star", 0, 0)]), "mine")
     with pytest.raises(UserError, match="not finite"):
         checked(Drawing(1, 1, [Shape("circle", float("nan"), 0)]), "mine")
+
+
+def test_the_grid_of_a_board_that_is_not_square_is_whole():
+    picture = painted(Drawing(10, 4, [], grid=1))
+    assert (picture[36] < 255).all()
+    assert (picture[:, 36] < 255).all()

@@ -58,6 +58,15 @@ class Rival(Method):
 
         return TrainedRival(self.load_module_type(), type(config.adapt), files, spec, device)
 
+    def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Turns options into this method's, without smoothed labels: a team would sample them."""
+        adopted = super().adopt(options)
+        if "decision" in adopted:
+            decision = adopted["decision"]
+            model = {**decision.get("model", {}), "label_smoothing": 0.0}
+            adopted["decision"] = {**decision, "model": model}
+        return adopted
+
     def told(self, config: RivalRun) -> str:
         return self.signals
 
@@ -111,7 +120,7 @@ class Windowed(Rival):
         adopted = super().adopt(options)
         if "embedding" in options:
             window = options["embedding"]["window"]
-            adopted["decision"] = {**options["decision"], "window": window}
+            adopted["decision"] = {**adopted["decision"], "window": window}
         return adopted
 
 

@@ -78,6 +78,7 @@ def context_command(argv: list[str]) -> None:
 
     import json
 
+    from maicc.baselines import method_of
     from maicc.config import MaiccRun
     from maicc.evaluation.context_value import context_value
     from maicc.evaluation.run_folder import read_config
@@ -87,8 +88,10 @@ def context_command(argv: list[str]) -> None:
     config = read_config(folder)
     if not isinstance(config, MaiccRun):
         raise UserError(f"{folder}: method {config.method} looks up no contexts, only maicc does")
+    acting = method_of(config.method).fits_of(config)[-1]
+    files = ModelFiles.in_folder(folder, ("embedding", acting))
     with redirect_stdout(sys.stderr):
-        value = context_value(ModelFiles.in_folder(folder), config.decision.retrieval)
+        value = context_value(files, config.decision.retrieval, acting=acting)
     print(json.dumps(value, indent=1))
 
 

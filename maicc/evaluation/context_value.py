@@ -19,7 +19,10 @@ _SEED, _QUERIES = 90, 48
 
 
 def context_value(
-    files: ModelFiles, retrieval: RetrievalConfig | None = None, batches: int = 20
+    files: ModelFiles,
+    retrieval: RetrievalConfig | None = None,
+    batches: int = 20,
+    acting: str = "decision",
 ) -> dict[str, Any]:
     """Measures the decision model's error with each query's contexts, and with other queries'.
 
@@ -29,16 +32,17 @@ def context_value(
 
     Args:
         files: The trained model.
+        acting: The fit whose checkpoint holds the decision model.
         retrieval: Retrieval in the model's training.
         batches: Number of batches, of 48 queries each.
 
     Raises:
         UserError: the model takes no context.
     """
-    module = load_module(files["decision"], DecisionModule)
+    module = load_module(files[acting], DecisionModule)
     net, k = module.net, module.config.k
     if k == 0:
-        raise UserError(f"{files['decision']}: trained without context (decision.model.k=0)")
+        raise UserError(f"{files[acting]}: trained without context (decision.model.k=0)")
     family = module.spec.family
     options: dict[str, Any] = {
         "family": family,
@@ -53,12 +57,13 @@ def context_value(
     remembers = record or options["retrieval"].source == "own"
     data = RecordData(record=record, **options) if remembers else RetrievalData(**options)
     data.setup("fit")
+    shift = getattr(data, "share", 1)  # queries that share a memory stand side by side
     results: dict[str, list[tuple[float, float]]] = {"retrieved": [], "of other queries": []}
     stream = data.batches(0)
     with torch.no_grad():
         for _ in range(batches):
             batch = next(stream)
-            others = Trajectories(*(part.roll(1, 0) for part in batch.contexts))
+            others = Trajectories(*(part.roll(shift, 0) for part in batch.contexts))
             for name, contexts in zip(results, (batch.contexts, others), strict=True):
                 losses = net.loss(batch._replace(contexts=contexts))
                 results[name].append((float(losses.actions), float(losses.accuracy)))

@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +32,7 @@ from maicc.config import (
 from maicc.data.collect import collect
 from maicc.data.dataset import EpisodeFile
 from maicc.data.slices import slices
-from maicc.envs import TaskFamily, batch_env, get_family
+from maicc.envs import BatchEnv, TaskFamily, batch_env, get_family
 from maicc.evaluation.adapt import play_episode
 from maicc.evaluation.markdown import markdown_table
 from maicc.models.batching import tensors
@@ -206,15 +206,26 @@ def _adaptation(
     peak: float,
 ) -> dict[str, Any]:
     """Times the adaptation of `_RUNS` teams in lock step, which search: they are not trained."""
-    env = batch_env(family, family.draw_tasks(_RUNS, 0))
     team = Team(
         decision.spec, embedding, decision.net, memory, MemoryConfig(), list(range(_RUNS)),
         device=device,
     )  # fmt: skip
+    with closing(batch_env(family, family.draw_tasks(_RUNS, 0))) as env:
+        return {
+            "part": "adaptation",
+            "size": size,
+            "precision": "fp32",
+            **_adapted(team, env, peak),
+        }
+
+
+def _adapted(team: Team, env: BatchEnv, peak: float) -> dict[str, Any]:
+    """Times the adaptation of a team."""
+    decision: Any = team.decision
     env_parts = [(env, "step"), (env, "reset")]
-    reading = [(decision.net, name) for name in ("extend", "catch_up", "forward")]
+    reading = [(decision, name) for name in ("extend", "catch_up", "forward")]
     reading += [(team.encoded_contexts, "encode"), (team.encoded_episodes, "encode")]
-    reading += [(decision.net.encoders.observation, "forward")]
+    reading += [(decision.encoders.observation, "forward")]
     reading += [(RunningPrefix, "query"), (RunningPrefix, "advance")]
     searching = [(team.memory, "retrieve"), (team.memory, "contexts")]
     parts = {"environment": env_parts, "networks": reading, "search": searching}
@@ -230,13 +241,12 @@ def _adaptation(
     with FlopCounterMode(display=False) as counter:  # not timed: counting slows
         play_episode(team, env, [1000 * episodes + i for i in range(_RUNS)])
     return {
-        "part": "adaptation", "size": size, "precision": "fp32",
         "seconds": round(per_episode, 4),
         "share_of_peak": round(counter.get_total_flops() / per_episode / peak, 4),
         "run_episodes_per_second": round(_RUNS / per_episode, 1),
         **{name: f"{share:.0%}" for name, share in of.items()},
         "cache_mib": round(kept_bytes / 2**20, 1),
-    }  # fmt: skip
+    }
 
 
 class Shares:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -49,7 +50,7 @@ def bench_environments(names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _pettingzoo(family: TaskFamily) -> dict[str, Any]:
     """Times one PettingZoo environment."""
-    env, rng = family.make_env(family.training_tasks[0]), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     observations: dict[str, Any] = {}
     infos: dict[str, Any] = {}
 
@@ -62,13 +63,14 @@ def _pettingzoo(family: TaskFamily) -> dict[str, Any]:
             observations = {}
         return 1
 
-    return {"form": "PettingZoo", **_rate(step, env.close)}
+    with closing(family.make_env(family.training_tasks[0])) as env:
+        return {"form": "PettingZoo", **_rate(step)}
 
 
 def _lock_step(family: TaskFamily, count: int) -> dict[str, Any]:
     """Times `count` environments in lock step."""
     tasks = [family.training_tasks[i % len(family.training)] for i in range(count)]
-    env, rng = batch_env(family, tasks), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     batch: BatchStep | None = None
 
     def step() -> int:
@@ -79,10 +81,11 @@ def _lock_step(family: TaskFamily, count: int) -> dict[str, Any]:
         batch = env.step(random_legal(batch.action_mask, rng))
         return running
 
-    return {"form": f"{count} in lock step", **_rate(step, env.close)}
+    with closing(batch_env(family, tasks)) as env:
+        return {"form": f"{count} in lock step", **_rate(step)}
 
 
-def _rate(step: Callable[[], int], close: Callable[[], object]) -> dict[str, float]:
+def _rate(step: Callable[[], int]) -> dict[str, float]:
     """Measures the steps per second after the first one, which may compile."""
     start = time.perf_counter()
     step()
@@ -91,7 +94,6 @@ def _rate(step: Callable[[], int], close: Callable[[], object]) -> dict[str, flo
     while time.perf_counter() - start < _SECONDS:
         steps += step()
     rate = steps / (time.perf_counter() - start)
-    close()
     return {"steps_per_second": round(rate), "first_step_seconds": round(first, 2)}
 
 
@@ -109,7 +111,10 @@ def bench_teachers(name: str, episodes: int = 4) -> list[dict[str, Any]]:
     """
     family = get_family(name)
     spec = replace(family.spec, return_min=0.0, return_max=1.0)  # those of random data
-    team = max(int(batch_env(family, [t]).agent_mask.sum()) for t in family.training_tasks)
+    team = 0
+    for task in family.training_tasks:
+        with closing(batch_env(family, [task])) as env:
+            team = max(team, int(env.agent_mask.sum()))
     forms: list[tuple[str, EmbeddingConfig, int]] = []
     for encoder in ("flat", "entities") if spec.layout else ("flat",):
         for attention in ("joint", "factored"):

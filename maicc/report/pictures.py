@@ -119,10 +119,10 @@ def painted(drawing: Drawing) -> np.ndarray:
     image = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(image)
     if drawing.grid:
-        for i, length in enumerate((drawing.width, drawing.height)):
-            for place in np.arange(0, length, drawing.grid) * scale:
-                line: list[float] = [place, 0, place, size[1]]
-                draw.line(line if i == 0 else line[1::-1] + line[:1:-1], fill="#e5e7eb")
+        for x in np.arange(0, drawing.width, drawing.grid) * scale:
+            draw.line([x, 0, x, size[1]], fill="#e5e7eb")
+        for y in np.arange(0, drawing.height, drawing.grid) * scale:
+            draw.line([0, y, size[0], y], fill="#e5e7eb")
     for shape in drawing.shapes:
         x, y, r = shape.x * scale, shape.y * scale, shape.size * scale / 2
         own = agent_colour(shape.agent) if shape.agent is not None else _OTHER

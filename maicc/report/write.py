@@ -18,7 +18,7 @@ from maicc.data.episodes import EpisodeBatch, outcomes
 from maicc.envs import get_family
 from maicc.evaluation.run_folder import files_of, parse_config
 from maicc.evaluation.traces import load_traces, traces_of
-from maicc.files import ModelFiles, hdf5_to_read, read_json, read_metrics, write_text
+from maicc.files import ModelFiles, hdf5_to_read, mapped, read_json, read_metrics, write_text
 from maicc.report.figures import (
     adaptation_curve,
     benchmark_curves,
@@ -240,7 +240,7 @@ def _map(
     agent = rng.integers(size[chosen])
     alive = outcomes(episodes, bounds).alive[chosen, :, agent]  # (P, T)
     with hdf5_to_read(path, "remove it and it is made again") as file:
-        vectors = file["vectors"][:][first[chosen] + agent, alive.sum(1) - 1]  # (P, D)
+        vectors = mapped(file["vectors"])[first[chosen] + agent, alive.sum(1) - 1]  # (P, D)
     if not np.isfinite(vectors).all():
         raise UserError("keys are not finite")
     # equal keys have one place: t-SNE ends the process where all are equal

@@ -232,7 +232,8 @@ class DecisionModule(MaiccModule):
         """
         data = self.data_module
         if self.config.labels == "auto":
-            known = bool((data.stored.expert >= 0).any())
+            # of most trajectories; an agent may never have had a choice
+            known = bool((data.stored.expert >= 0).any(1).mean() > 0.5)
             self.config = replace(self.config, labels="expert" if known else "behaviour")
             self.net.config = self.config
         if self.config.labels == "expert":

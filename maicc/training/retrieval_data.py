@@ -135,9 +135,14 @@ class RetrievalData(FamilyData):
         for t in np.unique(step):
             row = np.flatnonzero(step == t)  # the queries at this step
             queries = self.vectors[item[row], t]
-            candidate, similarity = self.index.search(int(t), queries, n, tie[row])
             group = self.task if by_task else self.episode
-            left_out = (group[candidate] == group[item[row], None]) | self.held[candidate]
+            while True:
+                candidate, similarity = self.index.search(int(t), queries, n, tie[row])
+                left_out = (group[candidate] == group[item[row], None]) | self.held[candidate]
+                enough = ((~left_out).sum(1) >= self.retrieval.candidates).all()
+                if enough or not by_task or n >= len(self.task):
+                    break
+                n *= 4  # the nearest were of the query's task
             if by_task:  # the nearest of the rest
                 left_out |= (~left_out).cumsum(1) > self.retrieval.candidates
             candidate = np.where(left_out, -1, candidate)
