@@ -21,7 +21,7 @@ from maicc.experiments.fits import fit_model
 from maicc.experiments.units import with_overrides
 from maicc.experiments.validate import check
 from maicc.files import ModelFiles
-from maicc.models.record import StepTokens, transitions
+from maicc.models.record import StepTokens, packed, transitions
 from maicc.training.chain_data import ChainData
 from maicc.training.episode_data import EpisodeData
 from maicc.training.fit import seeded
@@ -60,7 +60,7 @@ def test_dpt_does_not_know_the_order_of_its_context(dataset):
         other = decide(StepTokens(*(part[:, order] for part in tokens)))
         none = decide(tokens._replace(mask=torch.zeros_like(tokens.mask)))
         some = tokens._replace(mask=tokens.mask & (order % 3 == 0))
-        short = StepTokens(*(part[[4, 1]] for part in some)).packed()
+        short = packed(StepTokens(*(part[[4, 1]] for part in some)))
         full, few = decide(some)[[4, 1]], decide(short, [4, 1])
     assert torch.allclose(one, other, atol=1e-5)
     assert short.mask.shape[1] < context.mask.shape[1] / 2

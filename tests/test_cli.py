@@ -144,6 +144,16 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
             [
                 "run",
                 "lbf_7x7",
+                "--decision.retrieval.source=own",
+                "--decision.model.k=1",
+                "--adapt.memory.alpha=0.5",
+            ],
+            "source=own trains with the defaults",
+        ),
+        (
+            [
+                "run",
+                "lbf_7x7",
                 "--embedding.model.credit=teacher",
                 "--embedding.model.teacher=false",
             ],

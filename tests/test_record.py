@@ -75,12 +75,12 @@ def test_a_record_of_long_episodes_is_thinned_out(slices):
     short[1, 4:] = False
     steps = steps._replace(mask=short)
     tokens = StepTokens(steps.observations, steps.mask)
-    whole, few = tokens.packed(), tokens.packed(6)
+    whole, few = packed(tokens), packed(tokens, 6)
     size = int(whole.mask[0].sum())
     assert few.mask.sum(1).tolist() == [6, 4]
     assert torch.equal(few.x[0], whole.x[0, [i * size // 6 for i in range(6)]])
     assert torch.equal(few.x[1, :4], steps.observations[1, :4])
-    assert torch.equal(tokens.packed(10**6).mask, whole.mask)
+    assert torch.equal(packed(tokens, 10**6).mask, whole.mask)
     bounded = untrained(FAMILY.spec, record=2, k=0, record_steps=12)
     read = bounded.encode_record(slices.take(torch.tensor([3, 4, 5])))
     assert read.visible.sum(1).tolist() == [min(n, 6) for n in slices.step_mask[3:6].sum(1)]

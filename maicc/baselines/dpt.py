@@ -139,7 +139,7 @@ class DPTModule(BaselineModule):
 
         def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
             queries = trimmed(query.take(rows))
-            sets = StepTokens(tokens.x[rows], in_set[rows]).packed()
+            sets = packed(StepTokens(tokens.x[rows], in_set[rows]))
             step = torch.arange(queries.actions.shape[1], device=rows.device)
             step = step.expand_as(queries.actions)
             past = sets.read(self.net.transformer)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maicc.baselines.method import Method, Trained
-from maicc.config import MaiccRun, check_schedule
+from maicc.config import MaiccRun, MemoryConfig, check_schedule
 from maicc.data.behaviour import labelling_policy
 from maicc.envs import get_family
 from maicc.files import ModelFiles
@@ -154,6 +154,15 @@ class MAICC(Method):
         check_candidates("decision.retrieval", d.retrieval.candidates, d.model.k)
         check_candidates("adapt.memory", config.adapt.memory.candidates, d.model.k)
         check_schedule(config.adapt.memory, "adapt.memory")
+        memory, usual = config.adapt.memory, MemoryConfig()
+        options = ("alpha", "score", "margin")
+        if d.retrieval.source == "own" and any(
+            getattr(memory, name) != getattr(usual, name) for name in options
+        ):
+            raise UserError(
+                "decision.retrieval.source=own trains with the defaults of adapt.memory.alpha, "
+                "score and margin; leave them, or train with another source"
+            )
         if d.model.record and d.model.context == "concatenated":
             raise UserError(
                 "decision.model.record needs decision.model.context=independent, or 0 episodes"

@@ -21,7 +21,7 @@ from maicc.models.batching import concat_by_length, split_by_length, trimmed
 from maicc.models.heads import ActionHead
 from maicc.models.observations import EncodedObservations
 from maicc.models.past import Past
-from maicc.models.record import step_tokens, transitions
+from maicc.models.record import packed, step_tokens, transitions
 from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import Transformer, take_tokens
 from maicc.types import Spec, Trajectories, UserError
@@ -169,7 +169,7 @@ class DecisionTransformer(nn.Module):
         tokens = step_tokens(steps, self.encoders, self.following, self.role.weight[2])
         most = self.most_steps
         if tokens.mask.shape[1] > most:
-            tokens = tokens.packed(most).padded(most)
+            tokens = packed(tokens, most).padded(most)
         return tokens.read(self.transformer)
 
     @property

@@ -5,7 +5,7 @@ A set is one episode of MAICC's record, or all that DPT remembers.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +36,6 @@ class StepTokens(NamedTuple):
     x: Tensor  # (B, C, D)
     mask: Tensor  # (B, C) bool, False at places without a step
 
-    def packed(self, most: int | None = None) -> StepTokens:
-        """Drops places that are empty in all sets, see `packing`."""
-        order = packing(self.mask, most)
-        row = torch.arange(len(order), device=order.device)[:, None]
-        return StepTokens(self.x[row, order], self.mask[row, order])
-
     def padded(self, places: int) -> StepTokens:
         """Adds empty places up to so many."""
         more = places - self.mask.shape[1]
@@ -66,11 +60,14 @@ def transitions(episodes: Trajectories) -> Transitions:
     return Transitions(*(part.flatten(1, 2) for part in parts))
 
 
-def packed(steps: Transitions) -> Transitions:
+_Steps = TypeVar("_Steps", Transitions, StepTokens)
+
+
+def packed(steps: _Steps, most: int | None = None) -> _Steps:
     """Drops places that are empty in all sets, see `packing`."""
-    order = packing(steps.mask)
+    order = packing(steps.mask, most)
     row = torch.arange(len(order), device=order.device)[:, None]
-    return Transitions(*(part[row, order] for part in steps))
+    return type(steps)(*(part[row, order] for part in steps))
 
 
 def step_tokens(
