@@ -35,6 +35,9 @@ def processes(family: TaskFamily, workers: int) -> Iterator[PlayEach]:
 
     Args:
         workers: Number of processes, 0 for one on every core.
+
+    Raises:
+        NoProcessesError: processes can't be started, or one has ended.
     """
     workers = workers or os.cpu_count() or 1
     here = in_this_process(family)
