@@ -27,7 +27,7 @@ from maicc.envs.rules import (
 )
 from maicc.envs.spaces import agent_sizes, largest_sizes, name_of, roster_of
 from maicc.envs.tasks import TaskFamily, TeamReward
-from maicc.types import Task, UserError
+from maicc.types import OutsideError, Task, UserError
 
 
 class BatchStep(NamedTuple):
@@ -173,7 +173,10 @@ class BatchEnv:
             truth(env, "game_crashed", a, infos[a].get("game_crashed", False)) for a in acting
         )
         if self.crashed[b] and self._crashed_before[b]:
-            raise UserError(f"{name_of(env)} broke off in two episodes running (`game_crashed`)")
+            raise OutsideError(
+                f"{name_of(env)} broke off in two episodes running (`game_crashed`): see to the "
+                "game, and give the same command again"
+            )
         gone = set() if ended else {a for a in roster if over[a]}
         with np.errstate(over="ignore"):  # too large for 32 bits is infinite, and is refused
             self._read(b, observations, infos, gone, ended=ended)

@@ -17,6 +17,10 @@ class UserError(ValueError):
     """Something the user can put right. Commands print its text, no traceback, and exit 2."""
 
 
+class OutsideError(UserError):
+    """A refusal whose cause lies outside the family; what was played before it is sound."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One task of a family, in plain JSON, so that it can be stored and rebuilt."""

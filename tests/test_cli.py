@@ -141,13 +141,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
         (["collect", "lbf_7x7", "--from-arrays=a.npz", "--from-reference=b.h5"], "not both"),
         (["run", "lbf_7x7", "--decision.model.label_smoothing=1.5"], "label_smoothing=1.5"),
         (
-            [
-                "run",
-                "lbf_7x7",
-                "--decision.retrieval.source=own",
-                "--decision.model.k=1",
-                "--adapt.memory.alpha=0.5",
-            ],
+            ["run", "lbf_7x7", "--decision.retrieval.source=own", "--adapt.memory.alpha=0.5"],
             "source=own trains with the defaults",
         ),
         (

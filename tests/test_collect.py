@@ -40,7 +40,8 @@ def test_the_same_data_for_any_number_of_workers(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_collection_goes_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_interrupted_collection_goes_on(tmp_path, monkeypatch, damaged):
     collect(FAMILY, tmp_path / "whole.h5", SMALL, seed=0)
     played = []
     real = module._play_unit
@@ -61,7 +62,11 @@ def test_an_interrupted_collection_goes_on(tmp_path, monkeypatch):
         real(*args, **kwargs)
 
     monkeypatch.setattr(module, "_play_unit", not_again)
-    monkeypatch.setattr(module, "plan_behaviours", None)  # its trials are not played again
+    if damaged:
+        (parts,) = tmp_path.glob("broken.h5.*.parts")
+        (parts / "plan.json").write_text("{")
+    else:
+        monkeypatch.setattr(module, "plan_behaviours", None)  # its trials are not played again
     collect(FAMILY, tmp_path / "broken.h5", SMALL, seed=0)
     whole = EpisodeFile(tmp_path / "whole.h5")
     assert EpisodeFile(tmp_path / "broken.h5").fingerprint == whole.fingerprint
@@ -337,7 +342,7 @@ def test_a_damaged_unit_is_played_again(tmp_path, monkeypatch, capsys):
 
 
 class OddError(Exception):
-    """Can't be sent to another process: pickle makes it anew with one argument."""
+    """Can't be sent to another process, which makes it anew with one argument."""
 
     def __init__(self, code, text):
         super().__init__(f"{code}: {text}")

@@ -49,12 +49,9 @@ def test_hissd_reads_those_who_are_there_together_as_one_by_one():
 
 
 def test_hissd_reads_waves_where_there_is_no_layout():
-    spec = get_family("lbf_7x7").spec
-    read = HiSSD(spec, SMALL).planner.tokens.whole.waves
-    assert read is not None
-    assert (
-        HiSSD(spec, dataclasses.replace(SMALL, encoder="flat")).planner.tokens.whole.waves is None
-    )
+    spec, flat = get_family("lbf_7x7").spec, dataclasses.replace(SMALL, encoder="flat")
+    assert HiSSD(spec, SMALL).planner.tokens.whole.waves is not None
+    assert HiSSD(spec, flat).planner.tokens.whole.waves is None
 
 
 def module_and_team(tiny_run):

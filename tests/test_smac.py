@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from maicc.data.behaviour import play
-from maicc.envs import get_family
+from maicc.envs import BatchEnv, get_family
 from maicc.envs.games.smac import ATTACK, LAYOUT, NO_OP, RACES, STOP, Smac, focus_fire
-from maicc.types import UserError
+from maicc.types import OutsideError, UserError
 
 FIXED = {"race": "protoss", "allies": 3, "enemies": 3, "seed": 7, "vary": False}
 FAMILIES = [get_family(f"smac_{name}") for name in ("protoss", "terran", "zerg", "all")]
@@ -207,13 +207,14 @@ def test_a_game_that_dies_costs_an_episode_and_then_is_an_error(game):
     assert infos["ally_0"]["game_crashed"]
     assert (game.Game.launched, game.Game.closed) == (1, 1)
     assert battle(env)[0] == pytest.approx(20.0, abs=1e-4)  # a fresh game
-    env.reset(0)
+    batch, stop = BatchEnv([env]), np.full((1, len(env.possible_agents)), STOP)
+    batch.reset([0])
     game.dies.append(0)
-    env.step(idle)
-    env.reset(0)
+    batch.step(stop)
+    batch.reset([0])
     game.dies.append(0)
-    with pytest.raises(UserError, match="broke off in two episodes running"):
-        env.step(idle)
+    with pytest.raises(OutsideError, match="broke off in two episodes running"):
+        batch.step(stop)
     assert game.Game.launched == game.Game.closed == 3
 
 

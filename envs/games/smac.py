@@ -74,7 +74,6 @@ class Smac(Battle):
         check_parameters(parameters, RACES)
         super().__init__(parameters, LAYOUT, OBSERVATION_SIZE)
         self.game: Any = None
-        self._crashed = False  # the game broke off in the last episode
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
         seed = self.episode_seed(seed)
@@ -128,17 +127,13 @@ class Smac(Battle):
             self._observations = self._look()
         except _game_errors() as error:
             self.close()
-            if self._crashed:
-                raise UserError(
-                    f"StarCraft II broke off in two episodes running ({error}); `maicc doctor` "
-                    "says what may be missing, and the game's log why it stops"
-                ) from None
-            print(f"smac: the game broke off ({error}); its episode is cut short")
+            print(
+                f"smac: the game broke off ({error}); its episode is cut short. `maicc doctor` "
+                "says what may be missing, and the game's log why it stops"
+            )
             reward, ended, info = 0.0, True, {"game_crashed": True}
         crashed = "game_crashed" in info
         truncated = crashed or bool(info.get("episode_limit", False))
-        if ended:
-            self._crashed = crashed
         result = (
             self._observations,
             dict.fromkeys(self.possible_agents, float(reward) / len(self.possible_agents)),

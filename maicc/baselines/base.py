@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import MemoryConfig, OptimiserConfig, PolicyConfig
-from maicc.data.returns import COMPLETION_MARGIN
 from maicc.envs import get_family
 from maicc.files import ModelFiles
-from maicc.memory import schedule
 from maicc.teams.lockstep import LockStepTeam
 from maicc.training.chain_data import ChainData
 from maicc.training.family_data import FamilyData
@@ -54,7 +52,7 @@ class BaselineTeam(LockStepTeam):
         **options: Any,
     ) -> None:
         super().__init__(module.spec, seeds, **options)
-        self.replay, self.own_goal = replay, not states_bounds
+        self.replay, self.goal = replay, 1.0 if states_bounds else None
         self.module, self.episodes = module, episodes
         self.explore = explore if module.explores else "greedy"
         self.net = module.net.to(self.device).eval()
@@ -66,16 +64,12 @@ class BaselineTeam(LockStepTeam):
         """Finds the latest own trajectories that reached the maximum."""
         if not self.replay:
             return super().replayable()
-        return self.reaching(None if self.own_goal else 1.0)
+        return self.reaching(self.goal)
 
     def sampling(self) -> np.ndarray | float:
         """Probability of sampling an action, for each row or for all, as `explore` says."""
         if self.explore == "until_solved":
-            window, history = MemoryConfig().window, self.online.history
-            if self.own_goal:
-                return schedule.until_settled(history, window, 0.0, COMPLETION_MARGIN).sample
-            best = self.best_of_latest(window)
-            return schedule.until_solved(best, 1.0, 0.0, COMPLETION_MARGIN).sample
+            return self.until_solved(self.goal, MemoryConfig().window, 0.0).sample
         last = max(min(GREEDY, self.episodes // 2), 1)
         return float(self.explore == "sample" and self.episode < self.episodes - last)
 

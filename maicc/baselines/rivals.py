@@ -59,9 +59,12 @@ class Rival(Method):
         return TrainedRival(self.load_module_type(), type(config.adapt), files, spec, device)
 
     def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Turns options into this method's, without smoothed labels: a team would sample them."""
+        """Turns options into this method's, without MAICC's smoothed labels.
+
+        A rival's team would sample them.
+        """
         adopted = super().adopt(options)
-        if "decision" in adopted:
+        if "decision" in adopted and options.get("method", "maicc") == "maicc":
             decision = adopted["decision"]
             model = {**decision.get("model", {}), "label_smoothing": 0.0}
             adopted["decision"] = {**decision, "model": model}

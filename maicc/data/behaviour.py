@@ -312,7 +312,7 @@ def plan_behaviours(
     return family, behaviours
 
 
-def each_trial(family: TaskFamily) -> int:
+def trial_episodes_each(family: TaskFamily) -> int:
     """Counts the episodes of each training task in a trial."""
     return min(max(_TRIAL_EPISODES // len(family.training), 2), 16)
 
@@ -324,7 +324,9 @@ def play_trial(family: TaskFamily, task: int, rate: float, seed: int) -> np.ndar
         task: Number of the training task.
         rate: Probability that an agent acts at random in a step.
     """
-    seeds = [(seed, Stream.CALIBRATION, task, episode) for episode in range(each_trial(family))]
+    seeds = [
+        (seed, Stream.CALIBRATION, task, episode) for episode in range(trial_episodes_each(family))
+    ]
     return play(family, family.training_tasks[task], rate, seeds).returns
 
 
@@ -352,5 +354,5 @@ def trial_episodes(family: TaskFamily, config: CollectConfig) -> int:
     """Counts the most episodes that `plan_behaviours` may play, for a progress bar."""
     if config.anneal:
         return 0
-    trial = len(family.training) * each_trial(family)
+    trial = len(family.training) * trial_episodes_each(family)
     return (2 + len(config.levels) * _CALIBRATION_TRIALS) * trial

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -17,7 +17,6 @@ from tqdm import tqdm
 from maicc.config import CollectConfig
 from maicc.data.behaviour import (
     behaviour_names,
-    each_trial,
     episode_count,
     episodes_each,
     plan_behaviours,
@@ -25,16 +24,17 @@ from maicc.data.behaviour import (
     play_trial,
     plays_at_levels,
     trial_episodes,
+    trial_episodes_each,
     with_bounds,
 )
 from maicc.data.dataset import write_episodes
 from maicc.data.episodes import FIELDS, EpisodeBatch, join
-from maicc.data.processes import NoProcessesError, PlayEach, in_this_process, processes
+from maicc.data.processes import PlayEach, in_this_process, processes
 from maicc.data.returns import share_of_maximum
 from maicc.envs import TaskFamily
 from maicc.files import locked, plain_number, read_arrays, read_json, write_arrays, write_json
 from maicc.streams import Stream
-from maicc.types import Behaviour, UserError
+from maicc.types import Behaviour, OutsideError, UserError
 
 
 def check_settings(family: TaskFamily, config: CollectConfig) -> None:
@@ -79,7 +79,7 @@ def collect(family: TaskFamily, path: str | Path, config: CollectConfig, seed: i
     try:
         units = _played(family, config, seed, parts)
         _join(family, path, config, seed, units)
-    except NoProcessesError:
+    except OutsideError:
         raise
     except UserError:
         drop_units(family, path, config, seed)
@@ -201,8 +201,7 @@ def _planned(
     Returns:
         The family with bounds, the behaviours, and the rosters.
     """
-    if path.exists():
-        plan = read_json(path)
+    if (plan := _kept_plan(path)) is not None:
         bounds = plan["bounds"] and tuple(plan["bounds"])
         rosters = plan.get("rosters", [])
         family.require_rosters(rosters)
@@ -216,7 +215,7 @@ def _planned(
             returns = []
             for of_task in play_each(partial(play_trial, rate=rate, seed=seed), tasks):
                 returns.append(of_task)
-                bar.update(each_trial(family))
+                bar.update(trial_episodes_each(family))
             return np.concatenate(returns)
 
         bounded, behaviours = plan_behaviours(family, config, trial)
@@ -227,6 +226,15 @@ def _planned(
     }
     write_json(path, plan)
     return bounded, behaviours, rosters
+
+
+def _kept_plan(path: Path) -> dict[str, Any] | None:
+    """Reads a plan; None if there is none, or it is damaged: what it holds is found again."""
+    try:
+        return read_json(path) if path.exists() else None
+    except UserError:
+        print(f"{path} is damaged, and its trials are played again")
+        return None
 
 
 def _reached(

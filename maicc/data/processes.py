@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import threading
 import traceback
@@ -16,14 +15,10 @@ from multiprocessing import get_context, parent_process
 from typing import Any
 
 from maicc.envs import TaskFamily, get_family, importable
-from maicc.types import UserError
+from maicc.types import OutsideError, UserError
 
 # calls a function with the family and with each of many arguments, and gives what it returns
 PlayEach = Callable[[Callable[..., Any], Iterable[Any]], Iterator[Any]]
-
-
-class NoProcessesError(UserError):
-    """Processes that can't be started or have died; what was played before is sound."""
 
 
 @contextmanager
@@ -37,7 +32,7 @@ def processes(family: TaskFamily, workers: int) -> Iterator[PlayEach]:
         workers: Number of processes, 0 for one on every core.
 
     Raises:
-        NoProcessesError: processes can't be started, or one has ended.
+        OutsideError: processes can't be started, or one has ended.
     """
     workers = workers or os.cpu_count() or 1
     here = in_this_process(family)
@@ -71,16 +66,15 @@ def _call(
     """Calls a function with the family of that name, which must have these rosters here.
 
     Raises:
-        RuntimeError: the function raises an exception that can't be sent to another process.
+        RuntimeError: the function raises an exception of a class that is neither Python's nor ours,
+            which may not survive the way to another process.
     """
     try:
         return call(_same_family(name, rosters), argument)
     except Exception as error:
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # whatever the environment's class of exceptions does
-            raise RuntimeError("".join(traceback.format_exception(error))) from None
-        raise
+        if isinstance(error, UserError) or type(error).__module__ == "builtins":
+            raise
+        raise RuntimeError("".join(traceback.format_exception(error))) from None
 
 
 @cache
@@ -105,14 +99,14 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             workers, mp_context=get_context("spawn"), initializer=_end_with_parent
         )
     except (OSError, ImportError) as error:
-        raise NoProcessesError(
+        raise OutsideError(
             f"processes side by side need shared memory, which is /dev/shm on Linux ({error}); "
             f"make it larger and writable, or {fix}"
         ) from None
     try:
         yield pool
     except BrokenProcessPool:
-        raise NoProcessesError(
+        raise OutsideError(
             "a process that collects has ended: a script must call this under "
             "`if __name__ == '__main__':` and not come from stdin; or the process was killed, "
             f"perhaps for want of memory; or {fix}"

@@ -127,7 +127,7 @@ def parse_config(stored: Any, where: str) -> RunConfig:
 def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Rewrites a configuration of version 0.1, with one section for all rivals.
 
-    Its dataset stays as it was made, and so do the labels that its model was trained on.
+    Its dataset stays as it was made.
     """
     if "baseline" not in stored:
         return dict(stored)
@@ -137,8 +137,6 @@ def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
     adapt = stored["adapt"]
     rivals_own["adapt"] = {**adapt, "memory": {"replay": False, **adapt["memory"]}}
     adopted = method_of(stored["method"]).adopt(rivals_own)
-    learned = {**adopted["decision"]["model"], "label_smoothing": model["label_smoothing"]}
-    adopted["decision"] = {**adopted["decision"], "model": learned}
     return {**adopted, "collect": stored["collect"]}
 
 

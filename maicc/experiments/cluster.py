@@ -15,7 +15,7 @@ from tqdm import tqdm
 from maicc.experiments.fits import COLLECT
 from maicc.experiments.units import Unit
 from maicc.files import first_line
-from maicc.types import UserError
+from maicc.types import OutsideError, UserError
 
 _RETRIES = 5  # of a stage whose worker died
 
@@ -117,7 +117,7 @@ def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], 
             try:
                 ray.get(done)
             except ray.exceptions.RayTaskError as error:
-                if done in shares:
+                if done in shares and not isinstance(error.cause, OutsideError):
                     ray.shutdown()  # first, so that no other share plays on
                     shares[done].drop_shares()
                 raise error.cause from None

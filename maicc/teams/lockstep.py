@@ -17,7 +17,7 @@ from torch import Tensor
 
 from maicc.data.alive import alive_up_to_last, cut_at_death
 from maicc.data.returns import COMPLETION_MARGIN, completed, return_to_go
-from maicc.memory import OnlineMemory
+from maicc.memory import OnlineMemory, schedule
 from maicc.streams import Stream
 from maicc.teams.choices import Choices, Draws, sample, sample_alike
 from maicc.teams.lookups import LookupStats
@@ -125,6 +125,18 @@ class LockStepTeam(ABC):
     def replayable(self) -> np.ndarray:
         """Slots (rows, n) of own trajectories that are worth repeating; none by default."""
         return np.zeros((len(self._run), 0), np.int64)
+
+    def until_solved(self, goal: float | None, window: int, floor: float) -> schedule.Mixture:
+        """Samples until a goal is reached, see `schedule`.
+
+        Args:
+            goal: Team return on the family's scale; None for a run's own best return.
+            window, floor: Those of the schedule.
+        """
+        if goal is None:
+            return schedule.until_settled(self.online.history, window, floor, COMPLETION_MARGIN)
+        best = self.best_of_latest(window)
+        return schedule.until_solved(best, goal, floor, COMPLETION_MARGIN)
 
     def reaching(self, goal: float | None) -> np.ndarray:
         """Finds slots (rows, n) of the latest own trajectories that reached a goal.

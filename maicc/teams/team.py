@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maicc.config import MemoryConfig, check_schedule
-from maicc.data.returns import COMPLETION_MARGIN, normalised
+from maicc.data.returns import normalised
 from maicc.memory import BlendedMemory, OfflineMemory, schedule
 from maicc.models.decision import DecisionTransformer
 from maicc.models.embedding import Embedding
@@ -182,14 +182,11 @@ class Team(LockStepTeam):
     def _mixture_of_rows(self) -> schedule.Mixture:
         """Probabilities in this episode, as the schedule gives them; those of a run are equal."""
         c, rows = self.config, len(self._run)
-        if c.schedule == "until_solved" and self._own_goal:
-            history = self.online.history
-            return schedule.until_settled(history, c.window, c.floor, COMPLETION_MARGIN)
-        if c.schedule in ("evidence", "until_solved"):
-            best = self.best_of_latest(c.window)
-            if c.schedule == "evidence":
-                return schedule.evidence(best, self._goal, c.floor)
-            return schedule.until_solved(best, self._goal, c.floor, COMPLETION_MARGIN)
+        if c.schedule == "until_solved":
+            goal = None if self._own_goal else self._goal
+            return self.until_solved(goal, c.window, c.floor)
+        if c.schedule == "evidence":
+            return schedule.evidence(self.best_of_latest(c.window), self._goal, c.floor)
         assert self.episodes is not None  # the constructor refuses these schedules without it
         if c.schedule == "decay":
             return schedule.decay(self.episode, self.episodes, c.decay, rows)

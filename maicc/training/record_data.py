@@ -110,7 +110,7 @@ class RecordData(RetrievalData):
             step += 1
 
     def _draw(self, rng: np.random.Generator, n: int, held_back: bool) -> list[Drawn]:
-        """Draws n queries, `share` of them with each memory, or fewer by less than that."""
+        """Draws sets of at most n queries, and at least one set."""
         drawn: list[Drawn] = []
         while not drawn or sum(len(part.queries) for part in drawn) + self.share <= n:
             drawn.append(self._draw_set(rng, held_back))
