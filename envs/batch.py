@@ -18,8 +18,8 @@ from maicc.envs.rules import (
     require_every_agent,
     require_finite_observation,
     require_known_agents,
-    require_legal_action,
     require_mask,
+    require_mask_shape,
     require_named,
     require_shape,
     require_told_ends,
@@ -106,6 +106,7 @@ class BatchEnv:
         self._observations = np.zeros((B, N, O), np.float32)
         self._mask = np.zeros((B, N, A), bool)
         self._mask[~self.agent_mask, 0] = True
+        self._told_mask = self._mask.astype(float)  # as the environments told it
         self._alive = self.agent_mask.copy()
         self._sharing = self.agent_mask.copy()  # (B, N) whose rewards are the team's if `shared`
         self._terminated = np.ones(B, bool)
@@ -130,7 +131,7 @@ class BatchEnv:
             require_agents(env, self.rosters[b], at_reset=True)
             require_named(env, "reset", self.rosters[b], zip(RESET, parts, strict=True))
             with np.errstate(over="ignore"):
-                self._read(b, observations, infos, set(), ended=False)
+                self._read(b, observations, infos, set())
         return self._result(np.zeros(self._mask.shape[:2], np.float32))
 
     def step(self, actions: np.ndarray) -> BatchStep:
@@ -179,7 +180,7 @@ class BatchEnv:
             )
         gone = set() if ended else {a for a in roster if over[a]}
         with np.errstate(over="ignore"):  # too large for 32 bits is infinite, and is refused
-            self._read(b, observations, infos, gone, ended=ended)
+            self._read(b, observations, infos, gone)
             return self._individual_rewards(b, paid, acting)
 
     def _individual_rewards(
@@ -218,6 +219,7 @@ class BatchEnv:
                 stack.callback(env.close)
 
     def _result(self, rewards: np.ndarray) -> BatchStep:
+        self._require_sound()
         return BatchStep(
             self._observations.copy(),
             self._mask.copy(),
@@ -234,8 +236,6 @@ class BatchEnv:
         observations: Mapping[str, Any],
         infos: Mapping[str, Any],
         gone: Collection[str],
-        *,
-        ended: bool,
     ) -> None:
         """Takes over the observations, action masks and lives of environment `b`'s agents.
 
@@ -246,15 +246,15 @@ class BatchEnv:
         for i, agent in enumerate(self.rosters[b]):
             if agent in gone:
                 self._alive[b, i] = False
-                self._mask[b, i] = np.arange(self._mask.shape[2]) == 0
+                self._told_mask[b, i] = np.arange(self._mask.shape[2]) == 0
                 self._observations[b, i] = 0.0
             elif agent in observations:
                 info = infos.get(agent, {})  # of an agent that had left when the episode ended
                 self._alive[b, i] = truth(self.envs[b], "alive", agent, info.get("alive", True))
                 mask = info.get("action_mask")
-                self._read_agent(b, i, observations[agent], mask, ended=ended)
+                self._read_agent(b, i, observations[agent], mask)
 
-    def _read_agent(self, b: int, i: int, observed: Any, mask: Any, *, ended: bool) -> None:
+    def _read_agent(self, b: int, i: int, observed: Any, mask: Any) -> None:
         """Takes over what agent `i` of environment `b` observed, and its action mask if any."""
         env, agent, (size, n_actions) = self.envs[b], self.rosters[b][i], self._sizes[b][i]
         if isinstance(observed, Mapping):
@@ -266,17 +266,25 @@ class BatchEnv:
                 )
             observed = observed["observation"]
         observation = numbers(env, "observation", agent, observed)
-        observation = observation.astype(np.float32, copy=False)
         require_shape(env, agent, observation, size)
-        require_finite_observation(env, agent, observation)
         self._observations[b, i, :size] = observation
-        self._mask[b, i, :n_actions] = True
+        self._told_mask[b, i, :n_actions] = True
         if mask is not None:
             mask = numbers(env, "action_mask", agent, mask)
-            require_mask(env, agent, mask, n_actions)
-            if not ended:
-                require_legal_action(env, agent, mask)
-            self._mask[b, i, :n_actions] = mask.astype(bool)
+            require_mask_shape(env, agent, mask, n_actions)
+            self._told_mask[b, i, :n_actions] = mask
+
+    def _require_sound(self) -> None:
+        """Looks at all observations and action masks at once, and takes over the masks."""
+        self._mask[:] = self._told_mask != 0
+        finite = np.isfinite(self._observations).all(-1)
+        zeros_and_ones = (self._mask == self._told_mask).all(-1)
+        ended = self._terminated | self._truncated
+        sound = finite & zeros_and_ones & (self._mask.any(-1) | ended[:, None])
+        for b, i in np.argwhere(~sound).tolist():
+            env, agent, (size, n_actions) = self.envs[b], self.rosters[b][i], self._sizes[b][i]
+            require_finite_observation(env, agent, self._observations[b, i, :size])
+            require_mask(env, agent, self._told_mask[b, i, :n_actions])
 
 
 def team_rewards(

@@ -57,10 +57,10 @@ def require_named(
 ) -> None:
     named = set(agents)
     for name, part in parts:
-        if missing := sorted(map(str, named - part.keys())):
+        if missing := named - part.keys():
             raise UserError(
-                f"{name_of(env)}: {name} of agents {missing} are missing at {call}, which has "
-                f"those of {list(part)}; name every agent that took part"
+                f"{name_of(env)}: {name} of agents {sorted(map(str, missing))} are missing at "
+                f"{call}, which has those of {list(part)}; name every agent that took part"
             )
         if name == "infos" and not all(isinstance(part[agent], Mapping) for agent in agents):
             raise UserError(f"{name_of(env)}: infos at {call} are {part}, expected a dict by agent")
@@ -117,17 +117,17 @@ def require_finite_observation(env: ParallelEnv, agent: str, observation: np.nda
         )
 
 
-def require_mask(env: ParallelEnv, agent: str, mask: np.ndarray, n_actions: int) -> None:
+def require_mask_shape(env: ParallelEnv, agent: str, mask: np.ndarray, n_actions: int) -> None:
     if mask.shape != (n_actions,):
         raise UserError(
             f"{name_of(env)}: action_mask of {agent} has shape {mask.shape}, "
             f"expected ({n_actions},), one entry per action"
         )
+
+
+def require_mask(env: ParallelEnv, agent: str, mask: np.ndarray) -> None:
     if not (mask.astype(bool) == mask).all():
         raise UserError(f"{name_of(env)}: action_mask of {agent} is {mask}, expected 0 or 1 each")
-
-
-def require_legal_action(env: ParallelEnv, agent: str, mask: np.ndarray) -> None:
     if not mask.any():
         raise UserError(
             f"{name_of(env)}: action_mask of {agent} allows no action; leave at least one legal"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from gymnasium import spaces
-from lbforaging.foraging.environment import ForagingEnv
+from lbforaging.foraging.environment import Action, ForagingEnv
 from pettingzoo import ParallelEnv
 
 from maicc.envs.adapters import ResetResult, StepResult
@@ -14,7 +14,7 @@ from maicc.envs.games.ways import Cell
 
 FOOD = "#fca5a5"  # its colour in drawings
 ACTIONS = ("none", "north", "south", "west", "east", "load")
-N_ACTIONS = len(ACTIONS)
+_UPSTREAM = tuple(Action)  # the same, as upstream names them
 
 
 class Board(ParallelEnv):
@@ -38,7 +38,7 @@ class Board(ParallelEnv):
         box = spaces.Box(-1.0, float(highest), (observation_size,), np.float32)
         self._observation_spaces = dict.fromkeys(self.possible_agents, box)
         self._action_spaces: dict[str, spaces.Discrete] = {
-            agent: spaces.Discrete(N_ACTIONS) for agent in self.possible_agents
+            agent: spaces.Discrete(len(ACTIONS)) for agent in self.possible_agents
         }
 
     def observation_space(self, agent: str) -> spaces.Box:
@@ -91,7 +91,7 @@ class Board(ParallelEnv):
     def _infos(self) -> dict[str, dict[str, np.ndarray]]:
         infos = {}
         for agent, player in zip(self.possible_agents, self.game.players, strict=True):
-            mask = np.zeros(N_ACTIONS, np.int8)
-            mask[[action.value for action in self.game._valid_actions[player]]] = 1
+            valid = self.game._valid_actions[player]
+            mask = np.array([action in valid for action in _UPSTREAM], np.int8)
             infos[agent] = {"action_mask": mask}
         return infos

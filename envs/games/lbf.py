@@ -53,15 +53,14 @@ class _Game(ForagingEnv):
     def _make_gym_obs(self) -> list[np.ndarray]:
         positions = [player.position for player in self.players]
         food = [self.food] if self.field[self.food] else []
-        observations = []
+        seen = []
         for i, position in enumerate(positions):
             others = positions[:i] + positions[i + 1 :]
             visible_food = _in_sight(position, food) or [(-1, -1)]
             visible = _in_sight(position, others)
             visible += [(-1, -1)] * (len(others) - len(visible))
-            cells = [*visible_food, position, *visible]
-            observations.append(np.array(cells, np.float32).reshape(-1))
-        return observations
+            seen.append([*visible_food, position, *visible])
+        return list(np.array(seen, np.float32).reshape(len(seen), -1))
 
 
 def _in_sight(position: Cell, things: list[Cell]) -> list[Cell]:

@@ -19,8 +19,8 @@ from maicc.baselines.madt import MADTModule
 from maicc.baselines.sequence import SequenceTransformer, one_episode
 from maicc.data.dataset import EpisodeFile
 from maicc.data.slices import slices
-from maicc.memory.index import empty_index
 from maicc.models.batching import tensors
+from maicc.models.matrix_search import MatrixSearch
 from maicc.models.observations import EncodedObservations
 from maicc.models.tokens import OBSERVATION
 from maicc.streams import Stream
@@ -30,7 +30,6 @@ from maicc.types import Trajectories
 
 CANDIDATES = 50
 NEAR_COPY = 0.98  # cosine above which a piece is dropped in training
-SEARCHED = 2000  # nearest pieces that are searched for candidates: near-copies come in hundreds
 QUERY_DROPOUT = 0.2  # share of its steps that a training query leaves out
 _BATCH = 64
 
@@ -153,10 +152,10 @@ class RADTData(FamilyData):
                 ]
             ).numpy()
         mask = stored.trajectories.step_mask
-        self.item, self.end = np.nonzero(ends(mask, self.window))
+        self.item, self.end = np.nonzero(ends(mask, self.window) & ~self.held[:, None])
         vectors = keys(torch.from_numpy(self.states), self.window).numpy()[self.item, self.end]
-        self.index = empty_index(vectors.shape[1], "Flat")
-        self.index.add(np.ascontiguousarray(vectors))
+        self.index = MatrixSearch(vectors, "cpu")
+        self.of_an_episode = np.bincount(self.episode[self.item]).max()  # most pieces
         self.length = mask.sum(1)
 
     def _whole(self, index: Any) -> Trajectories:
@@ -180,10 +179,10 @@ class RADTData(FamilyData):
         in_query[:, -1] |= ~in_query.any(1)
         query = (self.states[item[:, None], latest.clip(0)] * in_query[..., None]).sum(1)
         query /= np.maximum(np.linalg.norm(query, axis=1, keepdims=True), 1e-9)
-        n = min(SEARCHED, len(self.item))
-        similarity, piece = self.index.search(np.ascontiguousarray(query, np.float32), n)
-        valid = (self.episode[self.item[piece]] != self.episode[item, None]) & (piece >= 0)
-        valid &= (similarity <= NEAR_COPY) & ~self.held[self.item[piece]]
+        n = min(CANDIDATES + self.of_an_episode, len(self.item))
+        similarity, piece = self.index.search(query, n, most=NEAR_COPY)
+        valid = self.episode[self.item[piece]] != self.episode[item, None]
+        valid &= np.isfinite(similarity)
         valid &= valid.cumsum(1) <= CANDIDATES
         same = self.task[self.item[piece]] == self.task[item, None]
         best = (minmax(similarity, valid) + same).argmax(1)
