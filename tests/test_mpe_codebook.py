@@ -13,6 +13,7 @@ pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
 from maicc.envs.games.mpe_codebook import (
     COLOURS,
     LISTENER,
+    SIDES,
     SPEAKER,
     STEPS,
     WORDS,
@@ -73,6 +74,16 @@ def test_the_speaker_sees_the_goal_which_is_drawn_anew():
         assert np.allclose(seen[SPEAKER][:COLOURS], np.where(np.arange(3) == goal, 0.65, 0.15))
         goals.add(goal)
     assert goals == {0, 1, 2}
+
+
+def test_landmarks_lie_on_three_sides_of_the_listener_drawn_anew():
+    env, drawn = env_of(0, 1, 2), set()
+    for seed in range(60):
+        seen = env.reset(seed=seed)[0][LISTENER]
+        landmarks = tuple(map(tuple, seen[2:8].reshape(COLOURS, 2).tolist()))
+        assert len(set(landmarks) & set(SIDES)) == COLOURS
+        drawn.add((landmarks, int(env.game_state.mpe.goal)))
+    assert len(drawn) > 40  # of 24 places times 3 goals
 
 
 def test_the_goal_is_shown_in_the_end_and_paid_is_who_was_nearest_to_it():

@@ -11,12 +11,15 @@ from maicc.envs import get_family
 from maicc.envs.games.mpe_codebook import LISTENER, WORDS, expert
 
 COLOURS = {"red": "#c0392b", "green": "#27894b", "blue": "#2b62b8"}
-BOARD, GAP, TOP = 200, 30, 60  # pixels; the field is 2 by 2, and a board shows 2.4 by 2.4
+BOARD, GAP, TOP = 200, 30, 60  # pixels
+SHOWN = 1.6  # height and width of the field that a board shows
 
 
 def pixel(point: np.ndarray) -> tuple[float, float]:
     """Place of a point of the field on its board."""
-    return round((point[0] + 1.2) / 2.4 * BOARD, 1), round((1.2 - point[1]) / 2.4 * BOARD, 1)
+    x, y = map(float, point)
+    scale, middle = BOARD / SHOWN, BOARD / 2
+    return round(middle + x * scale, 1), round(middle - y * scale, 1)
 
 
 def episode(env, seed: int) -> str:

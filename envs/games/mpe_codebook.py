@@ -1,9 +1,11 @@
 """Speaker and listener of MPE (jaxmarl) with a hidden codebook.
 
 The speaker sees the colour of the goal and says a colour. Both hear a word in its place,
-`codebook[colour]` of 8 words. The listener sees a red, a green and a blue landmark, and should end
-nearest to the goal. Goal, landmarks and starts are drawn anew in each episode. The codebook is a
-task's own.
+`codebook[colour]` of 8 words, which the task fixes. The listener sees a red, a green and a blue
+landmark, and should end nearest to the goal. Goal and landmarks are drawn anew in each episode.
+
+An episode is short, and all landmarks are equally near. In a long walk almost every step follows
+from the one before it: whoever learns from walks learns to go on, and not to look words up.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from maicc.envs.tasks import TaskFamily, sample_tasks
 from maicc.types import Task
 
 COLOURS, WORDS = 3, 8
-STEPS = 16
+STEPS = 5
+SIDES = ((0.5, 0.0), (0.0, 0.5), (-0.5, 0.0), (0.0, -0.5))  # of the listener, where landmarks lie
 DRAWN = ("#dc2626", "#16a34a", "#2563eb")  # the landmarks' colours in drawings
 SPEAKER, LISTENER = "speaker_0", "listener_0"
 
@@ -35,11 +38,12 @@ class State(NamedTuple):
 class Codebook:
     """JaxMARL environment: MPE's speaker and listener, between whom a codebook stands.
 
-    The speaker sees the colour of the goal (3, as in MPE). The listener sees its own velocity (2),
-    the three landmarks relative to itself (6), and the goal once it is shown (3, one is 1). The
-    observations of both end with the word that is heard (8, one is 1). The goal is shown before the
-    last step, when it is too late to go there. The team is paid once, in the last step: 1 if the
-    landmark that was nearest when the goal was shown is the goal.
+    The listener begins in the middle, and the landmarks lie on three of its four sides. The speaker
+    sees the colour of the goal (3, as in MPE). The listener sees its own velocity (2), the three
+    landmarks relative to itself (6), and the goal once it is shown (3, one is 1). The observations
+    of both end with the word that is heard (8, one is 1). The goal is shown before the last step,
+    when it is too late to go there. The team is paid once, in the last step: 1 if the landmark that
+    was nearest when the goal was shown is the goal.
 
     Raises:
         UserError: jaxmarl is not installed.
@@ -55,7 +59,14 @@ class Codebook:
         self.action_space = self.mpe.action_space
 
     def reset(self, key: Any, codebook: Any) -> tuple[dict[str, Any], State]:
-        seen, mpe = self.mpe.reset(key)
+        import jax
+        import jax.numpy as jnp
+
+        key, of_sides = jax.random.split(key)
+        mpe: Any = self.mpe.reset(key)[1]
+        landmarks = jax.random.permutation(of_sides, jnp.array(SIDES))[:COLOURS]
+        mpe = mpe.replace(p_pos=mpe.p_pos.at[1].set(0.0).at[2:].set(landmarks))
+        seen = self.mpe.get_obs(mpe)
         return _coded(seen, mpe, codebook), State(mpe, codebook)
 
     def step_env(self, key: Any, state: State, actions: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -161,7 +172,7 @@ def draw(observations: np.ndarray, present: np.ndarray) -> Drawing:
     """Draws the listener in the middle of its landmarks, with the word that it hears."""
     goal, seen = observations[0, :COLOURS], observations[1]
     shapes = [
-        Shape("circle", 2 + x, 2 - y, 0.4, colour, "goal" if is_goal else "")
+        Shape("circle", 2 + 2 * x, 2 - 2 * y, 0.4, colour, "goal" if is_goal else "")
         for (x, y), colour, is_goal in zip(
             seen[2:8].reshape(COLOURS, 2).tolist(), DRAWN, goal > goal.mean(), strict=True
         )
