@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,21 +13,9 @@ from pettingzoo import ParallelEnv
 
 from maicc.envs.adapters import ResetResult, StepResult
 from maicc.envs.batch import BatchStep, team_rewards
+from maicc.envs.jax_setup import needs_jaxmarl
 from maicc.envs.tasks import TeamReward
 from maicc.types import Task, UserError
-
-
-@contextmanager
-def needs_jaxmarl(who: str) -> Iterator[None]:
-    """Names the extra where jax or jaxmarl is imported in vain.
-
-    Raises:
-        UserError: `who` needs a package that is not installed.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise UserError(f'{who} needs jaxmarl ({error}): pip install "maicc[smax]"') from None
 
 
 class JaxMARLBatch:

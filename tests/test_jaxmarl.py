@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from maicc.data.contract import check_contract
 from maicc.envs import BatchEnv, JaxMARLBatch, from_jaxmarl, get_family
+from maicc.envs.jax_setup import needs_jaxmarl
 from maicc.types import Task, UserError
 
 pytest.importorskip("jaxmarl", reason="the extra `smax` is not installed")
@@ -217,6 +219,49 @@ def test_without_jax_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax", None)
     with pytest.raises(UserError, match=r'Counting needs jaxmarl .*pip install "maicc\[smax\]"'):
         from_jaxmarl(Counting())
+
+
+ONE_GAME = """
+import numpy as np
+from maicc.envs import get_family
+env = get_family("mpe_codebook").make_batch(get_family("mpe_codebook").training_tasks[:2])
+now, seen = env.reset([0, 1]), []
+while not now.done.all():
+    now = env.step(np.full((2, 2), 1))
+    seen.append(now.observations)
+print("seen", np.concatenate(seen).tobytes().hex())
+"""
+
+
+@pytest.mark.slow
+def test_what_is_compiled_is_kept_for_other_processes(tmp_path):
+    def play(**options):
+        env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+        env |= {"XDG_CACHE_HOME": str(tmp_path), **options}
+        done = subprocess.run(
+            [sys.executable, "-c", ONE_GAME], capture_output=True, text=True, env=env
+        )
+        assert done.returncode == 0, done.stderr
+        kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*-cache")}
+        return done.stdout.split("seen ")[1], kept
+
+    first, kept = play()
+    assert len(kept) == 2  # reset and step
+    assert all(path.parts[-3] == "maicc" for path in kept)
+    assert play(JAX_RAISE_PERSISTENT_CACHE_ERRORS="1") == (first, kept)
+
+
+def test_a_folder_of_the_users_own_stays_and_none_is_needed(monkeypatch, tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    try:
+        for folder in (str(tmp_path / "own"), None):
+            jax.config.update("jax_compilation_cache_dir", folder)
+            with needs_jaxmarl("nobody"):
+                assert jax.config.jax_compilation_cache_dir == folder
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_the_package_imports_no_jax():

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maicc.envs.drawing import Drawing, Shape
-from maicc.envs.jaxmarl import JaxMARLBatch, from_jaxmarl, needs_jaxmarl
+from maicc.envs.jax_setup import needs_jaxmarl
+from maicc.envs.jaxmarl import JaxMARLBatch, from_jaxmarl
 from maicc.envs.tasks import TaskFamily, sample_tasks
 from maicc.types import Task
 

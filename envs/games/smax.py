@@ -19,7 +19,7 @@ from maicc.envs.batch import BatchStep
 from maicc.envs.games.battles import MAX_STEPS, MOST, Battle, battle_families, check_parameters
 from maicc.envs.games.smax_drawing import action_names, draw
 from maicc.envs.games.smax_policies import LAYOUT, MAP, WALL, attack_nearest, focus_fire
-from maicc.envs.jaxmarl import needs_jaxmarl
+from maicc.envs.jax_setup import needs_jaxmarl
 from maicc.streams import Stream
 from maicc.types import Task, UserError
 
