@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import pickle
+import platform
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -276,3 +279,29 @@ def test_every_method_trains_with_half_precision(tiny_run, tmp_path, method):
     single, half = weights
     assert half.dtype == torch.float32
     assert 0 < (single - half).abs().max() < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone keeps large arrays")
+def test_large_arrays_that_are_freed_go_back_to_the_system():
+    code = """
+import numpy as np, sys
+from maicc.training.fit import give_back_large_arrays
+def own():  # MiB
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 2**10
+if sys.argv[1] == "given back":
+    give_back_large_arrays()
+np.ones(2**21)  # its end raises the size from which glibc gives back by itself
+before, large, small = own(), [], []
+for _ in range(100):
+    large.append(np.ones(2**18))  # 2 MiB
+    small.append(np.ones(2**10))
+del large
+print(own() - before)
+"""
+    kept = {
+        how: float(subprocess.check_output([sys.executable, "-c", code, how]))
+        for how in ("given back", "kept")
+    }
+    assert kept["given back"] < 20 < 100 < kept["kept"]

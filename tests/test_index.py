@@ -59,6 +59,19 @@ def test_a_matrix_product_finds_what_faiss_finds(monkeypatch):
     assert quantised.on_gpu(MatrixSearch).steps[0].index is quantised.steps[0].index
 
 
+def test_a_matrix_product_leaves_out_what_is_too_near():
+    rng = np.random.default_rng(2)
+    vectors, queries = unit(rng, 300, 8), unit(rng, 20, 8)
+    similarity, hits = MatrixSearch(vectors, "cpu").search(queries, 300, most=0.5)
+    products = queries @ vectors.T
+    for row, hit, product in zip(similarity, hits, products, strict=True):
+        fine = np.sort(product[product <= 0.5])[::-1]
+        assert 0 < len(fine) < 300
+        assert np.allclose(row[: len(fine)], fine, atol=1e-6)
+        assert np.allclose(product[hit[: len(fine)]], fine, atol=1e-6)
+        assert (row[len(fine) :] == -np.inf).all()
+
+
 def test_trajectories_that_share_a_key_are_taken_in_turn():
     rng = np.random.default_rng(0)
     shared, other = unit(rng, 8), unit(rng, 8)

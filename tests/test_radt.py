@@ -60,6 +60,31 @@ def test_radt_never_retrieves_its_own_episode_nor_a_near_copy(retriever, monkeyp
 
 
 @pytest.mark.slow
+def test_radt_retrieves_what_a_search_one_by_one_retrieves(retriever, monkeypatch):
+    data = RADTData("lbf_7x7", str(retriever / "episodes.h5"), str(retriever / "retriever.ckpt"), 4)
+    data.setup("fit")
+    pieces = keys(torch.from_numpy(data.states), 4).numpy()[data.item, data.end]
+    near = float(np.quantile(pieces[:40] @ pieces.T, 0.9))  # many are nearer
+    monkeypatch.setattr("maicc.baselines.radt_pieces.NEAR_COPY", near)
+    item = np.arange(0, len(data.length), 7)
+    chosen = data.retrieve(item, data.length[item] - 1, np.ones((len(item), 4), bool))
+    for query, piece in zip(item, chosen, strict=True):
+        key = keys(torch.from_numpy(data.states[query : query + 1]), 4)[0, data.length[query] - 1]
+        similarity = pieces @ key.numpy()
+        similarity[similarity > near] = -np.inf
+        similarity[data.episode[data.item] == data.episode[query]] = -np.inf
+        best = np.argsort(-similarity, kind="stable")[:50]
+        best = best[np.isfinite(similarity[best])]
+        assert (piece >= 0) == (len(best) > 0)
+        if len(best):
+            low, high = similarity[best].min(), similarity[best].max()
+            score = (similarity[best] - low) / max(high - low, 1e-9)
+            score += data.task[data.item[best]] == data.task[query]
+            (at,) = np.flatnonzero(best == piece)
+            assert score[at] >= score.max() - 1e-3
+
+
+@pytest.mark.slow
 def test_radt_looks_up_the_best_of_its_own_past_and_nothing_at_first(retriever):
     module = load_module(retriever / "decision.ckpt", RADTModule)
     team = module.team([0, 1], 9)
