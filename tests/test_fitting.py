@@ -286,7 +286,7 @@ def test_every_method_trains_with_half_precision(tiny_run, tmp_path, method):
 def test_large_arrays_that_are_freed_go_back_to_the_system():
     code = """
 import numpy as np, sys
-from maicc.training.fit import give_back_large_arrays
+from maicc.heap import give_back_large_arrays
 def own():  # MiB
     lines = open("/proc/self/status").read().splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 2**10

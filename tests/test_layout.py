@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 # The way through the project: a folder imports from those on earlier lines and from itself.
 ORDER = [
-    "types schema config files streams",
+    "types schema config files streams heap",
     "envs memory configs",
     "data",
     "models",

@@ -155,7 +155,7 @@ class RADTData(FamilyData):
         self.item, self.end = np.nonzero(ends(mask, self.window) & ~self.held[:, None])
         vectors = keys(torch.from_numpy(self.states), self.window).numpy()[self.item, self.end]
         self.index = MatrixSearch(vectors, "cpu")
-        self.of_an_episode = np.bincount(self.episode[self.item]).max()  # most pieces
+        self.most_pieces = np.bincount(self.episode[self.item]).max()  # of one episode
         self.length = mask.sum(1)
 
     def _whole(self, index: Any) -> Trajectories:
@@ -179,7 +179,7 @@ class RADTData(FamilyData):
         in_query[:, -1] |= ~in_query.any(1)
         query = (self.states[item[:, None], latest.clip(0)] * in_query[..., None]).sum(1)
         query /= np.maximum(np.linalg.norm(query, axis=1, keepdims=True), 1e-9)
-        n = min(CANDIDATES + self.of_an_episode, len(self.item))
+        n = min(CANDIDATES + self.most_pieces, len(self.item))
         similarity, piece = self.index.search(query, n, most=NEAR_COPY)
         valid = self.episode[self.item[piece]] != self.episode[item, None]
         valid &= np.isfinite(similarity)

@@ -5,15 +5,14 @@ A stage is finished when its file exists; files are written whole or not at all.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from maicc.files import locked, read_json, write_json
+from maicc.heap import give_back_now
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,5 @@ def run_stage(stage: Stage, clock: Clock, *, quiet: bool = False) -> None:
         finally:
             clock.add(stage.name, time.monotonic() - start)
         stage.finish()
-    _give_back()
-
-
-def _give_back() -> None:
-    """Gives the memory of a stage back to the system, so that the next one may have it."""
     gc.collect()  # a trainer and its dataset hold each other
-    with suppress(OSError, AttributeError):  # glibc alone keeps what was freed
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    give_back_now()  # so that the next stage may have it

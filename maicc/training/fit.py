@@ -13,12 +13,11 @@ The life of a fit, and where each part of it is written:
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from maicc.training.modules import MaiccModule
 from maicc.types import UserError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_M_MMAP_THRESHOLD, _LARGE = -3, 2**20  # an option of glibc's mallopt, and bytes
 
 
 def resolve_device(device: str) -> str:
@@ -60,16 +58,6 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
-
-
-def give_back_large_arrays() -> None:
-    """Makes the C library give arrays of a MiB or more back to the system as soon as they are free.
-
-    By default it keeps them for later ones. As each batch has another size, these do not fit into
-    the gaps, and memory grows with the steps.
-    """
-    with suppress(OSError, AttributeError):  # glibc alone
-        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def save(trainer: L.Trainer, path: Path) -> None:
@@ -164,7 +152,6 @@ def fit(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}.part.ckpt")
     resumable = Resumable(part)
-    give_back_large_arrays()
     trainer = L.Trainer(
         accelerator={"cuda": "gpu", "cpu": "cpu"}[resolve_device(device)],
         devices=1,

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from maicc.config import DecisionConfig, EmbeddingConfig, OptimiserConfig
 from maicc.data.dataset import require_expert
 from maicc.data.team_batch import TeamBatch
+from maicc.heap import give_back_large_arrays
 from maicc.models.decision import DecisionBatch, DecisionTransformer
 from maicc.models.embedding import Embedding, EmbeddingLosses
 from maicc.schema import check_options
@@ -86,9 +87,12 @@ class MaiccModule(L.LightningModule):
     def on_train_start(self) -> None:
         """Takes over the data's seed, and checks that a resumed schedule fits the trainer.
 
+        From now on the process gives large arrays back to the system at once.
+
         Raises:
             UserError: the schedule was laid out for another number of steps.
         """
+        give_back_large_arrays()
         self.data_seed = getattr(self.data_module, "seed", 0)
         schedule, steps = self.lr_schedulers(), self.trainer.max_steps
         if isinstance(schedule, OneCycleLR) and schedule.total_steps != steps + 1:
