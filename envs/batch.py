@@ -171,7 +171,9 @@ class BatchEnv:
         at_limit = self._steps == self.max_steps
         self._truncated[b] = (ended or at_limit) and not self._terminated[b]
         self.crashed[b] = any(
-            truth(env, "game_crashed", a, infos[a].get("game_crashed", False)) for a in acting
+            truth(env, "game_crashed", a, infos[a]["game_crashed"])
+            for a in acting
+            if "game_crashed" in infos[a]
         )
         if self.crashed[b] and self._crashed_before[b]:
             raise OutsideError(
@@ -250,7 +252,8 @@ class BatchEnv:
                 self._observations[b, i] = 0.0
             elif agent in observations:
                 info = infos.get(agent, {})  # of an agent that had left when the episode ended
-                self._alive[b, i] = truth(self.envs[b], "alive", agent, info.get("alive", True))
+                told = "alive" in info
+                self._alive[b, i] = not told or truth(self.envs[b], "alive", agent, info["alive"])
                 mask = info.get("action_mask")
                 self._read_agent(b, i, observations[agent], mask)
 

@@ -86,6 +86,19 @@ def test_rows_that_show_nothing_leave_the_others_in_their_places():
     assert torch.allclose(read(nothing).embedding, together[2, 2:], atol=1e-6)
 
 
+def test_outputs_that_are_wanted_equal_those_among_all():
+    reader, x = encoder().entities, observations(7)
+    x[0, 0:4], x[2, 0:8], x[3, 8:12], x[4, 8:14] = 0, 0, 0, 0  # allies and enemies out of sight
+    front = torch.randn(7, 2, 64)
+    for positions in ([0], [0, 3, 4, 5], [5, 1]):
+        wanted = reader(x, positions=positions)
+        assert torch.allclose(wanted, reader(x)[:, positions], atol=1e-6)
+        behind = [2 + i for i in positions]
+        wanted = reader(x, front, [1, *behind])
+        assert torch.allclose(wanted, reader(x, front)[:, [1, *behind]], atol=1e-6)
+    assert (reader(x, positions=[4])[4] == 0).all()
+
+
 def test_an_attack_goes_with_the_enemy_it_is_aimed_at():
     read, x, z = encoder(), observations(5), torch.randn(5, 8)
     head = ActionHead(SPEC, 8, "entities")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from lbforaging.foraging.environment import Action, ForagingEnv
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 from maicc.envs import get_family
@@ -135,6 +136,26 @@ def test_action_mask():
     _, infos = env.reset(seed=0)
     assert infos["agent_0"]["action_mask"].tolist() == [1, 1, 0, 0, 1, 0]  # corner, no food
     assert infos["agent_2"]["action_mask"].tolist() == [1, 0, 0, 1, 1, 1]  # above the food
+
+
+@pytest.mark.parametrize("name", ["lbf_7x7", "lbf_levels", "lbf_partners"])
+def test_legal_actions_are_those_of_upstream(name):
+    family = get_family(name)
+    game = family.make_env(family.training_tasks[0]).unwrapped.game
+    game.reset(seed=0)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(300):
+        game.field[:] = rng.random(game.field.shape) < 0.3
+        for player in game.players:
+            player.position = tuple(rng.integers(game.rows, size=2).tolist())
+        game._gen_valid_moves()
+        ours = game._valid_actions
+        ForagingEnv._gen_valid_moves(game)
+        assert ours == game._valid_actions
+        seen |= {tuple(actions) for actions in ours.values()}
+        assert game.legal == [tuple(a in ours[player] for a in Action) for player in game.players]
+    assert len(seen) > 16  # of the 32 that there are
 
 
 @pytest.mark.parametrize("name", ["lbf_7x7", "lbf_9x9"])

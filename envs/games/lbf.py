@@ -10,11 +10,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from lbforaging.foraging.environment import ForagingEnv
 
 from maicc.envs.adapters import ResetResult
 from maicc.envs.drawing import Drawing, cell
-from maicc.envs.games.foraging import ACTIONS, FOOD, Board
+from maicc.envs.games.foraging import ACTIONS, FOOD, Board, Game
 from maicc.envs.games.lbf_policies import Explorer, expert
 from maicc.envs.games.ways import Cell, distance
 from maicc.envs.tasks import TaskFamily
@@ -22,7 +21,7 @@ from maicc.envs.tasks import TaskFamily
 N_AGENTS = 3
 
 
-class _Game(ForagingEnv):
+class _Game(Game):
     """The upstream rules with one food at a chosen cell, fixed starts and our observation."""
 
     def __init__(self, size: int, food: Cell, max_steps: int) -> None:

@@ -12,10 +12,9 @@ from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
-from lbforaging.foraging.environment import ForagingEnv
 
 from maicc.envs.drawing import Drawing, cell
-from maicc.envs.games.foraging import ACTIONS, FOOD, Board
+from maicc.envs.games.foraging import ACTIONS, FOOD, Board, Game
 from maicc.envs.games.ways import NONE, Cell, cells_beside, distance, send
 from maicc.envs.tasks import TaskFamily, sample_tasks
 
@@ -26,7 +25,7 @@ CLEARED = 0.5  # share of the return that is paid for clearing the board; the re
 TRAINING, HELD_OUT = 300, 24
 
 
-class _Game(ForagingEnv):
+class _Game(Game):
     """The upstream rules with chosen levels, and two foods that are far apart."""
 
     def __init__(self, levels: Sequence[int], heavy: int, max_steps: int) -> None:

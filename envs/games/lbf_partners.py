@@ -11,12 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from lbforaging.foraging.environment import ForagingEnv
 from pettingzoo import ParallelEnv
 
 from maicc.envs.adapters import ResetResult
 from maicc.envs.drawing import Drawing, cell
-from maicc.envs.games.foraging import ACTIONS, FOOD, Board
+from maicc.envs.games.foraging import ACTIONS, FOOD, Board, Game
 from maicc.envs.games.ways import NONE, Cell, cells_beside, distance, send
 from maicc.envs.partners import with_partners
 from maicc.envs.tasks import TaskFamily, sample_tasks
@@ -30,7 +29,7 @@ MOST_WAITING = 3  # steps
 TRAINING, HELD_OUT = 300, 24
 
 
-class _Game(ForagingEnv):
+class _Game(Game):
     """The upstream rules with foods far apart, fixed starts and our observation."""
 
     def __init__(self, max_steps: int) -> None:

@@ -227,7 +227,8 @@ class DecisionTransformer(nn.Module):
             encoded: (Q, 1 or 2, ...) their observations.
             number: The running step's number.
             seen: The record and the running trajectory so far; None if there is neither. If it has
-                room, it is written to, and no other step may use it.
+                room for tokens, and for contexts if there are any, it is written to, and no other
+                step may use it.
             contexts: The contexts of this step.
 
         Returns:
@@ -239,11 +240,18 @@ class DecisionTransformer(nn.Module):
         x = x[:, new]
         Q, L = x.shape[:2]
         last = torch.full((Q, 1), L - 1, device=x.device)
-        past = seen if contexts is None else contexts.behind(seen)
+        in_place = None if seen is None or not seen.front else seen
+        past = seen
+        if contexts is not None:
+            past = in_place.showing(contexts) if in_place else contexts.behind(seen)
         y, after = self._read(x, past, None if L == 1 else last)
         logits = self.head(y, encoded.attack_targets[:, -1:])[:, 0]
         # the next step has contexts of its own
-        return logits, after if contexts is None else after.latest(L).behind(seen)
+        if in_place:
+            after = in_place._replace(room=after.room)
+        elif contexts is not None:
+            after = after.latest(L).behind(seen)
+        return logits, after
 
     def catch_up(
         self, steps: Trajectories, encoded: EncodedObservations, seen: Past | None

@@ -12,7 +12,6 @@ which each has its own attack, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -198,14 +197,15 @@ class EntityTransformer(nn.Module):
         self,
         observations: Tensor,
         front: Tensor | None = None,
-        positions: Sequence[int] | None = None,
+        positions: list[int] | None = None,
     ) -> Tensor:
         """Outputs of the tokens in front and of the entities.
 
         Args:
             observations: (B, O).
             front: (B, n, D) tokens in front of the entities; none by default.
-            positions: The m tokens whose outputs are wanted; all of them by default.
+            positions: The m tokens whose outputs are wanted; all of them by default. The last layer
+                computes hardly any others.
 
         Returns:
             (B, n + E, D), or (B, m, D). Outputs of entities that are out of sight are zero.
@@ -213,20 +213,26 @@ class EntityTransformer(nn.Module):
         x, visible = self.tokens(observations)
         if front is not None:
             x, visible = torch.cat([front, x], 1), F.pad(visible, (front.shape[1], 0), value=True)
-        # in each row the visible tokens in their order, then the others
-        order = torch.argsort(~visible, dim=1, stable=True)
-        size = visible.sum(1)
+        wanted = visible
+        if positions is not None:
+            asked = torch.zeros_like(visible[0])
+            asked[positions] = True
+            wanted = visible & asked
+        # in each row the tokens that are wanted, then the other visible ones, then the rest
+        order = torch.argsort(visible.int() + wanted.int(), dim=1, descending=True, stable=True)
+        size, outputs = visible.sum(1), wanted.sum(1)
 
         def read(rows: Tensor) -> Tensor:
             tokens = order[rows, : int(size[rows].max())]  # (b, l) numbers of tokens
-            token_mask = visible[rows].gather(1, tokens)  # (b, l)
-            mask = token_mask[:, None, None].expand(-1, 1, token_mask.shape[1], -1)
-            if positions is not None:
-                each_row = tokens.new_tensor(positions).expand(len(rows), -1)
-                return self.transformer(take_tokens(x[rows], tokens), mask, None, each_row)[0]
-            z, _ = self.transformer(take_tokens(x[rows], tokens), mask)
-            index = tokens.unsqueeze(-1).expand(-1, -1, z.shape[-1])
-            return torch.zeros_like(x[rows]).scatter(1, index, z * token_mask.unsqueeze(-1))
+            mask = visible[rows].gather(1, tokens)[:, None, None].expand(-1, 1, tokens.shape[1], -1)
+            seen, first = take_tokens(x[rows], tokens), None
+            if positions is not None:  # the first tokens of each row
+                tokens = tokens[:, : int(outputs[rows].max())]
+                first = torch.arange(tokens.shape[1], device=tokens.device).expand(len(rows), -1)
+            z, _ = self.transformer(seen, mask, None, first)
+            z = z * wanted[rows].gather(1, tokens).unsqueeze(-1)
+            z = torch.zeros_like(x[rows]).scatter(1, tokens.unsqueeze(-1).expand_as(z), z)
+            return z if positions is None else z[:, positions]
 
         return map_by_length(size, read)
 
@@ -237,14 +243,19 @@ class EntityObservation(nn.Module):
     def __init__(self, spec: Spec, width: int) -> None:
         super().__init__()
         self.layout = layout_of(spec)
-        self.sizes = (1, self.layout.allies[1], self.layout.enemies[1])
+        allies, enemies = self.layout.allies[1], self.layout.enemies[1]
+        self.sizes, self.positions = (1, allies, enemies), None  # of all entities
+        if self.layout.heals is None:  # no action is aimed at an ally: they are only looked at
+            self.sizes = (1, 0, enemies)
+            self.positions = [0, *range(1 + allies, 1 + allies + enemies)]
         self.entities = EntityTransformer(spec, HIDDEN, 1, _HEADS)
         self.out = nn.Linear(HIDDEN, width)
 
     def forward(self, observations: Tensor) -> EncodedObservations:
         """Reads (..., O) entity by entity."""
         rows, row = deduplicate_blank(observations)
-        own, allies, enemies = self.entities(rows).split(self.sizes, 1)
+        read = self.entities(rows, positions=self.positions)
+        own, allies, enemies = read.split(self.sizes, 1)
         targets = attack_targets(self.layout, rows, allies, enemies)
         return EncodedObservations(self.out(own.squeeze(1))[row], targets[row])
 

@@ -16,18 +16,32 @@ from maicc.models.transformer import KeyValues, Transformer, append
 class Past(NamedTuple):
     """What is encoded already, and may be looked at: P tokens of records and contexts.
 
-    Some of the last places may be empty, for tokens to come.
+    Some of the last places may be empty, for tokens to come, and some of the first, for contexts
+    that change from step to step.
     """
 
     kv: KeyValues  # per layer: keys and values, each (Q, heads, P, width / heads)
     visible: Tensor  # (Q, P) bool, False where a token stands for no step
     room: int = 0  # places at the end that are empty
+    front: int = 0  # places at the start that are for contexts
 
-    def with_room(self, tokens: int) -> Past:
-        """Copies this with so many empty places at the end."""
-        more = tokens - self.room
-        kv = [(F.pad(k, (0, 0, 0, more)), F.pad(v, (0, 0, 0, more))) for k, v in self.kv]
-        return Past(kv, F.pad(self.visible, (0, more)), tokens)
+    def with_room(self, tokens: int, front: int = 0) -> Past:
+        """Copies this with so many empty places at the end, and at the start."""
+        first, more = front - self.front, tokens - self.room
+        kv = [(F.pad(k, (0, 0, first, more)), F.pad(v, (0, 0, first, more))) for k, v in self.kv]
+        return Past(kv, F.pad(self.visible, (first, more)), tokens, front)
+
+    def showing(self, contexts: Past) -> Past:
+        """Writes contexts into the places for them, the last ones, and gives all from there on.
+
+        The two share their memory. What is read behind the contexts is in both of them.
+        """
+        first = self.front - contexts.visible.shape[1]
+        for (k, v), (context_k, context_v) in zip(self.kv, contexts.kv, strict=True):
+            k[:, :, first : self.front], v[:, :, first : self.front] = context_k, context_v
+        self.visible[:, first : self.front] = contexts.visible
+        kv = [(k[:, :, first:], v[:, :, first:]) for k, v in self.kv]
+        return Past(kv, self.visible[:, first:], self.room)
 
     def extend(
         self, transformer: Transformer, x: Tensor, positions: Tensor | None
@@ -49,7 +63,7 @@ class Past(NamedTuple):
     def take(self, rows: Tensor) -> Past:
         """Picks these rows."""
         kv = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.kv]
-        return Past(kv, self.visible[rows], self.room)
+        return Past(kv, self.visible[rows], self.room, self.front)
 
     def side_by_side(self, rows: Tensor) -> Past:
         """Joins the tokens of several rows each, without places that are empty in all.

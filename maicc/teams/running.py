@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from maicc.models.embedding import Embedding
 from maicc.models.observations import EncodedObservations
-from maicc.models.transformer import KeyValues, causal_mask
+from maicc.models.past import Past
 
 
 class RunningPrefix:
@@ -21,7 +21,7 @@ class RunningPrefix:
 
     def __init__(self, embedding: Embedding) -> None:
         self.embedding = embedding
-        self.past: KeyValues | None = None
+        self.past: Past | None = None
         self.step = 0
         self._encoded: EncodedObservations | None = None  # observations of the running step
         self._waiting: Tensor | None = None  # tokens of the last action and its outcome
@@ -59,9 +59,14 @@ class RunningPrefix:
 
     def _extend(self, tokens: Tensor) -> Tensor:
         """Reads new tokens (B, L, D) behind those of the past -> outputs (B, L, D)."""
-        P = self.past[0][0].shape[2] if self.past else 0
-        mask = causal_mask(tokens.shape[1], P, tokens.device)
-        z, self.past = self.embedding.student.transformer(tokens, mask, self.past)
+        e = self.embedding
+        if self.past is not None:
+            z, self.past = self.past.extend(e.student.transformer, tokens, None)
+            return z
+        z, kv = e.student.transformer(tokens)
+        visible = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        per_step = 4 if e.student.return_to_go else 3
+        self.past = Past(kv, visible).with_room(per_step * e.encoders.step.num_embeddings)
         return z
 
 

@@ -169,9 +169,10 @@ class Team(LockStepTeam):
         ids = np.where(retrieval.offline[:, None], item, own)
 
         def contexts(place: np.ndarray) -> Trajectories:
-            found = self.memory.contexts(rows, retrieval)
-            flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in found))
-            return self._tensors(flat.take(place))
+            row, column = np.unravel_index(place, item.shape)
+            one = retrieval._replace(item=item[row, column, None], offline=retrieval.offline[row])
+            found = self.memory.contexts(rows[row], one)
+            return self._tensors(Trajectories(*(part[:, 0] for part in found)))
 
         return self.encoded_contexts.side_by_side(np.where(item >= 0, ids, -1), contexts)
 
@@ -225,8 +226,8 @@ class Team(LockStepTeam):
             logits = self.decision(current, contexts, encoded)[:, -1]
         else:
             past = None if retrieval is None else self._retrieved(rows, retrieval)
-            if self._seen is not None and retrieval is None and not self._seen.room:
-                self._seen = self._seen.with_room(self._longest)
+            if self._seen is not None and not self._seen.room:
+                self._seen = self._seen.with_room(self._longest, self.k * self._longest)
             first = max(t - 1, 0)
             logits, self._seen = self.decision.extend(
                 self._current(rows, first), self._encoder.take(rows, first), t, self._seen, past
