@@ -15,6 +15,7 @@ from functools import cache
 from glob import escape
 from io import BytesIO
 from math import prod
+from multiprocessing import current_process
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryFile, gettempdir
@@ -23,7 +24,7 @@ from zipfile import is_zipfile
 
 from filelock import FileLock, Timeout
 
-from maicc.types import UserError
+from maicc.types import OutsideError, UserError
 
 _PIECE = 2**26  # bytes of an array that are read at a time, for its digest
 
@@ -98,6 +99,9 @@ def locked(path: str | Path) -> Iterator[None]:
     The other process may have made the file: look for it inside the block, not before. The lock is
     a hidden file beside `path`, and ends with the process that holds it. Where a folder cannot be
     written or its file system has no locks, there is no lock, and nobody waits.
+
+    Raises:
+        OutsideError: the other process is waiting for this one, see `_require_started`.
     """
     path = Path(path)
     lock = FileLock(  # the same one for each path, so that blocks may stand inside one another
@@ -108,6 +112,7 @@ def locked(path: str | Path) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
+            _require_started(path)
             print(f"{path}: another process is making it; waiting")
             lock.acquire()
         for name in (path.name, f"{path.stem}.part"):
@@ -121,6 +126,21 @@ def locked(path: str | Path) -> Iterator[None]:
     finally:
         if lock.is_locked:
             lock.release()
+
+
+def _require_started(path: Path) -> None:
+    """Refuses to wait in a process that is being started: its parent waits for it.
+
+    Such a process runs the script of its parent first.
+
+    Raises:
+        OutsideError: the script comes to where its parent is.
+    """
+    if getattr(current_process(), "_inheriting", False):
+        raise OutsideError(
+            f"{path}: the process that makes it has started this one, which runs the same script: "
+            "a script must call this under `if __name__ == '__main__':`"
+        )
 
 
 class RowsOnDisk:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 
 import pytest
 
+from maicc.cli.looking import bench_command
 from maicc.config import CollectConfig, DecisionConfig, EmbeddingConfig
 from maicc.envs import get_family
 from maicc.evaluation import speed as module
 from maicc.evaluation import speed_parts as bench_parts
 from maicc.evaluation import speed_search as bench_search
+from maicc.types import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +41,29 @@ def test_every_part_is_timed(monkeypatch):
         assert 98 <= sum(shares) <= 102
     lines = module.markdown(result).splitlines()
     assert len(lines) == len(result["rows"]) + 4
+
+
+def test_the_shipped_models_of_a_family_are_timed(monkeypatch, tmp_path, capsys):
+    file, out = tmp_path / "mine.yaml", tmp_path / "out"
+    small = "{width: 16, layers: 1, heads: 2%s}"
+    file.write_text(
+        "family: lbf_7x7\ncollect: {episodes: 12, levels: [1.0], workers: 1}\n"
+        f"embedding: {{batch_size: 3, model: {small % ''}}}\n"
+        f"decision: {{batch_size: 5, model: {small % ', k: 2, record: 0'}}}\n"
+    )
+    monkeypatch.setattr(module, "_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_RUNS", 3)
+    monkeypatch.setattr(module, "_PEAK_SIZES", {"cpu": 256})
+    bench_command([str(file), "--part", "shipped", "--out", str(out)])
+    rows = {row["part"]: row for row in json.loads((out / "shipped.json").read_text())["rows"]}
+    assert {row["size"] for row in rows.values()} == {"as shipped"}
+    embedding, decision = rows["embedding step"], rows["decision step"]
+    assert embedding["episodes_per_second"] * embedding["seconds"] == pytest.approx(3, rel=0.02)
+    assert decision["queries_per_second"] * decision["seconds"] == pytest.approx(5, rel=0.02)
+    assert rows["adaptation"]["search"] != "0%"
+    file.write_text("family: lbf_7x7\nmethod: dpt\n")
+    with pytest.raises(UserError, match="method=dpt"):
+        bench_command([str(file), "--part", "shipped"])
 
 
 def test_a_call_inside_another_one_counts_once_and_functions_are_given_back():

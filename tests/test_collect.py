@@ -366,6 +366,23 @@ def test_a_worker_that_dies_is_told_of(tmp_path):
         pool.submit(os._exit, 1).result()
 
 
+def test_a_script_without_a_guard_is_told_of(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from maicc.config import CollectConfig\n"
+        "from maicc.data.collect import collect\n"
+        "from maicc.envs import get_family\n"
+        "collect(get_family('lbf_7x7'), 'episodes.h5', CollectConfig(episodes=1, workers=2), 0)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "has started this one, which runs the same script" in ended.stderr
+    assert "a process that collects has ended: a script must call this under" in ended.stderr
+
+
 def test_workers_end_with_their_parent(tmp_path):
     code = (
         "import os, sys, time\n"

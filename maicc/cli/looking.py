@@ -8,7 +8,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
-from maicc.cli.options import DEVICE, make_parser
+from maicc.cli.options import DEVICE, make_parser, run_options
+from maicc.config import MaiccRun
 from maicc.types import UserError
 
 
@@ -23,9 +24,11 @@ def bench_command(argv: list[str]) -> None:
         "--largest", type=int, default=2_700_000, help="keys in the largest index, of part search"
     )
     parser.add_argument(
-        "--part", type=Literal["models", "search", "environments", "teachers"], default="models",
-        help="time the models; look-ups among ever more keys; the environments of families, A,B; "
-        "or a step of embedding training in each of its forms",
+        "--part",
+        type=Literal["models", "shipped", "search", "environments", "teachers"], default="models",
+        help="time the models in three sizes; those of the family's shipped configuration (or of "
+        "FILE.yaml in place of the family); look-ups among ever more keys; the environments of "
+        "families, A,B; or a step of embedding training in each of its forms",
     )  # fmt: skip
     options = parser.parse_args(argv)
 
@@ -33,8 +36,10 @@ def bench_command(argv: list[str]) -> None:
     from maicc.files import write_json, write_text
 
     result: Any
-    if options.part == "models":
-        result = speed.bench(options.family, options.device)
+    if options.part in ("models", "shipped"):
+        shipped = _shipped(options.family) if options.part == "shipped" else None
+        family = shipped.family if shipped else options.family
+        result = speed.bench(family, options.device, shipped)
         text = speed.markdown(result)
     elif options.part == "search":
         result = speed_search.bench_search(options.family, options.device, options.largest)
@@ -50,6 +55,20 @@ def bench_command(argv: list[str]) -> None:
     write_json(out / f"{name}.json", result)
     write_text(out / f"{name}.md", text)
     print(text)
+
+
+def _shipped(name: str) -> MaiccRun:
+    """Reads the configuration that `maicc run NAME` has.
+
+    Raises:
+        UserError: it is that of another method.
+    """
+    parser = make_parser("run", "")
+    parser.add_argument("--config", action="config")
+    run, _ = run_options(parser, [name])
+    if not isinstance(run, MaiccRun):
+        raise UserError(f"{name} has method={run.method}, and MAICC's models are timed")
+    return run
 
 
 def credit_command(argv: list[str]) -> None:

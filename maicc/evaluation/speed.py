@@ -25,8 +25,10 @@ from tqdm import tqdm
 from maicc.config import (
     CollectConfig,
     DecisionConfig,
+    DecisionFit,
     EmbeddingConfig,
-    MemoryConfig,
+    EmbeddingFit,
+    MaiccRun,
     OptimiserConfig,
 )
 from maicc.data.collect import collect
@@ -65,16 +67,17 @@ AUTHORS = {
 }
 _SECONDS = 4.0  # least time for each measurement
 _PEAK_SIZES = {"cuda": 8192, "cpu": 2048}  # rows of the square matrices
-_EPISODES, _QUERIES, _RUNS = 32, 96, 50
+_RUNS = 50
 _TRAJECTORIES = 1536  # whose keys are made in one call
 
 
-def bench(name: str, device: str = "auto") -> dict[str, Any]:
+def bench(name: str, device: str = "auto", shipped: MaiccRun | None = None) -> dict[str, Any]:
     """Times training, keys and adaptation on a task family.
 
     Args:
         name: Name of the family.
         device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
+        shipped: Configuration that is timed; models of all `SIZES` if None.
 
     Returns:
         The machine, and one row for each part, in plain JSON.
@@ -82,15 +85,16 @@ def bench(name: str, device: str = "auto") -> dict[str, Any]:
     family, device = get_family(name), resolve_device(device)
     rows: list[dict[str, Any]] = []
     peaks = {p: peak(device, p) for p in ("fp32", "bf16")}
-    total = sum(7 if decision.k else 3 for _, decision in SIZES.values())
+    runs = {"as shipped": shipped} if shipped else {size: _run(name, size) for size in SIZES}
+    total = sum(7 if run.decision.model.k else 3 for run in runs.values())
     with (
         TemporaryDirectory() as folder,
         tqdm(desc="bench", unit="part", total=total) as bar,
     ):
         path = Path(folder) / "episodes.h5"
-        collect(family, path, CollectConfig(), seed=0)
-        for size, (embedding, decision) in SIZES.items():
-            for row in _models(family, path, size, embedding, decision, device, peaks):
+        collect(family, path, shipped.collect if shipped else CollectConfig(), seed=0)
+        for size, run in runs.items():
+            for row in _models(family, path, size, run, device, peaks):
                 if name == AUTHORS_FAMILY and device == "cpu":
                     rate, theirs = AUTHORS[row["part"]]
                     row["times_the_authors"] = f"{row[rate] / theirs:.3g}"
@@ -103,6 +107,14 @@ def bench(name: str, device: str = "auto") -> dict[str, Any]:
         "rows": rows,
         "peak_memory_gib": _peak_memory(),
     }
+
+
+def _run(name: str, size: str) -> MaiccRun:
+    """Makes a run of the models of one of `SIZES`, with the default options for the rest."""
+    embedding, decision = SIZES[size]
+    return MaiccRun(
+        name, embedding=EmbeddingFit(model=embedding), decision=DecisionFit(model=decision)
+    )
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -129,29 +141,29 @@ def _models(
     family: TaskFamily,
     path: Path,
     size: str,
-    embedding_config: EmbeddingConfig,
-    decision_config: DecisionConfig,
+    run: MaiccRun,
     device: str,
     peak: dict[str, float],
 ) -> Iterator[dict[str, Any]]:
-    """Times the models of one size: their training steps, keys and adaptation.
+    """Times the models of a run: their training steps, keys and adaptation.
 
     Where nothing is looked up there is no embedding.
     """
     spec = EpisodeFile(path).spec
     with seeded(0):
-        embedding = EmbeddingModule(spec, embedding_config, OptimiserConfig())
-        decision = DecisionModule(spec, decision_config, OptimiserConfig())
+        embedding = EmbeddingModule(spec, run.embedding.model, OptimiserConfig())
+        decision = DecisionModule(spec, run.decision.model, OptimiserConfig())
     embedding, decision = embedding.to(device), decision.to(device)
-    data = EpisodeData(family.name, str(path), _EPISODES)
+    fit = run.embedding
+    data = EpisodeData(family.name, str(path), fit.batch_size, window=fit.window, tokens=fit.tokens)
     data.setup("fit")
     batch = _first_batch(data, device)
 
-    dataset, k, record = EpisodeFile(path), decision_config.k, decision_config.record
+    dataset, k, record = EpisodeFile(path), run.decision.model.k, run.decision.model.record
     stored, keys = slices(dataset.mapped(), spec.bounds), None
     if k:
         keys = offline_keys(embedding.net, dataset, path.parent, device=device)
-    options: dict[str, Any] = {"path": str(path), "k": k, "batch_size": _QUERIES}
+    options: dict[str, Any] = {"path": str(path), "k": k, "batch_size": run.decision.batch_size}
     retrieval = (
         RecordData(record=record, family=family.name, **options)
         if record
@@ -171,11 +183,11 @@ def _models(
     # name, maker of the function to time, and the counts of one call that give its rates
     parts: list[tuple[str, Callable[[], Callable[[], object]], dict[str, float]]] = [
         ("embedding step", lambda: training_step(embedding, embedding_loss),
-         {"episodes_per_second": _EPISODES}),
+         {"episodes_per_second": len(batch.agent_mask)}),
         ("keys", lambda: partial(embedding.net.keys, trajectories),
          {"episodes_per_second": count / spec.n_agents}),
         ("decision step", lambda: training_step(decision, decision_loss),
-         {"queries_per_second": _QUERIES,
+         {"queries_per_second": run.decision.batch_size,
           "actions_per_second": int(queries.current.step_mask.sum())}),
     ]  # fmt: skip
     if not k:
@@ -192,35 +204,18 @@ def _models(
 
     memory = offline_memory(keys, stored, spec)
     net = embedding.net if k else None
-    yield _adaptation(family, size, net, decision, memory, device, peak["fp32"])
+    team = Team(
+        decision.spec, net, decision.net, memory, run.adapt.memory, list(range(_RUNS)),
+        episodes=run.adapt.episodes, states_bounds=family.return_bounds is not None, device=device,
+    )  # fmt: skip
+    with closing(batch_env(family, family.draw_tasks(_RUNS, 0))) as env:
+        adapted = _adapted(team, env, peak["fp32"])
+    yield {"part": "adaptation", "size": size, "precision": "fp32", **adapted}
     gc.collect()
 
 
-def _adaptation(
-    family: TaskFamily,
-    size: str,
-    embedding: Any,
-    decision: Any,
-    memory: Any,
-    device: str,
-    peak: float,
-) -> dict[str, Any]:
-    """Times the adaptation of `_RUNS` teams in lock step, which search: they are not trained."""
-    team = Team(
-        decision.spec, embedding, decision.net, memory, MemoryConfig(), list(range(_RUNS)),
-        device=device,
-    )  # fmt: skip
-    with closing(batch_env(family, family.draw_tasks(_RUNS, 0))) as env:
-        return {
-            "part": "adaptation",
-            "size": size,
-            "precision": "fp32",
-            **_adapted(team, env, peak),
-        }
-
-
 def _adapted(team: Team, env: BatchEnv, peak: float) -> dict[str, Any]:
-    """Times the adaptation of a team."""
+    """Times the adaptation of `_RUNS` teams in lock step, which search: they are not trained."""
     decision: Any = team.decision
     env_parts = [(env, "step"), (env, "reset")]
     reading = [(decision, name) for name in ("extend", "catch_up", "forward")]
