@@ -129,17 +129,17 @@ def locked(path: str | Path) -> Iterator[None]:
 
 
 def _require_started(path: Path) -> None:
-    """Refuses to wait in a process that is being started: its parent waits for it.
+    """Refuses to wait in a process that is being started, and runs its parent's script for that.
 
-    Such a process runs the script of its parent first.
+    The parent waits for it.
 
     Raises:
-        OutsideError: the script comes to where its parent is.
+        OutsideError: the script reached this call in such a process.
     """
     if getattr(current_process(), "_inheriting", False):
         raise OutsideError(
-            f"{path}: the process that makes it has started this one, which runs the same script: "
-            "a script must call this under `if __name__ == '__main__':`"
+            f"{path}: another process is making it, and this one is only being started: a script "
+            "must call this under `if __name__ == '__main__':`"
         )
 
 

@@ -379,7 +379,7 @@ def test_a_script_without_a_guard_is_told_of(tmp_path):
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )  # fmt: skip
     assert ended.returncode == 1
-    assert "has started this one, which runs the same script" in ended.stderr
+    assert "another process is making it, and this one is only being started" in ended.stderr
     assert "a process that collects has ended: a script must call this under" in ended.stderr
 
 

@@ -93,7 +93,8 @@ def test_a_record_of_long_episodes_is_thinned_out(slices):
     [{"record": 2, "k": 3}, {"record": 2, "k": 0}, {"k": 0}, {"k": 3, "tokens": "four"},
      {"k": 2, "record": 2, "tokens": "four"}],
 )  # fmt: skip
-def test_steps_read_one_by_one_decide_as_the_whole_trajectory_does(slices, changes):
+@pytest.mark.parametrize("in_place", [False, True])
+def test_steps_read_one_by_one_decide_as_the_whole_trajectory_does(slices, changes, in_place):
     model, k = untrained(FAMILY.spec, **changes), changes["k"]
     current = slices.take(slice(0, 2))
     contexts = slices.take(torch.tensor([[7, 8, 9][:k], [6, 8, 5][:k]]).long())
@@ -107,6 +108,9 @@ def test_steps_read_one_by_one_decide_as_the_whole_trajectory_does(slices, chang
     for t in range(current.actions.shape[1]):
         two = Trajectories(*(part[:, max(t - 1, 0) : t + 1] for part in current))
         encoded = model.encoders.observation(two.observations)
+        if in_place and seen is not None and not seen.room:
+            longest = 4 * FAMILY.spec.max_steps
+            seen = seen.with_room(longest, k * longest)
         logits, seen = model.extend(two, encoded, t, seen, past)
         assert torch.allclose(logits, whole[:, t], atol=1e-5)
 

@@ -19,7 +19,7 @@ _UPSTREAM = tuple(Action)  # the same, as upstream names them
 
 
 class Game(ForagingEnv):
-    """The upstream game, which finds the same legal actions from lists, in a fifth of the time.
+    """The upstream game, which finds the same legal actions from lists: that takes less time.
 
     Attributes:
         legal: For each player whether each of `ACTIONS` is legal, in their order.

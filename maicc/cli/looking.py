@@ -26,9 +26,9 @@ def bench_command(argv: list[str]) -> None:
     parser.add_argument(
         "--part",
         type=Literal["models", "shipped", "search", "environments", "teachers"], default="models",
-        help="time the models in three sizes; those of the family's shipped configuration (or of "
-        "FILE.yaml in place of the family); look-ups among ever more keys; the environments of "
-        "families, A,B; or a step of embedding training in each of its forms",
+        help="what is timed. models: training and adaptation in three sizes; shipped: those of "
+        "`maicc run FAMILY`, or of FILE.yaml in its place; search: look-ups among ever more keys; "
+        "environments: those of families A,B; teachers: a step of embedding training in each form",
     )  # fmt: skip
     options = parser.parse_args(argv)
 

@@ -22,6 +22,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from maicc.baselines import method_of
 from maicc.config import (
     CollectConfig,
     DecisionConfig,
@@ -37,16 +38,14 @@ from maicc.data.slices import slices
 from maicc.envs import BatchEnv, TaskFamily, batch_env, get_family
 from maicc.evaluation.adapt import play_episode
 from maicc.evaluation.markdown import markdown_table
+from maicc.files import ModelFiles
 from maicc.models.batching import tensors
 from maicc.teams.running import RunningPrefix
 from maicc.teams.team import Team
-from maicc.training.episode_data import EpisodeData
 from maicc.training.family_data import FamilyData
 from maicc.training.fit import resolve_device, seeded
 from maicc.training.modules import DecisionModule, EmbeddingModule, MaiccModule
 from maicc.training.offline_keys import offline_keys, offline_memory
-from maicc.training.record_data import RecordData
-from maicc.training.retrieval_data import RetrievalData
 
 SIZES = {
     "record, the default": (EmbeddingConfig(), DecisionConfig()),
@@ -154,21 +153,17 @@ def _models(
         embedding = EmbeddingModule(spec, run.embedding.model, OptimiserConfig())
         decision = DecisionModule(spec, run.decision.model, OptimiserConfig())
     embedding, decision = embedding.to(device), decision.to(device)
-    fit = run.embedding
-    data = EpisodeData(family.name, str(path), fit.batch_size, window=fit.window, tokens=fit.tokens)
+    method, files = method_of("maicc"), ModelFiles.in_folder(path.parent)
+    data: Any = method.prepare("embedding", run, files)[2]
     data.setup("fit")
     batch = _first_batch(data, device)
 
-    dataset, k, record = EpisodeFile(path), run.decision.model.k, run.decision.model.record
+    dataset, k = EpisodeFile(path), run.decision.model.k
     stored, keys = slices(dataset.mapped(), spec.bounds), None
     if k:
-        keys = offline_keys(embedding.net, dataset, path.parent, device=device)
-    options: dict[str, Any] = {"path": str(path), "k": k, "batch_size": run.decision.batch_size}
-    retrieval = (
-        RecordData(record=record, family=family.name, **options)
-        if record
-        else RetrievalData(family.name, **options)
-    )
+        index = run.decision.retrieval.index
+        keys = offline_keys(embedding.net, dataset, path.parent, index, device)
+    retrieval: Any = method.prepare("decision", run, files)[2]
     retrieval.use(keys, stored)
     queries = _first_batch(retrieval, device)
     count = min(_TRAJECTORIES, len(stored))

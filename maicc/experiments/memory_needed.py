@@ -119,12 +119,21 @@ def _observation(model: TransformerConfig, spec: Spec) -> float:
 
 
 def _teams(config: RunConfig, spec: Spec, key: int) -> float:
-    """Bytes of what the teams of an adaptation remember, and of what they read in an episode."""
+    """Bytes of what the teams of an adaptation remember, and of what they read in an episode.
+
+    Contexts, the running trajectory and its prefix for the student have places for the longest.
+    """
     rows, episodes = _lived(config, spec)
     each = spec.max_steps * (4 * spec.observation_size + 29 + key)
     model = cast(Any, config).decision.model
     read = min(getattr(model, "record", 0) * spec.max_steps, getattr(model, "record_steps", 0))
-    return rows * (episodes * each + (read + spec.max_steps) * _keys_and_values(model))
+    per_step = 1 if getattr(model, "tokens", "fused") == "fused" else 4
+    looked_up = model.k if getattr(model, "context", None) == "independent" else 0
+    kept = (read + (1 + looked_up) * spec.max_steps * per_step) * _keys_and_values(model)
+    if looked_up:
+        student = cast(Any, config).embedding.model
+        kept += (3 + student.return_to_go) * spec.max_steps * _keys_and_values(student)
+    return rows * (episodes * each + kept)
 
 
 def _cache(config: RunConfig, spec: Spec, key: int) -> float:

@@ -248,6 +248,7 @@ class DecisionTransformer(nn.Module):
         logits = self.head(y, encoded.attack_targets[:, -1:])[:, 0]
         # the next step has contexts of its own
         if in_place:
+            assert contexts is not None
             after = in_place._replace(room=after.room)
         elif contexts is not None:
             after = after.latest(L).behind(seen)

@@ -231,7 +231,9 @@ class EntityTransformer(nn.Module):
                 first = torch.arange(tokens.shape[1], device=tokens.device).expand(len(rows), -1)
             z, _ = self.transformer(seen, mask, None, first)
             z = z * wanted[rows].gather(1, tokens).unsqueeze(-1)
-            z = torch.zeros_like(x[rows]).scatter(1, tokens.unsqueeze(-1).expand_as(z), z)
+            z = z.new_zeros(len(rows), *x.shape[1:]).scatter(
+                1, tokens.unsqueeze(-1).expand_as(z), z
+            )
             return z if positions is None else z[:, positions]
 
         return map_by_length(size, read)

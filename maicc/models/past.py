@@ -1,4 +1,4 @@
-"""What a decision model has read already, and later tokens may look at."""
+"""What a transformer has read already, and later tokens may look at."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ class Past(NamedTuple):
         return Past(kv, F.pad(self.visible, (first, more)), tokens, front)
 
     def showing(self, contexts: Past) -> Past:
-        """Writes contexts into the places for them, the last ones, and gives all from there on.
+        """Writes contexts into the last of the places for them, and gives a view from there on.
 
-        The two share their memory. What is read behind the contexts is in both of them.
+        What is then read into the view is in this past too, but for its `room`.
         """
         first = self.front - contexts.visible.shape[1]
+        assert first >= 0
+        assert self.room
         for (k, v), (context_k, context_v) in zip(self.kv, contexts.kv, strict=True):
             k[:, :, first : self.front], v[:, :, first : self.front] = context_k, context_v
         self.visible[:, first : self.front] = contexts.visible
@@ -88,6 +90,8 @@ class Past(NamedTuple):
 
     def beside(self, others: Past) -> Past:
         """Adds the rows of others below these; who sees fewer tokens gets some that are hidden."""
+        assert not self.front
+        assert not others.front
         room = max(self.room, others.room)
         pasts = [past if past.room == room else past.with_room(room) for past in (self, others)]
         P = max(past.visible.shape[1] for past in pasts)

@@ -170,8 +170,8 @@ class Team(LockStepTeam):
 
         def contexts(place: np.ndarray) -> Trajectories:
             row, column = np.unravel_index(place, item.shape)
-            one = retrieval._replace(item=item[row, column, None], offline=retrieval.offline[row])
-            found = self.memory.contexts(rows[row], one)
+            parts = (x[row, column, None] if x.ndim == 2 else x[row] for x in retrieval)
+            found = self.memory.contexts(rows[row], Retrieval(*parts))
             return self._tensors(Trajectories(*(part[:, 0] for part in found)))
 
         return self.encoded_contexts.side_by_side(np.where(item >= 0, ids, -1), contexts)
