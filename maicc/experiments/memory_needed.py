@@ -99,13 +99,12 @@ def _embedding_step(fit: Any, spec: Spec) -> float:
 def _policy_step(queries: int, fit: Any, model: Any, spec: Spec) -> float:
     """Bytes that a step of training keeps of queries, of what they retrieved and of records."""
     T, width = spec.max_steps, model.layers * model.width
-    per_step = 1 if getattr(model, "tokens", "fused") == "fused" else 4
     steps = queries * T * (1 + getattr(model, "k", 0))
     record = getattr(model, "record", 0)
     sets = max(queries // getattr(fit, "share", 1), 1)
     remembered = min(record * T, getattr(model, "record_steps", 0)) // 2  # half on average
     keys_and_values = 4 * queries * remembered * 4 * width  # of the record, for each query
-    tokens = (steps * per_step + sets * remembered) * width * _KEPT
+    tokens = (steps * _per_step(model) + sets * remembered) * width * _KEPT
     return tokens + keys_and_values + (steps + sets * remembered) * _observation(model, spec)
 
 
@@ -127,9 +126,8 @@ def _teams(config: RunConfig, spec: Spec, key: int) -> float:
     each = spec.max_steps * (4 * spec.observation_size + 29 + key)
     model = cast(Any, config).decision.model
     read = min(getattr(model, "record", 0) * spec.max_steps, getattr(model, "record_steps", 0))
-    per_step = 1 if getattr(model, "tokens", "fused") == "fused" else 4
     looked_up = model.k if getattr(model, "context", None) == "independent" else 0
-    kept = (read + (1 + looked_up) * spec.max_steps * per_step) * _keys_and_values(model)
+    kept = (read + (1 + looked_up) * spec.max_steps * _per_step(model)) * _keys_and_values(model)
     if looked_up:
         student = cast(Any, config).embedding.model
         kept += (3 + student.return_to_go) * spec.max_steps * _keys_and_values(student)
@@ -153,6 +151,11 @@ def _lived(config: RunConfig, spec: Spec) -> tuple[int, int]:
     capacity = getattr(getattr(adapt, "memory", None), "max_episodes", 0)  # 0 is without limit
     episodes = min(capacity or adapt.episodes, adapt.episodes)
     return max(adapt.runs, adapt.training_runs) * spec.n_agents, episodes
+
+
+def _per_step(model: TransformerConfig) -> int:
+    """Tokens of a step of the running trajectory, and of what was looked up."""
+    return 1 if getattr(model, "tokens", "fused") == "fused" else 4
 
 
 def _keys_and_values(model: TransformerConfig) -> int:
