@@ -12,6 +12,8 @@ from maicc.models.decision import DecisionTransformer
 from maicc.models.embedding import Embedding
 from maicc.models.heads import ActionHead, DynamicsHead
 from maicc.models.observations import observation_encoder, split_entities, waves
+from maicc.models.tokens import TokenEncoders
+from maicc.models.transformer import take_tokens
 from maicc.types import ObsLayout, Spec, UserError
 
 LAYOUT = ObsLayout(own=(14, 3), allies=(0, 2, 4), enemies=(8, 3, 2), attack=2)
@@ -91,12 +93,32 @@ def test_outputs_that_are_wanted_equal_those_among_all():
     x[0, 0:4], x[2, 0:8], x[3, 8:12], x[4, 8:14] = 0, 0, 0, 0  # allies and enemies out of sight
     front = torch.randn(7, 2, 64)
     for positions in ([0], [0, 3, 4, 5], [5, 1]):
-        wanted = reader(x, positions=positions)
+        wanted = reader(x, positions=torch.tensor(positions))
         assert torch.allclose(wanted, reader(x)[:, positions], atol=1e-6)
-        behind = [2 + i for i in positions]
-        wanted = reader(x, front, [1, *behind])
-        assert torch.allclose(wanted, reader(x, front)[:, [1, *behind]], atol=1e-6)
-    assert (reader(x, positions=[4])[4] == 0).all()
+        behind = [1, *(2 + i for i in positions)]
+        wanted = reader(x, front, torch.tensor(behind))
+        assert torch.allclose(wanted, reader(x, front)[:, behind], atol=1e-6)
+    assert (reader(x, positions=torch.tensor([4]))[4] == 0).all()
+    each = torch.randint(6, (7, 3), generator=torch.Generator().manual_seed(0))
+    wanted = reader(x, positions=each)
+    assert torch.allclose(wanted, take_tokens(reader(x), each), atol=1e-6)
+    each[3, 1] = -1
+    assert torch.equal(reader(x, positions=each)[3, 1], torch.zeros(64))
+
+
+@pytest.mark.parametrize("heals", [None, 0])
+def test_a_step_that_is_over_reads_as_one_whose_attacks_are_all_asked_for(heals):
+    spec = replace(SPEC, layout=replace(LAYOUT, heals=heals))
+    torch.manual_seed(0)
+    encoders, x = TokenEncoders(spec, 8, "entities"), observations(3, 30)
+    x[0, :5], x[1, 4:9, 8:12], x[:, 20:, 14] = 0, 0, -1.0
+    actions = torch.arange(90).view(3, 30) % 5  # 2 to 4 are attacks
+    seen, did = encoders.encode_taken(x, actions)
+    encoded = encoders.observation(x)
+    assert torch.allclose(seen, encoded.embedding, atol=1e-6)
+    assert torch.allclose(did, encoders.encode_action(actions, encoded), atol=1e-6)
+    nothing = encoders.encode_taken(x[:0], actions[:0])
+    assert [part.shape for part in nothing] == [(0, 30, 8)] * 2
 
 
 def test_an_attack_goes_with_the_enemy_it_is_aimed_at():

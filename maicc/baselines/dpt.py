@@ -18,7 +18,7 @@ from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.options import DPTConfig
 from maicc.config import OptimiserConfig, PolicyConfig
 from maicc.data.dataset import require_expert
-from maicc.models.batching import concat_by_length, trimmed
+from maicc.models.batching import concat_by_length, take_rows, trimmed
 from maicc.models.heads import ActionHead
 from maicc.models.past import Past
 from maicc.models.record import StepTokens, Transitions, packed, step_tokens, transitions
@@ -139,7 +139,7 @@ class DPTModule(BaselineModule):
 
         def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
             queries = trimmed(query.take(rows))
-            sets = packed(StepTokens(tokens.x[rows], in_set[rows]))
+            sets = packed(StepTokens(take_rows(tokens.x, rows), in_set[rows]))
             step = torch.arange(queries.actions.shape[1], device=rows.device)
             step = step.expand_as(queries.actions)
             past = sets.read(self.net.transformer)

@@ -22,12 +22,8 @@ from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import PolicyConfig
 from maicc.data.team_batch import TeamBatch, agents_steps, masked_mean
 from maicc.files import ModelFiles
-from maicc.models.observations import (
-    EntityTransformer,
-    attack_targets,
-    deduplicate_blank,
-    layout_of,
-)
+from maicc.models.batching import take_rows
+from maicc.models.observations import EntityTransformer, aims, deduplicate_blank, layout_of
 from maicc.streams import Stream
 from maicc.training.episode_data import EpisodeData
 from maicc.training.family_data import FamilyData
@@ -55,6 +51,12 @@ def _reader(spec: Spec, config: PolicyConfig, layers: int) -> EntityTransformer:
     )  # fmt: skip
 
 
+def _front_output(reader: EntityTransformer, observations: Tensor, front: Tensor) -> Tensor:
+    """Output (B, D) of the one token (B, 1, D) in front of the entities of (B, O)."""
+    first = torch.zeros(1, dtype=torch.long, device=front.device)
+    return reader(observations, front, first).squeeze(1)
+
+
 class Value(nn.Module):
     """Value of a team: the mean of its agents' values, weighted by attention over the team."""
 
@@ -69,7 +71,7 @@ class Value(nn.Module):
         """Computes values (B, T) of observations (B, T, N, O) of the agents (B, N) in the mask."""
         rows, row = deduplicate_blank(observations)
         front = self.front.expand(len(rows), -1, -1)
-        z = self.encoder(rows, front, [0])[:, 0][row]
+        z = take_rows(_front_output(self.encoder, rows, front), row)
         absent = ~agent_mask[:, None]
         share = self.share(z).squeeze(-1).masked_fill(absent, float("-inf")).softmax(-1)
         return (share * self.value(z).squeeze(-1)).sum(-1)
@@ -112,17 +114,17 @@ class HiSSD(nn.Module):
         if previous is None:
             previous = self.start.expand(len(observations), -1)
         if self.layout is None:
-            return self.planner(observations, previous.unsqueeze(1), [0])[:, 0]
+            return _front_output(self.planner, observations, previous.unsqueeze(1))
         filled = observations.any(1)
         if not filled.any():
             return previous
-        skill = self.planner(observations[filled], previous[filled].unsqueeze(1), [0])[:, 0]
+        skill = _front_output(self.planner, observations[filled], previous[filled].unsqueeze(1))
         return previous.masked_scatter(filled.unsqueeze(1), skill)
 
     def of_task(self, observations: Tensor) -> Tensor:
         """Computes the task skill (B, D) of agents from their observations (B, O)."""
         front = self.task_front.expand(len(observations), -1, -1)
-        return self.task_encoder(observations, front, [0])[:, 0]
+        return _front_output(self.task_encoder, observations, front)
 
     def decode(self, observations: Tensor, common: Tensor, task: Tensor) -> Tensor:
         """Computes logits (B, A): first the actions without a target, then one attack per target.
@@ -132,14 +134,12 @@ class HiSSD(nn.Module):
             common: (B, D) common skills.
             task: (B, D) task skills.
         """
-        z = self.decoder(observations, torch.stack([common, task], 1))
-        logits = self.plain(z[:, 2])
+        front = torch.stack([common, task], 1)
         if self.aim is None:
-            return logits
-        layout = layout_of(self.spec)
-        sizes = (layout.allies[1], layout.enemies[1])
-        targets = attack_targets(layout, observations, *z[:, 3:].split(sizes, 1))
-        return torch.cat([logits, self.aim(targets).squeeze(-1)], 1)
+            return self.plain(self.decoder(observations, front)[:, 2])
+        wanted = F.pad(aims(layout_of(self.spec), observations), (1, 0))  # oneself, then targets
+        z = self.decoder(observations, front, torch.where(wanted < 0, wanted, wanted + 2))
+        return torch.cat([self.plain(z[:, 0]), self.aim(z[:, 1:]).squeeze(-1)], 1)
 
 
 class HiSSDData(EpisodeData):

@@ -164,7 +164,7 @@ class SequenceTransformer(nn.Module):
         x = x[:, to_acting if steps_read else 0 : x.shape[1] - self.per_step + to_acting]
         B, L = x.shape[:2]
         played = torch.ones(B, L, dtype=torch.bool, device=x.device)
-        last = torch.full((B, 1), L - 1, device=x.device)
+        last = slice(L - 1, L)
         if past is None:
             z, kv = self.transformer(x, positions=last)
         else:

@@ -17,6 +17,20 @@ def tensors(arrays: Trajectories) -> Trajectories:
     return Trajectories(*(torch.from_numpy(part) for part in arrays))
 
 
+def take_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Picks rows of x (R, ...) by their numbers (...,) -> (..., ...).
+
+    On CPU this is several times faster in training than `x[rows]`, whose gradient is added up by a
+    single thread.
+    """
+    return x.index_select(0, rows.flatten()).view(*rows.shape, *x.shape[1:])
+
+
+def take_where(x: Tensor, mask: Tensor) -> Tensor:
+    """Picks the places of x (..., D) at which the mask (...,) is set -> (n, D); see `take_rows`."""
+    return take_rows(x.flatten(0, mask.ndim - 1), mask.flatten().nonzero().squeeze(1))
+
+
 def trimmed(t: Trajectories) -> Trajectories:
     """Cuts off the steps at the end that no slice played: (..., T, ...) -> (..., T', ...).
 
@@ -56,7 +70,7 @@ def map_by_length(length: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
         (Q, ...).
     """
     groups = split_by_length(length)
-    return torch.cat([work(rows) for rows in groups])[torch.cat(groups).argsort()]
+    return take_rows(torch.cat([work(rows) for rows in groups]), torch.cat(groups).argsort())
 
 
 def concat_by_length(

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import DecisionConfig
-from maicc.models.batching import concat_by_length, split_by_length, trimmed
+from maicc.models.batching import concat_by_length, split_by_length, take_where, trimmed
 from maicc.models.heads import ActionHead
 from maicc.models.observations import EncodedObservations
 from maicc.models.past import Past
 from maicc.models.record import packed, step_tokens, transitions
 from maicc.models.tokens import TokenEncoders, scaled_embedding
-from maicc.models.transformer import Transformer, take_tokens
+from maicc.models.transformer import Positions, Transformer, take_tokens
 from maicc.types import Spec, Trajectories, UserError
 
 
@@ -204,10 +204,7 @@ class DecisionTransformer(nn.Module):
     ) -> Tensor:
         """Outputs (Q, T, D) of the current trajectories, see `decide`."""
         x = self._current_tokens(current, encoded)
-        Q, L = x.shape[:2]
-        positions = self._action_positions(Q, L, x.device)
-        every_token = positions.shape[1] == L
-        return self._read(x, past, None if every_token else positions)[0]
+        return self._read(x, past, self._action_positions)[0]
 
     def extend(
         self,
@@ -238,13 +235,12 @@ class DecisionTransformer(nn.Module):
         # of four tokens: the action and outcome of the step before, return-to-go and observation
         new = slice(-1, None) if self.config.tokens == "fused" else slice(-6 if number else 0, -2)
         x = x[:, new]
-        Q, L = x.shape[:2]
-        last = torch.full((Q, 1), L - 1, device=x.device)
+        L = x.shape[1]
         in_place = None if seen is None or not seen.front else seen
         past = seen
         if contexts is not None:
             past = in_place.showing(contexts) if in_place else contexts.behind(seen)
-        y, after = self._read(x, past, None if L == 1 else last)
+        y, after = self._read(x, past, slice(L - 1, L))
         logits = self.head(y, encoded.attack_targets[:, -1:])[:, 0]
         # the next step has contexts of its own
         if in_place:
@@ -272,7 +268,9 @@ class DecisionTransformer(nn.Module):
             x = x[:, :-2]  # the last action and outcome are read with the running step
         return self._read(x, seen, None)[1]
 
-    def _read(self, x: Tensor, past: Past | None, positions: Tensor | None) -> tuple[Tensor, Past]:
+    def _read(
+        self, x: Tensor, past: Past | None, positions: Positions | None
+    ) -> tuple[Tensor, Past]:
         """Reads tokens (Q, L, D) that see the past, if there is any, and causally each other.
 
         Returns:
@@ -292,30 +290,27 @@ class DecisionTransformer(nn.Module):
         """
         context_x = rearrange(self._context_tokens(contexts), "q k l d -> q (k l) d")
         current_x = self._current_tokens(current, encoded)
-        Q, L = current_x.shape[:2]
+        L = current_x.shape[1]
         # Padding moves to the end, where plain causal attention, the fast path, never meets it:
         # where a token stands is told by its embedding alone.
         visible = self.visible(contexts.step_mask)
         token_mask = F.pad(visible, (0, L), value=True)
         order = (~token_mask).long().argsort(dim=1, stable=True)[:, : int(token_mask.sum(1).max())]
         x = take_tokens(torch.cat([context_x, current_x], 1), order)
-        positions = visible.sum(1, keepdim=True) + self._action_positions(Q, L, x.device)
+        acting = torch.arange(L, device=x.device)[self._action_positions or slice(None)]
+        positions = visible.sum(1, keepdim=True) + acting
         return self.transformer(x, positions=positions)[0]
 
-    def _kinds(self, t: Trajectories, encoded: EncodedObservations) -> list[Tensor]:
-        """Tokens g o a p of slices (..., T, ...), (..., T, D) each."""
-        e = self.encoders
-        return [
-            e.encode_return_to_go(t.return_to_go),
-            encoded.embedding,
-            e.encode_action(t.actions, encoded),
-            e.encode_outcome(t.rewards, t.done, t.completed),
-        ]
+    def _kinds(self, t: Trajectories, observations: Tensor, actions: Tensor) -> list[Tensor]:
+        """Tokens g o a p (..., T, D) of slices (..., T, ...), of which two are encoded already."""
+        g = self.encoders.encode_return_to_go(t.return_to_go)
+        p = self.encoders.encode_outcome(t.rewards, t.done, t.completed)
+        return [g, observations, actions, p]
 
     def _context_tokens(self, t: Trajectories) -> Tensor:
         """Tokens (..., tokens, D) of contexts (..., T, ...)."""
         step = self.encoders.step.weight[: t.actions.shape[-1]] + self.role.weight[0]
-        g, o, a, p = self._kinds(t, self.encoders.observation(t.observations))
+        g, o, a, p = self._kinds(t, *self.encoders.encode_taken(t.observations, t.actions))
         if self.config.tokens == "fused":
             return g + o + a + p + step
         return rearrange(torch.stack([g, o, a, p], -2) + step[:, None], "... t m d -> ... (t m) d")
@@ -329,7 +324,8 @@ class DecisionTransformer(nn.Module):
         """
         steps = slice(first, first + t.actions.shape[-1])
         step = self.encoders.step.weight[steps] + self.role.weight[1]
-        g, o, a, p = self._kinds(t, encoded)
+        actions = self.encoders.encode_action(t.actions, encoded)
+        g, o, a, p = self._kinds(t, encoded.embedding, actions)
         if self.config.labels == "expert" and not self.config.return_to_go:
             # what is still to come would tell a running trajectory in training how it ends
             g = torch.zeros_like(g)
@@ -337,31 +333,27 @@ class DecisionTransformer(nn.Module):
             return g + o + F.pad((a + p)[:, :-1], (0, 0, 1, 0)) + step
         return rearrange(torch.stack([g, o, a, p], 2) + step[:, None], "q t m d -> q (t m) d")
 
-    def _action_positions(self, Q: int, L: int, device: torch.device) -> Tensor:
-        """Positions (Q, T) among L current tokens at which actions are read: the observations."""
-        positions = torch.arange(L, device=device).expand(Q, L)
-        return positions if self.config.tokens == "fused" else positions[:, 1::4]
+    @property
+    def _action_positions(self) -> slice | None:
+        """The current tokens at which actions are read, the observations; None if all are."""
+        return None if self.config.tokens == "fused" else slice(1, None, 4)
 
     def loss(self, batch: DecisionBatch) -> DecisionLosses:
-        """Computes the losses of a batch.
-
-        Observations are encoded all together, and then read with others of about their length.
-        """
+        """Computes the losses of a batch; queries are read with others of about their length."""
         self._check(batch.contexts, batch.record)
-        encoded = self.encoders.observation(batch.current.observations)
         remembered = None if batch.record is None else self.encode_record(batch.record)
         labels, mask = self._labels(batch)
 
         def supervised(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Logits (S, A), labels (S,), and errors of the hidden part (S,)."""
             current, contexts = (trimmed(t.take(rows)) for t in (batch.current, batch.contexts))
-            T = current.actions.shape[1]
-            seen = EncodedObservations(*(part[rows, :T] for part in encoded))
+            encoded = self.encoders.observation(current.observations)
             shown = None if batch.shown is None else batch.shown[rows]
-            here = mask[rows, :T]
-            y = self._outputs(current, contexts, seen, remembered, shown)[here]
-            logits = self.head(y, seen.attack_targets[here])
-            return logits, labels[rows, :T][here], self._hidden_error(y, batch.hidden, rows, here)
+            here = mask[rows, : current.actions.shape[1]]
+            y = take_where(self._outputs(current, contexts, encoded, remembered, shown), here)
+            logits = self.head(y, take_where(encoded.attack_targets, here))
+            learned = labels[rows, : here.shape[1]][here]
+            return logits, learned, self._hidden_error(y, batch.hidden, rows, here)
 
         logits, learned, error = concat_by_length(batch.length, supervised)
         return DecisionLosses(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maicc.models.batching import take_rows
 from maicc.models.observations import HIDDEN, is_visible, layout_of, split_entities
 from maicc.types import Spec
 
@@ -73,10 +74,10 @@ class DynamicsHead(nn.Module):
             (old.enemies, new.enemies, self.enemy, self.next_enemy),
         ):
             visible = is_visible(old_group) | is_visible(new_group)  # (..., A)
-            observer = visible.nonzero(as_tuple=True)[:-1]  # of each of the V visible ones
-            predicted = predict(F.relu(shared[observer] + read(old_group[visible])))  # (V, 2 F)
-            loss = _negative_log_likelihood(predicted, new_group[visible]).sum(-1)  # (V,)
-            total = total.index_put(observer, loss, accumulate=True)
+            observer = visible.flatten(0, -2).nonzero()[:, 0]  # of each of the V visible ones
+            seen = F.relu(take_rows(shared.flatten(0, -2), observer) + read(old_group[visible]))
+            loss = _negative_log_likelihood(predict(seen), new_group[visible]).sum(-1)  # (V,)
+            total = total.flatten().index_add(0, observer, loss).view_as(total)
             count = count + visible.sum(-1) * new_group.shape[-1]
         return total / count
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import check_encoder
-from maicc.models.batching import map_by_length
-from maicc.models.transformer import Transformer, take_tokens
+from maicc.models.batching import split_by_length, take_rows
+from maicc.models.transformer import Transformer
 from maicc.types import ObsLayout, Spec
 
 HIDDEN = 64
@@ -99,25 +99,25 @@ def split_entities(layout: ObsLayout, observations: Tensor) -> Entities:
     return Entities(own, group(*layout.allies), group(*layout.enemies))
 
 
-def attack_targets(
-    layout: ObsLayout, observations: Tensor, allies: Tensor, enemies: Tensor
-) -> Tensor:
-    """Selects, for each of the M attacks, the embedding of the one it is aimed at.
+def aims(layout: ObsLayout, observations: Tensor) -> Tensor:
+    """Tells which entity each of the M attacks is aimed at.
 
-    This is enemy j for attack j; for agents that heal, ally j, and zero where there are fewer.
+    This is enemy j for attack j; for agents that heal it is ally j.
 
     Args:
         observations: (B, O), which say who heals.
-        allies: (B, A, D) embeddings.
-        enemies: (B, M, D) embeddings.
 
     Returns:
-        (B, M, D).
+        (B, M) numbers of entities: oneself is 0, allies and then enemies follow. -1 where an agent
+        that heals has fewer allies.
     """
+    allies, enemies = layout.allies[1], layout.enemies[1]
+    attack = torch.arange(enemies, device=observations.device)
+    at_enemy = (1 + allies + attack).expand(len(observations), -1)
     if layout.heals is None:
-        return enemies
-    heals = observations[:, layout.own[0] + layout.heals, None, None] > 0
-    return torch.where(heals, F.pad(allies, (0, 0, 0, enemies.shape[1] - allies.shape[1])), enemies)
+        return at_enemy
+    heals = observations[:, layout.own[0] + layout.heals, None] > 0
+    return torch.where(heals, torch.where(attack < allies, 1 + attack, -1), at_enemy)
 
 
 def is_visible(entities: Tensor) -> Tensor:
@@ -160,16 +160,24 @@ class EntityTokens(nn.Module):
         """Makes tokens of observations (B, O).
 
         Returns:
-            (B, E, D) tokens, and (B, E) bool, True at oneself and at those in sight.
+            (V, D) tokens of all in sight, behind a blank one, and (B, E) int64 which of them each
+            entity has. Those out of sight have the blank one, 0.
         """
         if self.layout is None:
-            x = self.whole(observations).embedding.unsqueeze(1)
-            return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        entities = split_entities(self.layout, observations)
-        groups = (entities.own.unsqueeze(1), entities.allies, entities.enemies)
-        x = torch.cat([read(group) for read, group in zip(self.each, groups, strict=True)], 1)
-        visible = torch.cat([is_visible(entities.allies), is_visible(entities.enemies)], 1)
-        return x, F.pad(visible, (1, 0), value=True)
+            x = [self.whole(observations).embedding]
+            places = [torch.arange(1, 1 + len(observations), device=observations.device)[:, None]]
+        else:
+            own, allies, enemies = split_entities(self.layout, observations)
+            groups = (own.unsqueeze(1), allies, enemies)
+            oneself = torch.ones(len(own), 1, dtype=torch.bool, device=own.device)
+            sights = (oneself, is_visible(allies), is_visible(enemies))
+            x, places, before = [], [], 0
+            for read, group, visible in zip(self.each, groups, sights, strict=True):
+                x.append(read(group[visible]))
+                number = before + visible.flatten().cumsum(0).view_as(visible)
+                places.append(number * visible)
+                before += len(x[-1])
+        return torch.cat([x[0].new_zeros(1, x[0].shape[1]), *x]), torch.cat(places, 1)
 
 
 class EntityTransformer(nn.Module):
@@ -197,46 +205,53 @@ class EntityTransformer(nn.Module):
         self,
         observations: Tensor,
         front: Tensor | None = None,
-        positions: list[int] | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Outputs of the tokens in front and of the entities.
 
         Args:
             observations: (B, O).
             front: (B, n, D) tokens in front of the entities; none by default.
-            positions: The m tokens whose outputs are wanted; all of them by default. The last layer
-                computes hardly any others.
+            positions: (m,) or (B, m) the tokens whose outputs are wanted, -1 for none; all tokens
+                by default. The last layer computes hardly any others.
 
         Returns:
-            (B, n + E, D), or (B, m, D). Outputs of entities that are out of sight are zero.
+            (B, n + E, D), or (B, m, D). Outputs of entities that are out of sight are zero, and
+            those of none.
         """
-        x, visible = self.tokens(observations)
+        x, place = self.tokens(observations)
         if front is not None:
-            x, visible = torch.cat([front, x], 1), F.pad(visible, (front.shape[1], 0), value=True)
-        wanted = visible
+            first = torch.arange(len(x), len(x) + front[..., 0].numel(), device=x.device)
+            x = torch.cat([x, front.flatten(0, 1)])
+            place = torch.cat([first.view(front.shape[:2]), place], 1)
+        B, E = place.shape
+        wanted = visible = place > 0
         if positions is not None:
-            asked = torch.zeros_like(visible[0])
-            asked[positions] = True
-            wanted = visible & asked
+            positions = positions.expand(B, -1) % (E + 1)  # none is behind all tokens
+            asked = visible.new_zeros(B, E + 1).scatter(1, positions, True)
+            wanted = visible & asked[:, :E]
         # in each row the tokens that are wanted, then the other visible ones, then the rest
         order = torch.argsort(visible.int() + wanted.int(), dim=1, descending=True, stable=True)
         size, outputs = visible.sum(1), wanted.sum(1)
-
-        def read(rows: Tensor) -> Tensor:
-            tokens = order[rows, : int(size[rows].max())]  # (b, l) numbers of tokens
-            mask = visible[rows].gather(1, tokens)[:, None, None].expand(-1, 1, tokens.shape[1], -1)
-            seen, first = take_tokens(x[rows], tokens), None
-            if positions is not None:  # the first tokens of each row
-                tokens = tokens[:, : int(outputs[rows].max())]
-                first = torch.arange(tokens.shape[1], device=tokens.device).expand(len(rows), -1)
-            z, _ = self.transformer(seen, mask, None, first)
-            z = z * wanted[rows].gather(1, tokens).unsqueeze(-1)
-            z = z.new_zeros(len(rows), *x.shape[1:]).scatter(
-                1, tokens.unsqueeze(-1).expand_as(z), z
-            )
-            return z if positions is None else z[:, positions]
-
-        return map_by_length(size, read)
+        groups = split_by_length(size)
+        tokens = [order[rows, : int(size[rows].max())] for rows in groups]  # (b, l) numbers
+        places = [place[rows].gather(1, some) for rows, some in zip(groups, tokens, strict=True)]
+        seen = take_rows(x, torch.cat([part.flatten() for part in places]))
+        seen = seen.split([part.numel() for part in places])
+        read = [x.new_zeros(1, x.shape[1])]  # outputs of all groups, behind a blank one
+        done = 1
+        output = place.new_zeros(B, E + 1)  # which of them each token has; 0 for the blank one
+        for i, rows in enumerate(groups):
+            L, n = tokens[i].shape[1], int(outputs[rows].max())
+            mask = (places[i] > 0)[:, None, None].expand(-1, 1, L, -1)
+            z, _ = self.transformer(seen[i].unflatten(0, (-1, L)), mask, None, slice(n))
+            read.append(z.flatten(0, 1))
+            first = tokens[i][:, :n]
+            number = torch.arange(done, done + first.numel(), device=x.device).view_as(first)
+            output[rows.unsqueeze(1), first] = number * wanted[rows].gather(1, first)
+            done += first.numel()
+        output = output[:, :E] if positions is None else output.gather(1, positions)
+        return take_rows(torch.cat(read), output)
 
 
 class EntityObservation(nn.Module):
@@ -245,21 +260,28 @@ class EntityObservation(nn.Module):
     def __init__(self, spec: Spec, width: int) -> None:
         super().__init__()
         self.layout = layout_of(spec)
-        allies, enemies = self.layout.allies[1], self.layout.enemies[1]
-        self.sizes, self.positions = (1, allies, enemies), None  # of all entities
-        if self.layout.heals is None:  # no action is aimed at an ally: they are only looked at
-            self.sizes = (1, 0, enemies)
-            self.positions = [0, *range(1 + allies, 1 + allies + enemies)]
         self.entities = EntityTransformer(spec, HIDDEN, 1, _HEADS)
         self.out = nn.Linear(HIDDEN, width)
 
-    def forward(self, observations: Tensor) -> EncodedObservations:
-        """Reads (..., O) entity by entity."""
+    def forward(self, observations: Tensor, attack: Tensor | None = None) -> EncodedObservations:
+        """Reads (..., O) entity by entity.
+
+        Args:
+            attack: (...,) the only attack of each observation whose target is wanted, below 0 for
+                none. By default the targets of all attacks are.
+        """
         rows, row = deduplicate_blank(observations)
-        read = self.entities(rows, positions=self.positions)
-        own, allies, enemies = read.split(self.sizes, 1)
-        targets = attack_targets(self.layout, rows, allies, enemies)
-        return EncodedObservations(self.out(own.squeeze(1))[row], targets[row])
+        aimed_at = aims(self.layout, rows)
+        if attack is not None:
+            # whichever attack blank observations share, nobody is in sight there
+            attack = attack.new_full((len(rows),), -1).scatter(0, row.flatten(), attack.flatten())
+            aimed_at = aimed_at.gather(1, attack.clamp(min=0).unsqueeze(1))
+            aimed_at = aimed_at.masked_fill((attack < 0).unsqueeze(1), -1)
+        read = self.entities(rows, positions=F.pad(aimed_at, (1, 0)))  # oneself, then the targets
+        own, targets = read.split((1, aimed_at.shape[1]), 1)
+        return EncodedObservations(
+            take_rows(self.out(own.squeeze(1)), row), take_rows(targets, row)
+        )
 
 
 def observation_encoder(spec: Spec, width: int, encoder: str) -> nn.Module:

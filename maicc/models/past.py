@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maicc.models.batching import packing
-from maicc.models.transformer import KeyValues, Transformer, append
+from maicc.models.transformer import KeyValues, Positions, Transformer, append
 
 
 class Past(NamedTuple):
@@ -46,7 +46,7 @@ class Past(NamedTuple):
         return Past(kv, self.visible[:, first:], self.room)
 
     def extend(
-        self, transformer: Transformer, x: Tensor, positions: Tensor | None
+        self, transformer: Transformer, x: Tensor, positions: Positions | None
     ) -> tuple[Tensor, Past]:
         """Reads new tokens (Q, L, D) that see these and, causally, each other.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maicc.models.batching import packing
+from maicc.models.batching import packing, take_rows
 from maicc.models.past import Past
 from maicc.models.tokens import TokenEncoders
 from maicc.models.transformer import Transformer
@@ -46,8 +46,7 @@ class StepTokens(NamedTuple):
         itself = torch.eye(self.x.shape[1], dtype=torch.bool, device=self.x.device)
         # an empty place sees itself, so that its softmax is defined
         mask = (self.mask.unsqueeze(1) | itself).unsqueeze(1)
-        no_outputs = torch.empty(len(self.x), 0, dtype=torch.long, device=self.x.device)
-        return Past(transformer(self.x, mask, None, no_outputs)[1], self.mask)
+        return Past(transformer(self.x, mask, None, positions=slice(0))[1], self.mask)
 
 
 def transitions(episodes: Trajectories) -> Transitions:
@@ -66,8 +65,8 @@ _Steps = TypeVar("_Steps", Transitions, StepTokens)
 def packed(steps: _Steps, most: int | None = None) -> _Steps:
     """Drops places that are empty in all sets, see `packing`."""
     order = packing(steps.mask, most)
-    row = torch.arange(len(order), device=order.device)[:, None]
-    return type(steps)(*(part[row, order] for part in steps))
+    places = torch.arange(len(order), device=order.device)[:, None] * steps.mask.shape[1] + order
+    return type(steps)(*(take_rows(part.flatten(0, 1), places) for part in steps))
 
 
 def step_tokens(
@@ -82,12 +81,12 @@ def step_tokens(
         following: Reads the embedding of what followed a step.
         source: (D,) embedding that tells where the tokens come from.
     """
-    seen = encoders.observation(steps.observations)
+    seen, did = encoders.encode_taken(steps.observations, steps.actions)
     blank = encoders.observation(torch.zeros_like(steps.observations[:1, :1])).embedding
     goes_on = (steps.step[:, 1:] == steps.step[:, :-1] + 1) & steps.mask[:, 1:]
     goes_on = F.pad(goes_on, (0, 1)).unsqueeze(-1)
-    after = torch.where(goes_on, F.pad(seen.embedding[:, 1:], (0, 0, 0, 1)), blank)
-    x = seen.embedding + encoders.encode_action(steps.actions, seen) + following(after)
+    after = torch.where(goes_on, F.pad(seen[:, 1:], (0, 0, 0, 1)), blank)
+    x = seen + did + following(after)
     x = x + encoders.step(steps.step) + source
     x = x + encoders.encode_outcome(steps.rewards, steps.done, steps.completed)
     return StepTokens(x, steps.mask)

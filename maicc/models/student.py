@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maicc.config import EmbeddingConfig
-from maicc.models.batching import map_by_length
+from maicc.models.batching import map_by_length, take_rows
 from maicc.models.observations import EncodedObservations
 from maicc.models.tokens import Embeddings, TokenEncoders
 from maicc.models.transformer import Transformer
@@ -47,7 +47,7 @@ class Student(nn.Module):
 
         def read(rows: Tensor) -> Tensor:
             tokens = m * int(length[rows].max())
-            z, _ = self.transformer(x[rows, :tokens])
+            z, _ = self.transformer(take_rows(x[:, :tokens], rows))
             return F.pad(z, (0, 0, 0, m * T - tokens))
 
         z = rearrange(map_by_length(length, read), "b (t m) d -> b t m d", t=T)

@@ -58,6 +58,18 @@ class TokenEncoders(nn.Module):
         kind = self.action(actions.clamp(max=first_attack))
         return kind + self.target(encoded.target(actions - first_attack))
 
+    def encode_taken(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodes observations (..., O) and the actions (...,) taken at them -> (..., D) each.
+
+        Of entities only oneself and the target of the action are read to the end.
+        """
+        if self.target is None:
+            return self.observation(observations).embedding, self.action(actions)
+        first_attack = self.action.num_embeddings - 1
+        encoded = self.observation(observations, actions - first_attack)
+        kind = self.action(actions.clamp(max=first_attack))
+        return encoded.embedding, kind + self.target(encoded.attack_targets.squeeze(-2))
+
     def encode_step(self, first: Tensor, steps: int) -> Tensor:
         """Encodes the numbers of so many steps from `first` (B,) on -> (B, T, D)."""
         return self.step(first[:, None] + torch.arange(steps, device=first.device))

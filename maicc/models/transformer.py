@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 KeyValues = list[tuple[Tensor, Tensor]]  # per layer: keys and values, each (B, h, L, d)
+Positions = Tensor | slice  # of n tokens: numbers (B, n), or the same tokens of all rows
 _BLOCK = 64  # queries that plain causal attention takes at a time on CPU
 _NARROW = 32  # heads below this width attend in fp32 on CPU
 
@@ -32,7 +33,7 @@ class Attention(nn.Module):
         x: Tensor,
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
-        positions: Tensor | None = None,
+        positions: Positions | None = None,
         at: int | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Outputs of the new tokens, and keys and values of all tokens.
@@ -42,7 +43,7 @@ class Attention(nn.Module):
             mask: Boolean, broadcastable to (B, h, L, P + L), True where a token may look; None is
                 plain causal attention.
             past: Keys and values of the P earlier tokens, (B, h, P, d) each.
-            positions: (B, n) the new tokens that look; all of them by default. Every new token is
+            positions: The n new tokens that look; all of them by default. Every new token is
                 looked at in any case.
             at: The past has places for tokens to come, of which this is the first. The new tokens
                 are written there. None if it has none.
@@ -60,18 +61,30 @@ class Attention(nn.Module):
             all_k, all_v = (part[:, :, : at + k.shape[2]] for part in past)
             all_k[:, :, at:], all_v[:, :, at:] = k, v
         if positions is not None:
-            mask = _mask_rows(mask, positions, k.shape[2])  # (B, 1, n, P + L)
-            q = q.gather(2, positions[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
+            mask = _mask_rows(mask, positions, k)  # (B, 1, n, P + L)
+            q = _queries(q, positions)
         out = attend(q, all_k, all_v, mask, self.dropout if self.training else 0.0)
         return self.project(rearrange(out, "b h l d -> b l (h d)")), (all_k, all_v)
 
 
-def _mask_rows(mask: Tensor | None, positions: Tensor, L: int) -> Tensor:
-    """Rows of the mask of L new tokens that belong to `positions` (B, n) -> (B, 1, n, P + L)."""
-    if mask is None:
-        tokens = torch.arange(L, device=positions.device)
-        return (tokens <= positions.unsqueeze(-1)).unsqueeze(1)
-    mask = mask.expand(len(positions), 1, *mask.shape[-2:])
+def _queries(q: Tensor, positions: Positions) -> Tensor:
+    """Queries (B, h, L, d) of the tokens at n positions -> (B, h, n, d)."""
+    if isinstance(positions, slice):
+        return q[:, :, positions]
+    return q.gather(2, positions[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
+
+
+def _mask_rows(mask: Tensor | None, positions: Positions, k: Tensor) -> Tensor:
+    """Rows of the mask of new tokens, with keys k (B, h, L, d), that belong to n positions.
+
+    Returns:
+        (B, 1, n, P + L).
+    """
+    B, _, L, _ = k.shape
+    mask = causal_mask(L, device=k.device) if mask is None else mask
+    mask = mask.expand(B, 1, L, -1)
+    if isinstance(positions, slice):
+        return mask[:, :, positions]
     return mask.gather(2, positions[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
 
 
@@ -98,7 +111,7 @@ class Block(nn.Module):
         x: Tensor,
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
-        positions: Tensor | None = None,
+        positions: Positions | None = None,
         at: int | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Outputs of the new tokens, and keys and values of all; see `Attention.forward`."""
@@ -122,7 +135,7 @@ class Transformer(nn.Module):
         x: Tensor,
         mask: Tensor | None = None,
         past: KeyValues | None = None,
-        positions: Tensor | None = None,
+        positions: Positions | None = None,
         at: int | None = None,
     ) -> tuple[Tensor, KeyValues]:
         """Outputs of the new tokens, and keys and values of all tokens in every layer.
@@ -132,8 +145,8 @@ class Transformer(nn.Module):
             mask: Boolean, broadcastable to (B, h, L, P + L), True where a token may look; None is
                 plain causal attention, for which there must be no past.
             past: Keys and values of P earlier tokens, as returned for them.
-            positions: (B, n) the new tokens whose outputs are wanted; all of them by default. The
-                last layer computes no others.
+            positions: The n new tokens whose outputs are wanted; all of them by default. The last
+                layer computes no others.
             at: First of the past's places for tokens to come, where it has any; the new tokens are
                 written there, and P is this number.
 
@@ -158,7 +171,7 @@ class Transformer(nn.Module):
         x: Tensor,
         past: KeyValues,
         visible: Tensor,
-        positions: Tensor | None = None,
+        positions: Positions | None = None,
         at: int | None = None,
     ) -> tuple[Tensor, KeyValues]:
         """Reads new tokens (B, L, D) that see parts of a past and, causally, each other.
@@ -200,8 +213,10 @@ def causal_mask(new: int, past: int = 0, device: torch.device | None = None) -> 
     return torch.ones(new, past + new, dtype=torch.bool, device=device).tril(past)
 
 
-def take_tokens(x: Tensor, positions: Tensor) -> Tensor:
-    """Picks tokens of each row: x (B, L, D), positions (B, n) -> (B, n, D)."""
+def take_tokens(x: Tensor, positions: Positions) -> Tensor:
+    """Picks tokens of each row: x (B, L, D) -> (B, n, D)."""
+    if isinstance(positions, slice):
+        return x[:, positions]
     return x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
