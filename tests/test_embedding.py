@@ -35,13 +35,13 @@ def make(**changes) -> Embedding:
 
 
 def student(model: Embedding, slices: Trajectories, first: torch.Tensor | None = None):
-    encoded = model.encoders.observation(slices.observations)
-    return model.student(model.encoders, slices, encoded, first)
+    taken = model.encoders.encode_taken(slices.observations, slices.actions)
+    return model.student(model.encoders, slices, taken, first)
 
 
 def teacher(model: Embedding, batch: TeamBatch):
-    encoded = model.encoders.observation(batch.observations[:, :-1])
-    return model.teacher(model.encoders, batch, encoded)
+    taken = model.encoders.encode_taken(batch.observations[:, :-1], batch.actions)
+    return model.teacher(model.encoders, batch, taken)
 
 
 @ENCODERS

@@ -20,7 +20,7 @@ from maicc.models.heads import ActionHead, DynamicsHead
 from maicc.models.observations import EncodedObservations
 from maicc.models.student import Student
 from maicc.models.teacher import Teacher
-from maicc.models.tokens import Embeddings, TokenEncoders
+from maicc.models.tokens import Embeddings, EncodedSteps, TokenEncoders
 from maicc.types import Spec, Trajectories, UserError
 
 
@@ -68,15 +68,15 @@ class Embedding(nn.Module):
         """Losses of a batch: METHOD.md, sections 3 and 4, and section 12 for local credit."""
         (T, N), slices = batch.actions.shape[1:], batch.slices()
         encoded = self.encoders.observation(batch.observations[:, :T])  # (B, T, N, ...)
-        encoded_slices = EncodedObservations(
-            *(rearrange(part, "b t n ... -> (b n) t ...") for part in encoded)
-        )
+        action = self.encoders.encode_action(batch.actions, encoded)
+        taken = EncodedSteps(encoded.embedding, action)
+        taken_slices = EncodedSteps(*(rearrange(part, "b t n d -> (b n) t d") for part in taken))
         first = batch.first.repeat_interleave(N)
-        z_slices = self.student(self.encoders, slices, encoded_slices, first)  # (B N, T, D)
+        z_slices = self.student(self.encoders, slices, taken_slices, first)  # (B N, T, D)
         student = Embeddings(*(rearrange(z, "(b n) t d -> b t n d", n=N) for z in z_slices))
         distillation = credit = None
         if self.teacher is not None:
-            z = self.teacher(self.encoders, batch, encoded)
+            z = self.teacher(self.encoders, batch, taken)
             targets = (z.observation, z.action, z.outcome.unsqueeze(2).expand_as(student.outcome))
             observation, action, outcome = (
                 masked_mean(self._distance(s, t.detach()), agents_steps(batch))
@@ -86,7 +86,7 @@ class Embedding(nn.Module):
         else:
             z = student
         if self.credit_head is not None:
-            individual = self.individual_reward(z_slices.action, slices, encoded_slices.embedding)
+            individual = self.individual_reward(z_slices.action, slices, taken_slices.observation)
             individual = rearrange(individual, "(b n) t -> b t n", n=N)
             team = (individual * agents_steps(batch)).sum(2)
             error = (batch.rewards - team) * self.encoders.scale
@@ -140,7 +140,9 @@ class Embedding(nn.Module):
         dynamics = self.dynamics_head(outcome, encoded.embedding, before, after)
         return masked_mean(action, agents_mask), reward, masked_mean(dynamics, agents_mask)
 
-    def individual_reward(self, z_action: Tensor, slices: Trajectories, encoded: Tensor) -> Tensor:
+    def individual_reward(
+        self, z_action: Tensor, slices: Trajectories, observations: Tensor
+    ) -> Tensor:
         """Predicts the reward of the agent of each slice at each step: (B, T).
 
         The local head also sees the agent's next observation (zero after its last step), but never
@@ -148,11 +150,11 @@ class Embedding(nn.Module):
 
         Args:
             z_action: (B, T, D) outputs of the student at the actions.
-            encoded: (B, T, D) encoded observations.
+            observations: (B, T, D) as encoded.
         """
         if self.credit_head is None:
             return self.reward_head(z_action).squeeze(-1) / self.encoders.scale
-        after = F.pad(encoded[:, 1:] * slices.step_mask[:, 1:, None], (0, 0, 0, 1))
+        after = F.pad(observations[:, 1:] * slices.step_mask[:, 1:, None], (0, 0, 0, 1))
         predicted = self.credit_head(torch.cat([z_action, after], -1)).squeeze(-1)
         return predicted / self.encoders.scale
 
@@ -161,11 +163,15 @@ class Embedding(nn.Module):
         """Keys of every prefix of the slices (B, T, ...), by one pass in evaluation mode."""
         was_training = self.training
         self.eval()
+        # not `encode_taken`: not even the rounding of an observation may depend on the action after
         encoded = self.encoders.observation(slices.observations)
-        z = self.student(self.encoders, slices, encoded)
+        taken = EncodedSteps(
+            encoded.embedding, self.encoders.encode_action(slices.actions, encoded)
+        )
+        z = self.student(self.encoders, slices, taken)
         self.train(was_training)
         before = F.pad((z.action + z.outcome)[:, :-1], (0, 0, 1, 0))  # (B, T, D), 0 at step 0
         return Keys(
             F.normalize(z.observation + before, dim=-1),
-            self.individual_reward(z.action, slices, encoded.embedding) * slices.step_mask,
+            self.individual_reward(z.action, slices, taken.observation) * slices.step_mask,
         )

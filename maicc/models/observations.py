@@ -32,7 +32,8 @@ class EncodedObservations(NamedTuple):
     """Observations that have been read."""
 
     embedding: Tensor  # (..., D) of the whole observation
-    # (..., M, HIDDEN) of whom each attack is aimed at; zero where nobody is in sight; M = 0 if flat
+    # (..., M, HIDDEN) of whom each attack is aimed at, or the only attack that was asked for; zero
+    # where nobody is in sight; M = 0 if flat
     attack_targets: Tensor
 
     def target(self, number: Tensor) -> Tensor:
@@ -224,12 +225,27 @@ class EntityTransformer(nn.Module):
             first = torch.arange(len(x), len(x) + front[..., 0].numel(), device=x.device)
             x = torch.cat([x, front.flatten(0, 1)])
             place = torch.cat([first.view(front.shape[:2]), place], 1)
+        if positions is None:
+            return take_rows(*self._read(x, place, place > 0))
         B, E = place.shape
-        wanted = visible = place > 0
-        if positions is not None:
-            positions = positions.expand(B, -1) % (E + 1)  # none is behind all tokens
-            asked = visible.new_zeros(B, E + 1).scatter(1, positions, True)
-            wanted = visible & asked[:, :E]
+        positions = positions.expand(B, -1) % (E + 1)  # none is behind all tokens
+        asked = torch.zeros(B, E + 1, dtype=torch.bool, device=x.device).scatter(1, positions, True)
+        z, output = self._read(x, place, (place > 0) & asked[:, :E])
+        return take_rows(z, F.pad(output, (0, 1)).gather(1, positions))
+
+    def _read(self, x: Tensor, place: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Reads tokens together with the others of their row.
+
+        Args:
+            x: (V, D) tokens, of which the first is blank.
+            place: (B, E) which of them each token of a row is; the blank one is left out.
+            wanted: (B, E) bool, the tokens whose outputs are wanted, none of them blank.
+
+        Returns:
+            Outputs, of which the first is blank, and (B, E) which of them each token has; the blank
+            one where none is wanted.
+        """
+        visible = place > 0
         # in each row the tokens that are wanted, then the other visible ones, then the rest
         order = torch.argsort(visible.int() + wanted.int(), dim=1, descending=True, stable=True)
         size, outputs = visible.sum(1), wanted.sum(1)
@@ -238,9 +254,8 @@ class EntityTransformer(nn.Module):
         places = [place[rows].gather(1, some) for rows, some in zip(groups, tokens, strict=True)]
         seen = take_rows(x, torch.cat([part.flatten() for part in places]))
         seen = seen.split([part.numel() for part in places])
-        read = [x.new_zeros(1, x.shape[1])]  # outputs of all groups, behind a blank one
-        done = 1
-        output = place.new_zeros(B, E + 1)  # which of them each token has; 0 for the blank one
+        read, done = [x.new_zeros(1, x.shape[1])], 1
+        output = torch.zeros_like(place)
         for i, rows in enumerate(groups):
             L, n = tokens[i].shape[1], int(outputs[rows].max())
             mask = (places[i] > 0)[:, None, None].expand(-1, 1, L, -1)
@@ -250,8 +265,7 @@ class EntityTransformer(nn.Module):
             number = torch.arange(done, done + first.numel(), device=x.device).view_as(first)
             output[rows.unsqueeze(1), first] = number * wanted[rows].gather(1, first)
             done += first.numel()
-        output = output[:, :E] if positions is None else output.gather(1, positions)
-        return take_rows(torch.cat(read), output)
+        return torch.cat(read), output
 
 
 class EntityObservation(nn.Module):

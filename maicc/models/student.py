@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from maicc.config import EmbeddingConfig
 from maicc.models.batching import map_by_length, take_rows
-from maicc.models.observations import EncodedObservations
-from maicc.models.tokens import Embeddings, TokenEncoders
+from maicc.models.tokens import Embeddings, EncodedSteps, TokenEncoders
 from maicc.models.transformer import Transformer
 from maicc.types import Trajectories
 
@@ -27,7 +26,7 @@ class Student(nn.Module):
         self,
         encoders: TokenEncoders,
         slices: Trajectories,
-        encoded: EncodedObservations,
+        taken: EncodedSteps,
         first: Tensor | None = None,
     ) -> Embeddings:
         """Embeddings of single agents' slices.
@@ -35,13 +34,13 @@ class Student(nn.Module):
         Args:
             encoders: Encoders that teacher and student share.
             slices: (B, T, ...).
-            encoded: (B, T, ...) the observations of the slices, read by `encoders`.
+            taken: (B, T, D) observations and actions of the slices, read by `encoders`.
             first: (B,) number of each slice's first step; 0 by default.
 
         Returns:
             (B, T, D) each. Outputs behind a slice's last step mean nothing.
         """
-        x = self.tokens(encoders, slices, encoded, first)
+        x = self.tokens(encoders, slices, taken, first)
         T, m = x.shape[1:3]
         x, length = rearrange(x, "b t m d -> b (t m) d"), slices.step_mask.sum(1).clamp(min=1)
 
@@ -57,13 +56,12 @@ class Student(nn.Module):
         self,
         encoders: TokenEncoders,
         slices: Trajectories,
-        encoded: EncodedObservations,
+        taken: EncodedSteps,
         first: Tensor | None,
     ) -> Tensor:
         """Tokens (B, T, m, D) of the slices: [g] o a p of each step. See `forward`."""
         kinds = [
-            encoded.embedding,
-            encoders.encode_action(slices.actions, encoded),
+            *taken,
             encoders.encode_outcome(slices.rewards, slices.done, slices.completed),
         ]
         if self.return_to_go:

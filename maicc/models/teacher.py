@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from maicc.config import EmbeddingConfig
 from maicc.data.team_batch import TeamBatch
-from maicc.models.observations import EncodedObservations
 from maicc.models.tokens import (
     OBSERVATION,
     Embeddings,
+    EncodedSteps,
     TokenEncoders,
     scaled_embedding,
     team_kinds,
@@ -106,20 +106,17 @@ class Teacher(nn.Module):
         else:
             self.transformer = Transformer(*sizes)
 
-    def forward(
-        self, encoders: TokenEncoders, batch: TeamBatch, encoded: EncodedObservations
-    ) -> Embeddings:
+    def forward(self, encoders: TokenEncoders, batch: TeamBatch, taken: EncodedSteps) -> Embeddings:
         """Embeddings of the team's episodes.
 
         Args:
             encoders: Encoders that teacher and student share.
             batch: B episodes, or windows of them.
-            encoded: (B, T, N, ...) the observations of the batch, read by `encoders`.
+            taken: (B, T, N, D) observations and actions of the batch, read by `encoders`.
         """
         T, N = batch.actions.shape[1:]
         kinds = team_kinds(N, self.return_to_go)
-        o = encoded.embedding + self.agent.weight[:N]
-        a = encoders.encode_action(batch.actions, encoded) + self.agent.weight[:N]
+        o, a = (part + self.agent.weight[:N] for part in taken)
         p = encoders.encode_outcome(batch.rewards, batch.done, batch.completed).unsqueeze(2)
         tokens = [rearrange([o, a], "two b t n d -> b t (n two) d"), p]
         if self.return_to_go:

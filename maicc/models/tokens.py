@@ -20,6 +20,13 @@ from maicc.types import Spec
 RETURN_TO_GO, OBSERVATION, ACTION, OUTCOME = range(4)  # the order inside a step
 
 
+class EncodedSteps(NamedTuple):
+    """What an agent saw and did at steps that are over, as encoded."""
+
+    observation: Tensor  # (..., D)
+    action: Tensor  # (..., D)
+
+
 class TokenEncoders(nn.Module):
     """One encoder per kind of token, and the embedding of the step number.
 
@@ -58,17 +65,19 @@ class TokenEncoders(nn.Module):
         kind = self.action(actions.clamp(max=first_attack))
         return kind + self.target(encoded.target(actions - first_attack))
 
-    def encode_taken(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Encodes observations (..., O) and the actions (...,) taken at them -> (..., D) each.
+    def encode_taken(self, observations: Tensor, actions: Tensor) -> EncodedSteps:
+        """Encodes observations (..., O) and the actions (...,) taken at them.
 
-        Of entities only oneself and the target of the action are read to the end.
+        Of entities only oneself and the target of the action are read to the end. So an action may
+        change how its observation is rounded.
         """
         if self.target is None:
-            return self.observation(observations).embedding, self.action(actions)
+            return EncodedSteps(self.observation(observations).embedding, self.action(actions))
         first_attack = self.action.num_embeddings - 1
         encoded = self.observation(observations, actions - first_attack)
         kind = self.action(actions.clamp(max=first_attack))
-        return encoded.embedding, kind + self.target(encoded.attack_targets.squeeze(-2))
+        action = kind + self.target(encoded.attack_targets.squeeze(-2))
+        return EncodedSteps(encoded.embedding, action)
 
     def encode_step(self, first: Tensor, steps: int) -> Tensor:
         """Encodes the numbers of so many steps from `first` (B,) on -> (B, T, D)."""
