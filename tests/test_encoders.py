@@ -106,13 +106,17 @@ def test_outputs_that_are_wanted_equal_those_among_all():
     assert torch.equal(reader(x, positions=each)[3, 1], torch.zeros(64))
 
 
+FEW_ENEMIES = ObsLayout(own=(14, 3), allies=(0, 3, 4), enemies=(12, 1, 2), attack=4)
+
+
 @pytest.mark.parametrize("heals", [None, 0])
-def test_a_step_that_is_over_reads_as_one_whose_attacks_are_all_asked_for(heals):
-    spec = replace(SPEC, layout=replace(LAYOUT, heals=heals))
+@pytest.mark.parametrize("layout", [LAYOUT, FEW_ENEMIES])
+def test_a_step_that_is_over_reads_as_one_whose_attacks_are_all_asked_for(layout, heals):
+    spec = replace(SPEC, layout=replace(layout, heals=heals))
     torch.manual_seed(0)
     encoders, x = TokenEncoders(spec, 8, "entities"), observations(3, 30)
     x[0, :5], x[1, 4:9, 8:12], x[:, 20:, 14] = 0, 0, -1.0
-    actions = torch.arange(90).view(3, 30) % 5  # 2 to 4 are attacks
+    actions = torch.arange(90).view(3, 30) % 5  # 2 to 4 are attacks, or 4 alone
     seen, did = encoders.encode_taken(x, actions)
     encoded = encoders.observation(x)
     assert torch.allclose(seen, encoded.embedding, atol=1e-6)
@@ -210,7 +214,10 @@ def test_a_family_without_enemies():
     read, x = observation_encoder(spec, 8, "entities"), torch.randn(4, 7)
     encoded = read(x)
     assert encoded.embedding.shape == (4, 8)
-    assert (encoded.target(torch.zeros(4, dtype=torch.long)) == 0).all()
+    actions = torch.tensor([0, 1, 1, 0])
+    assert (encoded.target(actions) == 0).all()
+    encoders = TokenEncoders(spec, 8, "entities")
+    assert torch.equal(encoders.encode_taken(x, actions).action, encoders.action(actions))
     assert ActionHead(spec, 8, "entities")(torch.randn(4, 8), encoded.attack_targets).shape == (
         4,
         2,

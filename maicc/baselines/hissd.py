@@ -22,7 +22,7 @@ from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import PolicyConfig
 from maicc.data.team_batch import TeamBatch, agents_steps, masked_mean
 from maicc.files import ModelFiles
-from maicc.models.batching import take_rows
+from maicc.models.batching import take_rows, take_where
 from maicc.models.observations import EntityTransformer, aims, deduplicate_blank, layout_of
 from maicc.streams import Stream
 from maicc.training.episode_data import EpisodeData
@@ -233,10 +233,11 @@ class HiSSDModule(BaselineModule):
         foresight = masked_mean(error * weight.unsqueeze(-1), alive)
 
         rows, row = deduplicate_blank(observations)
-        task_skills = net.of_task(rows)[row]
+        task_skills = take_rows(net.of_task(rows), row)
         contrast = self._contrast(task_skills, team, batch.task)
 
-        logits = net.decode(observations[alive], common[alive], task_skills[alive])
+        skills_alive = (take_where(skill, alive) for skill in (common, task_skills))
+        logits = net.decode(observations[alive], *skills_alive)
         action = self.imitation(logits, team.actions[alive])
         return {
             "loss": action["loss"] + foresight + value_loss + CONTRAST * contrast,

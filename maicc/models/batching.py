@@ -18,7 +18,7 @@ def tensors(arrays: Trajectories) -> Trajectories:
 
 
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Picks rows of x (R, ...) by their numbers (...,) -> (..., ...).
+    """Picks rows of x (R, *F) by their numbers (*S) -> (*S, *F).
 
     On CPU this is several times faster in training than `x[rows]`, whose gradient is added up by a
     single thread.
@@ -27,7 +27,7 @@ def take_rows(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def take_where(x: Tensor, mask: Tensor) -> Tensor:
-    """Picks the places of x (..., D) at which the mask (...,) is set -> (n, D); see `take_rows`."""
+    """Picks rows of x (*S, *F) where the mask (*S) is set -> (n, *F); see `take_rows`."""
     return take_rows(x.flatten(0, mask.ndim - 1), mask.flatten().nonzero().squeeze(1))
 
 

@@ -32,8 +32,9 @@ class EncodedObservations(NamedTuple):
     """Observations that have been read."""
 
     embedding: Tensor  # (..., D) of the whole observation
-    # (..., M, HIDDEN) of whom each attack is aimed at, or the only attack that was asked for; zero
-    # where nobody is in sight; M = 0 if flat
+    # (..., M, HIDDEN) of whom each attack is aimed at, or (..., 1, HIDDEN) if one attack alone was
+    # asked for, and then neither `target` nor a head may read it; zero where nobody is in sight;
+    # M = 0 if flat
     attack_targets: Tensor
 
     def target(self, number: Tensor) -> Tensor:
@@ -228,7 +229,8 @@ class EntityTransformer(nn.Module):
         if positions is None:
             return take_rows(*self._read(x, place, place > 0))
         B, E = place.shape
-        positions = positions.expand(B, -1) % (E + 1)  # none is behind all tokens
+        # none is a column of its own behind all tokens
+        positions = torch.where(positions < 0, E, positions).expand(B, -1)
         asked = torch.zeros(B, E + 1, dtype=torch.bool, device=x.device).scatter(1, positions, True)
         z, output = self._read(x, place, (place > 0) & asked[:, :E])
         return take_rows(z, F.pad(output, (0, 1)).gather(1, positions))
@@ -238,7 +240,8 @@ class EntityTransformer(nn.Module):
 
         Args:
             x: (V, D) tokens, of which the first is blank.
-            place: (B, E) which of them each token of a row is; the blank one is left out.
+            place: (B, E) which of them each token of a row is, those in front included; the blank
+                one is left out.
             wanted: (B, E) bool, the tokens whose outputs are wanted, none of them blank.
 
         Returns:
@@ -289,8 +292,9 @@ class EntityObservation(nn.Module):
         if attack is not None:
             # whichever attack blank observations share, nobody is in sight there
             attack = attack.new_full((len(rows),), -1).scatter(0, row.flatten(), attack.flatten())
-            aimed_at = aimed_at.gather(1, attack.clamp(min=0).unsqueeze(1))
-            aimed_at = aimed_at.masked_fill((attack < 0).unsqueeze(1), -1)
+            # behind those of all attacks stands the aim of none
+            attack = torch.where(attack < 0, aimed_at.shape[1], attack)
+            aimed_at = F.pad(aimed_at, (0, 1), value=-1).gather(1, attack.unsqueeze(1))
         read = self.entities(rows, positions=F.pad(aimed_at, (1, 0)))  # oneself, then the targets
         own, targets = read.split((1, aimed_at.shape[1]), 1)
         return EncodedObservations(

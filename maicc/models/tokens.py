@@ -68,8 +68,8 @@ class TokenEncoders(nn.Module):
     def encode_taken(self, observations: Tensor, actions: Tensor) -> EncodedSteps:
         """Encodes observations (..., O) and the actions (...,) taken at them.
 
-        Of entities only oneself and the target of the action are read to the end. So an action may
-        change how its observation is rounded.
+        Of entities only oneself and the target of the action are read to the end. These are read
+        first, so that an action may change how its observation is rounded.
         """
         if self.target is None:
             return EncodedSteps(self.observation(observations).embedding, self.action(actions))
