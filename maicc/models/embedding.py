@@ -68,8 +68,7 @@ class Embedding(nn.Module):
         """Losses of a batch: METHOD.md, sections 3 and 4, and section 12 for local credit."""
         (T, N), slices = batch.actions.shape[1:], batch.slices()
         encoded = self.encoders.observation(batch.observations[:, :T])  # (B, T, N, ...)
-        action = self.encoders.encode_action(batch.actions, encoded)
-        taken = EncodedSteps(encoded.embedding, action)
+        taken = self._taken(batch.actions, encoded)
         taken_slices = EncodedSteps(*(rearrange(part, "b t n d -> (b n) t d") for part in taken))
         first = batch.first.repeat_interleave(N)
         z_slices = self.student(self.encoders, slices, taken_slices, first)  # (B N, T, D)
@@ -94,6 +93,10 @@ class Embedding(nn.Module):
             has_next = F.pad(batch.step_mask[:, 1:], (0, 1)) | batch.done.bool()
             credit = masked_mean(error**2, batch.step_mask & has_next)
         return EmbeddingLosses(*self._predictions(batch, z, encoded), distillation, credit)
+
+    def _taken(self, actions: Tensor, encoded: EncodedObservations) -> EncodedSteps:
+        """Encodes actions (...,), and joins them to the observations that they were taken at."""
+        return EncodedSteps(encoded.embedding, self.encoders.encode_action(actions, encoded))
 
     def total(self, losses: EmbeddingLosses) -> Tensor:
         """Weighted sum of the losses, with the weights of the configuration."""
@@ -165,9 +168,7 @@ class Embedding(nn.Module):
         self.eval()
         # not `encode_taken`: not even the rounding of an observation may depend on the action after
         encoded = self.encoders.observation(slices.observations)
-        taken = EncodedSteps(
-            encoded.embedding, self.encoders.encode_action(slices.actions, encoded)
-        )
+        taken = self._taken(slices.actions, encoded)
         z = self.student(self.encoders, slices, taken)
         self.train(was_training)
         before = F.pad((z.action + z.outcome)[:, :-1], (0, 0, 1, 0))  # (B, T, D), 0 at step 0

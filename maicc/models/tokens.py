@@ -61,9 +61,7 @@ class TokenEncoders(nn.Module):
         """
         if self.target is None:
             return self.action(actions)
-        first_attack = self.action.num_embeddings - 1
-        kind = self.action(actions.clamp(max=first_attack))
-        return kind + self.target(encoded.target(actions - first_attack))
+        return self._aimed(actions, encoded.target(self._attack(actions)))
 
     def encode_taken(self, observations: Tensor, actions: Tensor) -> EncodedSteps:
         """Encodes observations (..., O) and the actions (...,) taken at them.
@@ -73,11 +71,19 @@ class TokenEncoders(nn.Module):
         """
         if self.target is None:
             return EncodedSteps(self.observation(observations).embedding, self.action(actions))
-        first_attack = self.action.num_embeddings - 1
-        encoded = self.observation(observations, actions - first_attack)
-        kind = self.action(actions.clamp(max=first_attack))
-        action = kind + self.target(encoded.attack_targets.squeeze(-2))
+        encoded = self.observation(observations, self._attack(actions))
+        action = self._aimed(actions, encoded.attack_targets.squeeze(-2))
         return EncodedSteps(encoded.embedding, action)
+
+    def _attack(self, actions: Tensor) -> Tensor:
+        """Numbers the attacks among actions (...,); those that are none are below 0."""
+        return actions - (self.action.num_embeddings - 1)
+
+    def _aimed(self, actions: Tensor, target: Tensor) -> Tensor:
+        """Encodes actions (...,), of which attacks are aimed at targets (..., HIDDEN)."""
+        assert self.target is not None
+        kind = self.action(actions.clamp(max=self.action.num_embeddings - 1))
+        return kind + self.target(target)
 
     def encode_step(self, first: Tensor, steps: int) -> Tensor:
         """Encodes the numbers of so many steps from `first` (B,) on -> (B, T, D)."""
