@@ -13,9 +13,9 @@ from maicc.experiments.benchmark import benchmark, frozen_tasks
 from maicc.experiments.stages import Clock, run_stage
 from maicc.experiments.units import with_overrides
 from maicc.report.marl_eval import marl_eval
-from maicc.report.table import THRESHOLDS, markdown, table_row
+from maicc.report.table import THRESHOLDS, make_table, markdown, table_cells, table_row
 from maicc.training.episode_data import EpisodeData
-from maicc.types import UserError
+from maicc.types import Task, UserError
 from tests.conftest import tiny_config
 
 FAMILY = get_family("lbf_7x7")
@@ -129,6 +129,30 @@ def test_profile_by_hand():
     at = THRESHOLDS.tolist().index(0.5)  # only model 1 has runs above
     ends = row["profile"]["low"][at], row["profile"]["high"][at]
     assert ends == (0.0, 0.75)
+
+
+def test_more_regret_than_the_first_row_by_hand():
+    def results(*seeds):
+        return [
+            {"runs": [{"task": {"name": "ab"[i]}, "returns": r} for i, r in enumerate(seed)]}
+            for seed in seeds
+        ]
+
+    rows = {
+        "first": results([[2.0, 2.0], [1.0, 2.0]], [[2.0, 2.0], [2.0, 2.0]]),
+        "same": results([[2.0, 2.0], [2.0, 1.0]], [[2.0, 2.0], [2.0, 2.0]]),
+        "worse": results([[1.0, 1.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]),
+        "one seed": results([[1.0, 1.0], [1.0, 1.0]]),
+    }
+    tasks = [Task("family", name, {}) for name in "ab"]
+    table, _ = make_table("family", [0, 1], tasks, rows, (0.0, 2.0))
+    first, same, worse, one = table["rows"]
+    assert "more_regret" not in first
+    assert (same["more_regret"], same["more_regret_ci95"]) == (0.0, [0.0, 0.0])
+    # task by task 1.0 and 0.5 of one seed, 1.5 and 1.5 of the other; 0.5 is drawn 1 time in 64
+    assert (worse["more_regret"], worse["more_regret_ci95"]) == (1.125, [0.625, 1.5])
+    assert table_cells(worse)[-2] == "+1.12 [+0.62, +1.50]"
+    assert "more_regret" not in one, "other runs than those of the first row"
 
 
 def test_results_for_marl_eval():

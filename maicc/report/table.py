@@ -22,7 +22,7 @@ from maicc.types import Task
 SCHEMA = 1
 HEAD = (
     "variant", "runs", "episodes", "last", "first 10", "last 10", "last 10, IQM", "solved", "found",
-    "kept", "regret", "to 85 %",
+    "kept", "regret", "more regret", "to 85 %",
 )  # fmt: skip
 
 THRESHOLDS = np.linspace(0.0, 1.0, 51).round(2)  # of performance profiles, of normalised returns
@@ -54,6 +54,7 @@ def make_table(
     """
     rows: list[dict[str, Any]] = []
     curves: dict[str, np.ndarray] = {}
+    first: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # row: returns, tasks, models
     for variant, variant_results in results.items():
         if not variant_results:
             continue
@@ -63,6 +64,10 @@ def make_table(
         models = np.repeat(range(len(variant_results)), [len(r["runs"]) for r in variant_results])
         rows.append({"variant": variant, **table_row(returns, strata, bounds, models)})
         curves[variant] = returns
+        if first is None:
+            first = returns, strata, models
+        elif returns.shape == first[0].shape and np.array_equal(strata, first[1]):
+            rows[-1] |= more_regret(returns, first[0], first[2])
     return {
         "schema": SCHEMA,
         "family": family,
@@ -120,6 +125,27 @@ def table_row(
     }
 
 
+def more_regret(returns: np.ndarray, first: np.ndarray, models: np.ndarray) -> dict[str, Any]:
+    """Compares the regret per episode of a variant with that of the table's first, run by run.
+
+    Args:
+        returns: (runs, episodes).
+        first: Returns of the first variant on the same tasks in the same order.
+        models: Seed of each run, (runs,). Seeds are resampled, then the runs of each; runs alone if
+            there is one seed.
+
+    Returns:
+        The mean of the differences as `more_regret`, and its 95 % interval as `more_regret_ci95`.
+    """
+    more = (first - returns).mean(1)
+    one_task = np.zeros(len(more))  # tasks are resampled too
+    ends = bootstrap_ci95(more, one_task, np.mean, models=models)
+    return {
+        "more_regret": round(float(more.mean()), 4),
+        "more_regret_ci95": [round(end, 4) for end in ends],
+    }
+
+
 def markdown(table: Mapping[str, Any]) -> str:
     """Writes the table as Markdown, after a paragraph that explains its columns."""
     lines = [
@@ -128,7 +154,9 @@ def markdown(table: Mapping[str, Any]) -> str:
         f"interquartile mean of the last ten, with a 95 % bootstrap interval ({RESAMPLED}); the "
         f"share of the last ten that reach the maximum, to within {COMPLETION_MARGIN:.0%}; the "
         "episode by which half of the runs have reached it once (found), and the share of a run's "
-        "later episodes that reach it again (kept); regret per episode; the first episode whose "
+        "later episodes that reach it again (kept); regret per episode; how much more of it a row "
+        "has than the first on the same tasks, with a 95 % bootstrap interval that resamples seeds "
+        "and then tasks: where it holds 0 the two can't be told apart; the first episode whose "
         "5-episode mean has gone 85 % of the way from the lowest return "
         f"{table['return_min']:g} to the maximum {table['return_max']:g}.",
         "",
@@ -141,6 +169,13 @@ def table_cells(row: Mapping[str, Any]) -> list[str]:
     """Texts of one row of the table, in the order of `HEAD`."""
     interval = row["last10_iqm_ci95"]
     spread = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+    more = ""
+    if "more_regret" in row:
+        mean, low, high = (
+            f"{round(value, 2) + 0.0:+.2f}"  # never -0.00
+            for value in (row["more_regret"], *row["more_regret_ci95"])
+        )
+        more = f"{mean} [{low}, {high}]"
     return [
         row["variant"],
         str(row["runs"]),
@@ -153,5 +188,6 @@ def table_cells(row: Mapping[str, Any]) -> list[str]:
         str(row["found"] or "never"),
         "" if row["kept"] is None else f"{row['kept']:.0%}",
         f"{row['regret_per_episode']:.2f}",
+        more,
         str(row["episodes_to_85"] or "never"),
     ]
