@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,9 @@ TOP = """\
 
 Every table on this page is made of the raw returns in docs/results/, one file for each, by
 `python docs/results.py write`; a test makes them again. The command above a table makes the returns
-anew. They are from two CPU cores, one thread for each unit. The [README](../README.md#words)
-explains the words run, task and held-out.
+anew at the commit below it. They are from two CPU cores, one thread for each unit. Each table has
+models of its own, so that MAICC differs a little between two tables of a family. The
+[README](../README.md#words) explains the words run, task and held-out.
 """
 LEGEND = """\
 - *last*: mean return of the last episode; *first 10*, *last 10*: of the first and of the last ten
@@ -45,7 +47,8 @@ LEGEND = """\
   episode by which half of the runs have reached it once; *kept*: the share of a run's later
   episodes that reach it again; *regret*: what an episode misses to the maximum; *more regret*: how
   much more than the first row on the same tasks, with a bootstrap interval that resamples seeds and
-  then tasks: a row whose interval holds 0 can't be told apart from the first; *to 85 %*: the first
+  then tasks: a row whose interval holds 0 can't be told apart from the first. With one seed it
+  resamples tasks alone, and tells nothing of what another training would give; *to 85 %*: the first
   episode whose 5-episode mean is at 85 % of the range.
 """
 
@@ -121,7 +124,9 @@ def section(claim: Mapping[str, Any]) -> list[str]:
     seeds = ", ".join(map(str, raw["seeds"]))
     told = f"Seeds {seeds}; {len(raw['tasks'])} held-out tasks each; commit `{raw['commit']}`."
     return [
-        f"## {claim['title']}", "", f"**{claim['claim']}**", "", f"    {claim['command']}", "",
+        f"## {claim['title']}", "",
+        fill(f"**{claim['claim']}**", 100), "",
+        f"    {claim['command']}", "",
         *shown, "", told, "", claim.get("text", "").strip(), "",
     ]  # fmt: skip
 

@@ -44,11 +44,11 @@ PIPELINES = {
         "--practice.rounds=1", "--practice.runs=4", "--practice.steps=15",
     ],
     "benchmark": [
-        "benchmark", "lbf_7x7", *COMMON, *STEPS, *SMALL, *OWN, "--variants=default,memoryless",
+        "benchmark", "lbf_7x7", *COMMON, *STEPS, *SMALL, *OWN, "--variants=default,no_record",
     ],
     "compare": ["compare", "lbf_7x7", *COMMON, *STEPS, *SMALL, *OWN, "--methods=maicc,dpt,ad"],
     "cluster": [
-        "benchmark", "lbf_7x7", *COMMON, *STEPS, *SMALL, *OWN, "--variants=default,memoryless",
+        "benchmark", "lbf_7x7", *COMMON, *STEPS, *SMALL, *OWN, "--variants=default,no_record",
         "--cluster=local",
     ],
 }  # fmt: skip

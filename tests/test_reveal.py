@@ -86,6 +86,11 @@ def tiny():
     return tiny_config(decision=decision)
 
 
+def test_a_variant_cannot_have_the_name_of_a_line_of_the_proof(tmp_path):
+    with pytest.raises(UserError, match="line 'oracle' of its own: rename the variant"):
+        prove(tiny(), {"default": {}, "oracle": {}}, seeds=1, tasks=1, out=tmp_path)
+
+
 @pytest.mark.slow
 def test_proof_has_its_lines_and_is_not_repeated(tmp_path, monkeypatch):
     options = {"seeds": 1, "tasks": 3, "out": tmp_path}

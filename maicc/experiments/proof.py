@@ -21,6 +21,7 @@ from maicc.evaluation.markdown import markdown_table
 from maicc.experiments.benchmark import RANDOM, Plan, finish, gather, plan, played_on, write_files
 from maicc.files import read_json, write_json, write_text
 from maicc.streams import Stream
+from maicc.types import UserError
 
 ORACLE, MEMORYLESS = "oracle", "memoryless"
 LEAST_GAP = 0.05  # of the range of returns, below which shares of the gap would mean nothing
@@ -59,8 +60,11 @@ def prove(
         The table of lines, as in `proof.json`.
 
     Raises:
-        UserError: the family has no `reveal`.
+        UserError: the family has no `reveal`, or a variant has the name of a line of the proof.
     """
+    for name in (MEMORYLESS, ORACLE):
+        if name in variants:
+            raise UserError(f"--proof has a line {name!r} of its own: rename the variant")
     controls = {
         MEMORYLESS: _NO_MEMORY,
         ORACLE: {"family": get_family(config.family).revealed().name, **_NO_MEMORY},
