@@ -141,7 +141,9 @@ class KeyIndex:
         sizes = np.where(hits >= 0, np.diff(offsets)[hits], 0)
         ends = sizes.cumsum(1)
         slots = np.arange(n)
-        hit = (ends[:, :, None] <= slots).sum(1)  # (Q, n)
+        row = np.arange(len(queries))[:, None] * (n + 1)
+        ended = np.bincount((row + np.minimum(ends, n)).ravel(), minlength=row.size * (n + 1))
+        hit = ended.reshape(-1, n + 1)[:, :n].cumsum(1)  # (Q, n)
         exists = hit < hits.shape[1]
         hit = np.minimum(hit, hits.shape[1] - 1)
 
@@ -156,6 +158,10 @@ class KeyIndex:
             np.where(exists, item, -1),
             np.where(exists, of_hit(similarity), -1.0).astype(np.float32),
         )
+
+    def count(self, step: int) -> int:
+        """Counts the trajectories that reached `step`."""
+        return len(self.steps[step].members)
 
     def draw(self, step: int, draws: np.ndarray) -> np.ndarray:
         """Draws trajectories that reached `step`: draws (Q, K) in [0, 1) -> items (Q, K)."""

@@ -84,7 +84,8 @@ def test_defaults_individual_rewards_and_smaller_arrays(arrays, tmp_path):
     assert np.allclose(episodes.rewards[:, :short], expected)
     assert not episodes.rewards[:, short:].any()
     assert episodes.terminated.tolist() == (length < 15).tolist()
-    assert episodes.action_mask[:, : short + 1, :2].all()
+    observed = np.arange(16) <= length[:, None]
+    assert np.array_equal(episodes.action_mask.all(3)[..., :2].all(2), observed)
     assert [b.name for b in read.behaviours] == ["given 3", "given 7"]
     assert episodes.task.max() == 8
     returns = episodes.rewards.sum(1)
@@ -142,10 +143,28 @@ def test_padding_may_hold_anything(arrays, tmp_path):
     after = np.arange(16) > arrays["length"][:, None]
     rewards = np.where(after[:, 1:], np.nan, arrays["rewards"])
     observations = np.where(after[:, :, None, None], np.nan, arrays["observations"])
-    given = without(arrays, rewards=rewards, observations=observations)
-    np.savez(tmp_path / "mine.npz", **given)
+    actions = np.where(after[:, 1:, None], np.nan, arrays["actions"])
+    masks = np.where(after[:, :, None, None], np.nan, arrays["action_mask"])
+    alive = np.where(after[:, 1:, None], -1, np.ones(arrays["actions"].shape))
+    given = without(arrays, rewards=rewards, observations=observations, actions=actions)
+    np.savez(tmp_path / "mine.npz", **(given | {"action_mask": masks, "alive": alive}))
     convert_arrays(tmp_path / "mine.npz", FAMILY, tmp_path / "out.h5")
-    assert np.array_equal(EpisodeFile(tmp_path / "out.h5").read().rewards, arrays["rewards"])
+    read = EpisodeFile(tmp_path / "out.h5").read()
+    for name in ("rewards", "observations", "actions", "action_mask"):
+        assert np.array_equal(getattr(read, name), arrays[name]), name
+
+
+def test_what_an_absent_agent_sees_may_be_anything(arrays, tmp_path):
+    present = np.ones((15, 3))
+    present[4, 2] = 0
+    given = {name: arrays[name].astype(np.float64) for name in ("observations", "actions")}
+    for array in given.values():
+        array[4, :, 2] = np.nan
+    np.savez(tmp_path / "mine.npz", **without(arrays, **given), agent_mask=present)
+    convert_arrays(tmp_path / "mine.npz", FAMILY, tmp_path / "out.h5")
+    read = EpisodeFile(tmp_path / "out.h5").read()
+    assert not read.observations[4, :, 2].any()
+    assert np.array_equal(read.observations[4, :, :2], arrays["observations"][4, :, :2])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from maicc.envs import get_family
 from maicc.experiments import fits, units
-from maicc.experiments.benchmark import benchmark, frozen_tasks
+from maicc.experiments.benchmark import benchmark, frozen_tasks, gather, plan, run_explorer
 from maicc.experiments.stages import Clock, run_stage
 from maicc.experiments.units import with_overrides
 from maicc.report.marl_eval import marl_eval
@@ -153,6 +153,19 @@ def test_more_regret_than_the_first_row_by_hand():
     assert (worse["more_regret"], worse["more_regret_ci95"]) == (1.125, [0.625, 1.5])
     assert table_cells(worse)[-2] == "+1.12 [+0.62, +1.50]"
     assert "more_regret" not in one, "other runs than those of the first row"
+    single = {name: results([[2.0, value]]) for name, value in (("first", 2.0), ("second", 1.0))}
+    table, _ = make_table("family", [0], tasks[:1], single, (0.0, 2.0))
+    assert "more_regret" not in table["rows"][1], "one run has no interval"
+
+
+def test_the_explorer_of_another_benchmark_is_no_row(tmp_path):
+    one, other = (
+        plan(tiny_config(family=name), VARIANTS, seeds=1, tasks=2, out=tmp_path)
+        for name in ("lbf_7x7", "lbf_levels")
+    )
+    run_explorer(one)
+    assert list(gather(one)[1]) == ["scripted explorer"]
+    assert list(gather(other)[1]) == []
 
 
 def test_results_for_marl_eval():

@@ -232,6 +232,18 @@ def test_runs_have_folders_of_their_own(tmp_path, monkeypatch):
     assert outs == [f"runs/{name}" for name in names]
 
 
+def test_ad_is_annealed_in_every_family_that_has_an_expert(monkeypatch):
+    """With a configuration that comes with maicc, and without one, as in a comparison."""
+    seen = []
+    monkeypatch.setattr(
+        "maicc.experiments.run.run", lambda config, out, data: seen.append(config.collect.anneal)
+    )
+    for name in ("lbf_7x7", "lbf_8x8"):
+        for options in ([], ["--collect.anneal=3"]):
+            main(["run", name, "--method=ad", *options])
+    assert seen == [25, 3, 25, 3]
+
+
 def test_adapt_plays_as_the_run_did_unless_told_otherwise(tiny_run, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(

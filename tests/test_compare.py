@@ -2,50 +2,60 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
+import h5py
 import pytest
 
 from maicc.baselines import METHODS
+from maicc.config import CollectConfig
+from maicc.data.collect import collect
+from maicc.data.dataset import EpisodeFile
 from maicc.envs import get_family, register
 from maicc.experiments.compare import compare
 from maicc.experiments.units import with_overrides
 from tests.conftest import tiny_config
 
 
-def test_what_each_method_is_given_is_said():
-    config = tiny_config()
-    told = METHODS["maicc"].told(config).split("; ")
+def test_what_each_method_is_given_is_said(tiny_run, tmp_path):
+    config, dataset = tiny_config(), EpisodeFile(tiny_run / "episodes.h5")
+    told = METHODS["maicc"].told(config, dataset).split("; ")
     assert "the hidden part of training tasks" in told
     config.decision.model.hidden_weight = 0.0
-    assert told != METHODS["maicc"].told(config).split("; ")
+    assert told != METHODS["maicc"].told(config, dataset).split("; ")
     told = {
-        name: method.told(with_overrides(config, {"method": name}))
+        name: method.told(with_overrides(config, {"method": name}), dataset)
         for name, method in METHODS.items()
     }
     assert told["maicc"].startswith("returns; tasks; the dataset as a memory at test time")
     assert told["maicc"].endswith("all agents' views, for the teacher")
     assert "the best behaviour policy's actions" in told["dpt"]
     config.decision.model.k = 0
-    assert METHODS["maicc"].told(config) == "returns"
+    assert METHODS["maicc"].told(config, dataset) == "returns"
     config.decision.model.record, config.decision.model.labels = 2, "expert"
-    assert METHODS["maicc"].told(config) == "tasks; the best behaviour policy's actions"
+    labels = "tasks; the best behaviour policy's actions"
+    assert METHODS["maicc"].told(config, dataset) == labels
     config.decision.model.labels = "auto"
-    assert METHODS["maicc"].told(config) == "tasks; the best behaviour policy's actions"
-    register(dataclasses.replace(get_family("lbf_7x7"), name="nobody_knows", expert=None))
-    config.family = "nobody_knows"
-    assert METHODS["maicc"].told(config) == "returns; tasks"
+    assert METHODS["maicc"].told(config, dataset) == labels
+    shutil.copy(dataset.path, tmp_path)
+    with h5py.File(tmp_path / "episodes.h5", "a") as file:
+        del file["expert_actions"]  # as those of a user's own episodes
+    assert METHODS["maicc"].told(config, EpisodeFile(tmp_path / "episodes.h5")) == "returns; tasks"
 
 
-def test_ad_has_a_history_of_annealed_noise_where_there_is_an_expert():
+def test_ad_has_a_history_of_annealed_noise_where_there_is_an_expert(tiny_run, tmp_path):
     config, ad = tiny_config(), METHODS["ad"]
     mine = with_overrides(config, {"method": "ad"})
     assert (config.collect.anneal, mine.collect.anneal) == (0, 25)
-    assert ad.told(mine) == "tasks; a history of finely annealed noise"
+    levels = CollectConfig(episodes=1, levels=[1.0], anneal=3, workers=1)
+    collect(get_family("lbf_7x7"), tmp_path / "annealed.h5", levels, 0)
+    annealed = EpisodeFile(tmp_path / "annealed.h5")
+    assert ad.told(mine, annealed) == "tasks; a history of finely annealed noise"
     assert ad.trained_on(mine) == "6 x 67 trajectories"  # 8 are asked for, a row has 67
     config.collect.anneal = 7
     assert with_overrides(config, {"method": "ad"}).collect.anneal == 7
-    at_levels = with_overrides(config, {"method": "ad", "collect.anneal": 0})
-    assert ad.told(at_levels) == "tasks; the level of each behaviour policy"
+    at_levels = EpisodeFile(tiny_run / "episodes.h5")
+    assert ad.told(mine, at_levels) == "tasks; the level of each behaviour policy"
     register(dataclasses.replace(get_family("lbf_7x7"), name="no_expert", expert=None))
     config = tiny_config(family="no_expert")
     assert with_overrides(config, {"method": "ad"}).collect.anneal == 0

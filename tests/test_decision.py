@@ -88,18 +88,6 @@ def test_the_order_of_contexts_matters_only_when_concatenated(slices, tokens, co
 
 
 @pytest.mark.parametrize("tokens", ["fused", "four"])
-def test_kept_keys_and_values_give_the_same_decision(slices, tokens):
-    """Encoded once and in another batch, as the team does it."""
-    model = make(tokens=tokens)
-    current, index = slices.take(slice(0, 2)), torch.tensor([[4, 5, 6], [7, 4, 9]])
-    direct = model(current, slices.take(index))
-    past = model.encode_contexts(slices).side_by_side(index)  # all are encoded, once
-    encoded = model.encoders.observation(current.observations)
-    decided = model.decide(current, encoded, past)
-    assert torch.allclose(decided, direct, atol=1e-5)
-
-
-@pytest.mark.parametrize("tokens", ["fused", "four"])
 def test_a_prefix_decides_as_the_whole_trajectory_does(slices, tokens):
     model = make(tokens=tokens)
     contexts, current = contexts_of(slices, [[4, 5, 6]]), slices.take(slice(0, 1))

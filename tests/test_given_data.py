@@ -63,6 +63,9 @@ def test_a_run_learns_from_it(mine, tmp_path, no_collecting, capsys):
     for data in (mine, None):  # it lies in the folder now
         run(config, tmp_path / "run", data)
         assert capsys.readouterr().out.count("is there") == 4
+    unused = with_overrides(config, {"collect.episodes": 7, "collect.levels": [5.0]})
+    run(unused, tmp_path / "run", mine)
+    assert capsys.readouterr().out.count("is there") == 4
 
 
 @pytest.mark.slow

@@ -97,14 +97,13 @@ def test_a_record_of_long_episodes_is_thinned_out(slices):
 def test_steps_read_one_by_one_decide_as_the_whole_trajectory_does(slices, changes, in_place):
     model, k = untrained(FAMILY.spec, **changes), changes["k"]
     current = slices.take(slice(0, 2))
-    contexts = slices.take(torch.tensor([[7, 8, 9][:k], [6, 8, 5][:k]]).long())
+    retrieved = torch.tensor([[7, 8, 9][:k], [6, 8, 5][:k]]).long()
+    contexts = slices.take(retrieved)
     record = record_of(slices, [[10, 11], [12, 13]]) if model.config.record else {}
     whole = model(current, contexts, **record)
     seen = model.encode_record(slices).side_by_side(record["shown"]) if record else None
-    past = None
-    if k:
-        flat = Trajectories(*(part.flatten(0, 1) for part in contexts))
-        past = model.encode_contexts(flat).side_by_side(torch.arange(2 * k).view(2, k))
+    # all are encoded once, in another batch, as the team does it
+    past = model.encode_contexts(slices).side_by_side(retrieved) if k else None
     for t in range(current.actions.shape[1]):
         two = Trajectories(*(part[:, max(t - 1, 0) : t + 1] for part in current))
         encoded = model.encoders.observation(two.observations)

@@ -55,6 +55,7 @@ def test_without_a_termination_the_filled_steps_give_the_length(tmp_path, ours, 
          "field obs, episode 7: NaN"),
         ("actions", lambda a: a + 6, "field actions, episode 0: an action is outside"),
         ("filled", lambda a: a * 0, "field filled, episode 0"),
+        ("reward", lambda a: a * 10, "outside the family's return_bounds 0 to 2"),
     ],
 )  # fmt: skip
 def test_refused(tmp_path, theirs, name, change, message):

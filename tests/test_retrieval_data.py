@@ -40,6 +40,24 @@ def test_neighbours_by_brute_force(data):
         assert (score[found[q]] >= np.sort(score)[-3] - 4e-3).all()
 
 
+def test_contexts_are_found_behind_what_is_held_back(data):
+    """With few candidates, so that the nearest of them are all held back."""
+    data.retrieval = RetrievalConfig(candidates=3)
+    data.held = np.ones(len(data.length), bool)
+    shown = np.arange(0, len(data.length), len(data.length) // 5)
+    data.held[shown] = False
+    item = np.flatnonzero(data.held)
+    found = data.neighbours(item, np.zeros(len(item), int), np.random.default_rng(0))
+    assert np.isin(found, shown).all()
+
+
+def test_other_tasks_need_a_second_task(data):
+    data.retrieval = RetrievalConfig(source="other_tasks")
+    data.use(None, data.stored)
+    with pytest.raises(UserError, match="other_tasks needs two training tasks"):
+        data.use(None, data.stored, data.stored.task != 3)
+
+
 def test_a_resumed_fit_sees_the_same_batches(data):
     whole = data.batches(0)
     batches = [next(whole) for _ in range(70)]

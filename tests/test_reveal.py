@@ -15,7 +15,9 @@ from maicc.data.reveal import reveal_dataset
 from maicc.envs import BatchEnv, batch_env, get_family, importable
 from maicc.experiments import fits
 from maicc.experiments.benchmark import benchmark
-from maicc.experiments.proof import LEAST_GAP, prove
+from maicc.experiments.proof import _NO_MEMORY, LEAST_GAP, prove
+from maicc.experiments.units import with_overrides
+from maicc.experiments.validate import check
 from maicc.files import read_json
 from maicc.types import UserError
 from tests.conftest import tiny_config
@@ -84,6 +86,11 @@ def tiny():
     model = DecisionConfig(width=16, layers=1, heads=2, record=2)
     decision = DecisionFit(model=model, batch_size=8, steps=4)
     return tiny_config(decision=decision)
+
+
+def test_a_run_with_practice_has_controls_without(tmp_path):
+    config = with_overrides(tiny(), {"practice.rounds": 1})
+    check(with_overrides(config, _NO_MEMORY), get_family("lbf_7x7"), None)
 
 
 def test_a_variant_cannot_have_the_name_of_a_line_of_the_proof(tmp_path):

@@ -186,6 +186,19 @@ def test_other_decision_models_act_too(models, config):
     assert team.episode == 5
 
 
+def test_only_until_solved_strives_for_ones_own_best_where_bounds_are_unknown(models):
+    """Other schedules would repeat poor episodes, whose return is merely the best so far."""
+    for schedule, repeated in (("until_solved", True), ("evidence", False)):
+        memory = MemoryConfig(schedule=schedule)
+        team = Team(
+            models.spec, models.embedding, models.decision, models.offline, memory, SEEDS,
+            states_bounds=False,
+        )  # fmt: skip
+        returns = play_episode(team, make_env(), [1, 2, 3])
+        assert 0 < returns.max() < 1.9
+        assert (team.replayable() >= 0).any() == repeated
+
+
 def test_a_single_team_by_hand(tiny_run):
     """The dozen lines of the README."""
     team, env = (

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from maicc.baselines.method import Method, Trained
 from maicc.config import MaiccRun, MemoryConfig, check_schedule
-from maicc.data.behaviour import labelling_policy
 from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.types import Spec, UserError
 
 if TYPE_CHECKING:
+    from maicc.data.dataset import EpisodeFile
     from maicc.training.family_data import FamilyData
     from maicc.training.modules import MaiccModule
 
@@ -105,11 +105,11 @@ class MAICC(Method):
         acting = self.fits_of(config)[-1]
         return TrainedMAICC(files, spec, device, config.decision.retrieval.index, acting)
 
-    def told(self, config: MaiccRun) -> str:
+    def told(self, config: MaiccRun, dataset: EpisodeFile) -> str:
         model = config.decision.model
         looks_up, expert = model.k > 0, model.labels == "expert"
         if model.labels == "auto":
-            expert = labelling_policy(get_family(config.family)) is not None
+            expert = dataset.labelled
         signals = {
             "returns": looks_up or not expert or model.return_to_go,
             "tasks": model.k or model.record,

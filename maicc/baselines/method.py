@@ -14,6 +14,7 @@ from maicc.types import Spec, Task, UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from maicc.data.dataset import EpisodeFile
     from maicc.teams.lockstep import LockStepTeam
     from maicc.training.family_data import FamilyData
     from maicc.training.modules import MaiccModule
@@ -57,8 +58,8 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def told(self, config: Any) -> str:
-        """Names what training tells the method besides one agent's own experience.
+    def told(self, config: Any, dataset: EpisodeFile) -> str:
+        """Names what training on a dataset tells the method besides one agent's own experience.
 
         This experience is observations, actions and outcomes. "tasks" means that training tells
         which episodes are of one task.

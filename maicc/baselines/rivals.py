@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from maicc.baselines.method import Method, Trained
 from maicc.baselines.options import ADRun, ATRun, DPTRun, HiSSDRun, RADTRun, RivalRun
 from maicc.config import PolicyConfig, RunConfig
-from maicc.data.behaviour import plays_at_levels
+from maicc.data.behaviour import ANNEALED, plays_at_levels
 from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.types import Spec
 
 if TYPE_CHECKING:
     from maicc.baselines.base import BaselineModule
+    from maicc.data.dataset import EpisodeFile
     from maicc.training.family_data import FamilyData
     from maicc.training.modules import MaiccModule
 
@@ -70,7 +71,7 @@ class Rival(Method):
             adopted["decision"] = {**decision, "model": model}
         return adopted
 
-    def told(self, config: RivalRun) -> str:
+    def told(self, config: RivalRun, dataset: EpisodeFile) -> str:
         return self.signals
 
     def needs_expert(self, config: RivalRun) -> str | None:
@@ -138,9 +139,10 @@ class Distilling(Rival):
             adopted["collect"] = {**collect, "anneal": ANNEAL}
         return adopted
 
-    def told(self, config: RunConfig) -> str:
-        annealed = "tasks; a history of finely annealed noise"
-        return annealed if config.collect.anneal else self.signals
+    def told(self, config: RunConfig, dataset: EpisodeFile) -> str:
+        if any(behaviour.name == ANNEALED for behaviour in dataset.behaviours):
+            return "tasks; a history of finely annealed noise"
+        return self.signals
 
     def trained_on(self, config: ADRun) -> str:
         fit = config.decision

@@ -174,17 +174,16 @@ def _shipped(name: str, method: Method) -> list[str]:
         from maicc.envs import get_family
 
         shared, family = get_family(name).configuration, [f"--family={name}"]
-        if not shared:
-            return family
-        path = CONFIGS / f"{shared}.yaml"
+        path = CONFIGS / f"{shared}.yaml" if shared else path
+    shipped = [f"--config={path}"] if path.exists() else []
     if method.name == "maicc":
-        return [f"--config={path}", *family]
+        return [*shipped, *family]
     from maicc.config import MaiccRun
 
     parser = make_parser("run", "")
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(MaiccRun)
-    options = parser.parse_args([f"--family={name}", f"--config={path}"]).as_dict()
+    options = parser.parse_args([f"--family={name}", *shipped]).as_dict()
     part = _part_of(method.config, method.adopt(options))
     return [f"--config={json.dumps(part)}", *family]
 

@@ -16,8 +16,8 @@ Fields that may be left out, and their defaults:
     alive         (E, T, N)               up to an agent's last step with something to see or a
                                           choice to make
     terminated    (E,)                    episodes that ended before the family's max_steps
-    behaviour     (E,)                    integers from the worst policy to the best; by default
-                                          the quintiles of the return within each task
+    behaviour     (E,)                    an integer for each policy that played; by default the
+                                          quintiles of the return within each task
 """
 
 from __future__ import annotations
@@ -57,21 +57,30 @@ def convert_arrays(source: Path, family: TaskFamily, out: Path) -> None:
     try:
         _check(arrays, family)
         episodes = _episodes(arrays, family)
-        returns = episodes.returns
-        if family.return_bounds is None:
-            family = with_bounds(family, returns)
-        low, high = family.spec.bounds
-        if returns.min() < low - 1e-3 or returns.max() > high + 1e-3:
-            raise UserError(
-                f"returns from {returns.min():.4g} to {returns.max():.4g}, outside the family's "
-                f"return_bounds {low:g} to {high:g}"
-            )
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+    family = bounded(family, episodes.returns, source)
     number, behaviours = behaviours_of(episodes, family.spec, arrays.get("behaviour"))
     episodes.behaviour[:] = number
     write_episodes(out, episodes, family.spec, family.training_tasks, behaviours)
     print(f"{out}: {len(number)} episodes of {len(family.training)} tasks from {source}")
+
+
+def bounded(family: TaskFamily, returns: np.ndarray, source: Path) -> TaskFamily:
+    """Gives a family bounds of its return where it states none, and checks returns (E,) by them.
+
+    Raises:
+        UserError: a return of the file `source` is outside the bounds.
+    """
+    if family.return_bounds is None:
+        family = with_bounds(family, returns)
+    low, high = family.spec.bounds
+    if returns.min() < low - 1e-3 or returns.max() > high + 1e-3:
+        raise UserError(
+            f"{source}: returns from {returns.min():.4g} to {returns.max():.4g}, outside the "
+            f"family's return_bounds {low:g} to {high:g}"
+        )
+    return family
 
 
 def _check(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> None:
@@ -118,27 +127,41 @@ def _check_lengths(arrays: Mapping[str, np.ndarray]) -> None:
     T = actions.shape[1]
     if not len(actions):
         raise UserError("no episodes")
-    for name in sorted({"actions", "length", "behaviour"} & set(arrays)):
-        if not (np.mod(arrays[name], 1) == 0).all():
-            raise UserError(f"field {name} has numbers that are no integers")
-    for name in sorted({"action_mask", "agent_mask", "alive", "terminated"} & set(arrays)):
-        if not np.isin(arrays[name], (0, 1)).all():
-            raise UserError(f"field {name} has numbers that are neither 0 nor 1")
+    _check_integers("length", length)
     if (length > T).any():
         raise UserError(f"field length has {length.max()}, and {T} steps are there")
     if (length < 1).any():
         raise UserError(f"field length has {length.min()}, expected 1 or more")
+    if "behaviour" in arrays:
+        _check_integers("behaviour", arrays["behaviour"])
+    for name in sorted({"agent_mask", "terminated"} & set(arrays)):
+        _check_binary(name, arrays[name])
+
+
+def _check_integers(name: str, array: np.ndarray) -> None:
+    if not (np.mod(array, 1) == 0).all():
+        raise UserError(f"field {name} has numbers that are no integers")
+
+
+def _check_binary(name: str, array: np.ndarray) -> None:
+    if not np.isin(array, (0, 1)).all():
+        raise UserError(f"field {name} has numbers that are neither 0 nor 1")
 
 
 def _check_agents(arrays: Mapping[str, np.ndarray]) -> None:
     agent_mask = _agent_mask(arrays)
     if (agent_mask[:, 1:] > agent_mask[:, :-1]).any():
         raise UserError("field agent_mask: agents that are there must come first")
+    if "alive" in arrays:
+        _check_binary("alive", arrays["alive"][_played(arrays)])
+    if "action_mask" in arrays:
+        _check_binary("action_mask", arrays["action_mask"][_observed(arrays)])
 
 
 def _check_actions(arrays: Mapping[str, np.ndarray], spec: Spec) -> None:
     actions = arrays["actions"]
-    played = _played(arrays, arrays["length"])
+    played = _played(arrays)
+    _check_integers("actions", actions[played])
     if ((actions < 0) | (actions >= spec.n_actions))[played].any():
         raise UserError(f"field actions: an action is outside 0 to {spec.n_actions - 1}")
     if "action_mask" in arrays:
@@ -151,11 +174,15 @@ def _check_actions(arrays: Mapping[str, np.ndarray], spec: Spec) -> None:
 
 def _check_finite(arrays: Mapping[str, np.ndarray]) -> None:
     """Checks what was observed and paid, up to the last step of each episode."""
-    for name, later in (("observations", 1), ("rewards", 0)):
-        array = arrays[name]
+    paid = _played(arrays)
+    shown = {
+        "observations": _observed(arrays)[..., None],
+        "rewards": paid if arrays["rewards"].ndim == 3 else paid.any(2),
+    }
+    for name, there in shown.items():
         with np.errstate(over="ignore"):
-            finite = np.isfinite(array.astype(np.float32)).reshape(*array.shape[:2], -1).all(2)
-        bad = (~finite & (np.arange(array.shape[1]) < arrays["length"][:, None] + later)).any(1)
+            infinite = ~np.isfinite(arrays[name].astype(np.float32)) & there
+        bad = infinite.reshape(len(infinite), -1).any(1)
         if bad.any():
             raise UserError(f"field {name}, episode {bad.argmax()}: a value is NaN or infinite")
 
@@ -166,25 +193,32 @@ def _agent_mask(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return arrays.get("agent_mask", np.ones((E, N))).astype(bool)
 
 
-def _played(arrays: Mapping[str, np.ndarray], length: np.ndarray) -> np.ndarray:
+def _played(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Steps that were played by agents that are there: (E, T, N) bool."""
-    T = arrays["actions"].shape[1]
-    return (np.arange(T) < length[:, None])[..., None] & _agent_mask(arrays)[:, None]
+    steps = np.arange(arrays["actions"].shape[1])
+    return (steps < arrays["length"][:, None])[..., None] & _agent_mask(arrays)[:, None]
+
+
+def _observed(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Observations of agents that are there, the final one too: (E, T + 1, N) bool."""
+    steps = np.arange(arrays["actions"].shape[1] + 1)
+    return (steps <= arrays["length"][:, None])[..., None] & _agent_mask(arrays)[:, None]
 
 
 def _episodes(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> EpisodeBatch:
     """Makes episodes, padded to the family's sizes; nothing after the last step is looked at."""
     (E, T, N), s = arrays["actions"].shape, family.spec
     length = arrays["length"].astype(np.int64)
-    agent_mask, played = _agent_mask(arrays), _played(arrays, length)
-    observed = (np.arange(T + 1) <= length[:, None])[..., None, None]
+    agent_mask, played = _agent_mask(arrays), _played(arrays)
+    observed = _observed(arrays)[..., None]
+    masks = arrays.get("action_mask", np.ones((E, T + 1, N, s.n_actions)))
     terminated = arrays.get("terminated", length < s.max_steps).astype(bool)
     rewards, individual = _rewards(arrays, length, family)
     episodes = empty_episodes(s, E)
     for name, array in {
         "observations": np.where(observed, arrays["observations"], 0.0).astype(np.float32),
         "actions": np.where(played, arrays["actions"], 0),
-        "action_mask": arrays.get("action_mask", np.ones((E, T + 1, N, s.n_actions))).astype(bool),
+        "action_mask": masks.astype(bool) & observed,
         "agent_mask": agent_mask,
         "rewards": rewards,
         "individual_rewards": individual,
@@ -217,7 +251,7 @@ def _rewards(
             agent_mask.sum(1, keepdims=True) if family.team_reward == "sum" else 1
         )
         individual = rewards[..., None] * share[:, None]
-    individual = np.where(_played(arrays, length), individual, 0.0).astype(np.float32)
+    individual = np.where(_played(arrays), individual, 0.0).astype(np.float32)
     if rewards.ndim == 2:  # as given, to the last digit
         return np.where(played, rewards, 0.0).astype(np.float32), individual
     living = _living(arrays, played)
@@ -237,7 +271,7 @@ def _living(arrays: Mapping[str, np.ndarray], played: np.ndarray) -> np.ndarray:
     Args:
         played: (E, T).
     """
-    there = _played(arrays, arrays["length"])
+    there = _played(arrays)
     alive = arrays.get("alive", there).astype(bool) & there
     later = np.concatenate([alive[:, 1:], alive[:, -1:]], 1)
     later = np.where(later.any(2, keepdims=True), later, True)  # at an episode's last step

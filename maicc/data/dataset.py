@@ -235,6 +235,11 @@ class EpisodeFile:
                 return np.full((E, spec.max_steps, spec.n_agents), -1)
             return file["expert_actions"][:].astype(np.int64)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the actions that the best behaviour policy would have chosen are known."""
+        return bool((self.expert_actions() >= 0).any())
+
     def read(self, index: slice = slice(None)) -> EpisodeBatch:
         """Reads and checks the episodes at `index`."""
         spec, n_tasks, n_behaviours = self.spec, len(self.tasks), len(self.behaviours)

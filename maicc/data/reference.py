@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from maicc.data.arrays import behaviours_of
-from maicc.data.behaviour import with_bounds
+from maicc.data.arrays import behaviours_of, bounded
 from maicc.data.dataset import write_episodes
 from maicc.data.episodes import EpisodeBatch, alive_by_sight, empty_episodes
 from maicc.data.returns import solved
@@ -42,8 +41,7 @@ def convert_reference(source: Path, family: TaskFamily, out: Path) -> None:
     length = _lengths(arrays, family.spec, source)
     played = np.arange(family.max_steps) < length[:, None]
     rewards = np.where(played, arrays["reward"][:, :-1, 0], 0.0).astype(np.float32)
-    if family.return_bounds is None:
-        family = with_bounds(family, rewards.sum(1))
+    family = bounded(family, rewards.sum(1), source)
     episodes = _episodes(arrays, rewards, length, family)
     number, behaviours = behaviours_of(episodes, family.spec)
     episodes.behaviour[:] = number

@@ -20,7 +20,7 @@ from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env, get_family
 from maicc.evaluation.run_folder import opened
 from maicc.evaluation.stats import summary
 from maicc.evaluation.traces import SUFFIX, Tracer
-from maicc.files import read_arrays, write_arrays, write_json
+from maicc.files import locked, read_arrays, write_arrays, write_json
 from maicc.streams import Stream
 from maicc.teams.lockstep import LockStepTeam
 from maicc.teams.lookups import DIAGNOSTICS, as_json, nearest_tasks
@@ -122,7 +122,8 @@ class _Adaptation:
         state = read_arrays(state_file)
         if str(state["identity"]) != self.identity:
             raise UserError(
-                f"{state_file} keeps an interrupted adaptation with other models or settings; "
+                f"{state_file} keeps an interrupted adaptation with other models or settings, of "
+                "which adapt.traces is one; "
                 "remove it, or go on with the settings it was begun with"
             )
         self.team.load_state(state)
@@ -266,6 +267,9 @@ def adapt_folder(
         held_out: Adapt to held-out tasks; else to training tasks.
         seconds: Seconds that each stage has taken before, with those of this stage in calls that
             were interrupted.
+
+    Raises:
+        UserError: a file of the models is missing or damaged, or `out` is there already.
     """
     with opened(folder) as (run, files):
         family = get_family(EpisodeFile(files.episodes).spec.family)
@@ -276,11 +280,14 @@ def adapt_folder(
     state_file = out.with_suffix(".part.npz")
     label = "adapt" if held_out else "adapt (training tasks)"
     traces = out.with_name(f"{out.stem}{SUFFIX}") if held_out else None
-    result = adapt(models, family, tasks, config, seed, state_file, label, traces)
-    before = (seconds or {}).get(label, 0.0)
-    own_seconds = {label: round(before + time.monotonic() - start, 2)}
-    write_json(out, {**result, "seconds": {**(seconds or {}), **own_seconds}})
-    state_file.unlink(missing_ok=True)
+    with locked(out):
+        if out.exists():
+            raise UserError(f"{out} is there already: another process has made it")
+        result = adapt(models, family, tasks, config, seed, state_file, label, traces)
+        before = (seconds or {}).get(label, 0.0)
+        own_seconds = {label: round(before + time.monotonic() - start, 2)}
+        write_json(out, {**result, "seconds": {**(seconds or {}), **own_seconds}})
+        state_file.unlink(missing_ok=True)
     s = result["summary"]
     print(
         f"{out}: {n} runs, mean return {s['first3']:.2f} in the first 3 episodes, "

@@ -55,7 +55,7 @@ def bundle(folder: Path, out: Path) -> None:
         models = method.load(config, files, None, "cpu")
         made = _export(config, files, models, Path(name))
         members: dict[str, Path | str] = {
-            "card.md": _card(config, stored, models, results),
+            "card.md": _card(config, stored, models, results, EpisodeFile(files.episodes)),
             "config.json": folder / "config.json",
             "spec.json": json.dumps(asdict(models.spec), indent=1) + "\n",
             **{path.name: path for path in made},
@@ -102,6 +102,7 @@ def _card(
     stored: Mapping[str, Any],
     models: Trained,
     results: Mapping[str, Mapping[str, Any]],
+    dataset: EpisodeFile,
 ) -> str:
     """Writes what the team is, what it reached, and how it was made, as Markdown."""
     method, spec = method_of(config.method), models.spec
@@ -113,7 +114,7 @@ def _card(
         ("seed", str(config.seed)),
         ("parameters", f"{models.parameters:,}"),
         ("trained on", method.trained_on(config)),
-        ("and given", method.told(config)),
+        ("and given", method.told(config, dataset)),
         ("looks up in the dataset", "yes" if method.looks_up(config) else "no"),
         ("maicc", str(stored.get("version", "0.1"))),
         ("fingerprint of the tasks", str(stored.get("tasks", "unknown"))),

@@ -32,6 +32,7 @@ from maicc.streams import Stream
 from maicc.types import Task, UserError
 
 RANDOM = "random.json"  # result of random actions, if they were played
+EXPLORER = "explorer.json"  # result of the scripted explorer, if the family has one
 _BEHAVIOUR_EPISODES = 20  # of each task
 _TASK_SEED = 2026  # of the frozen list of tasks, which all variants and seeds share
 
@@ -213,8 +214,7 @@ def run_explorer(work: Plan) -> None:
     """Plays the family's scripted explorer on the same tasks, as a yardstick."""
     family, tasks, seeds = work.family, work.tasks, len(work.seeds)
     assert family.explorer is not None
-    path = work.out / "results" / "explorer.json"
-    description = {**played_on(work), "seeds": seeds}
+    path, description = work.out / "results" / EXPLORER, {**played_on(work), "seeds": seeds}
     if path.exists() and read_json(path)["described"] == description:
         return
     runs = []
@@ -322,9 +322,11 @@ def gather(work: Plan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def _yardsticks(work: Plan) -> dict[str, list[Any]]:
     """Reads the results of the scripted explorer and of behaviour policies, if they were played."""
     rows: dict[str, list[Any]] = {}
-    explorer = work.out / "results" / "explorer.json"
+    explorer = work.out / "results" / EXPLORER
     if explorer.exists():
-        rows["scripted explorer"] = [read_json(explorer)]
+        played = read_json(explorer)
+        if played["described"] == {**played_on(work), "seeds": len(work.seeds)}:
+            rows["scripted explorer"] = [played]
     random = work.out / "results" / RANDOM
     if random.exists():
         played = read_json(random)

@@ -12,6 +12,7 @@ import numpy as np
 
 from maicc.baselines import method_of
 from maicc.config import RunConfig
+from maicc.data.dataset import EpisodeFile
 from maicc.evaluation.markdown import markdown_table
 from maicc.evaluation.stats import probability_of_improvement
 from maicc.experiments.benchmark import Plan, benchmark, gather, write_files
@@ -81,8 +82,8 @@ def _rows(
         if name not in methods:
             continue
         results = work.results(name)
-        config = next(unit.config for unit in work.units if unit.variant == name)
-        method = method_of(config.method)
+        unit = next(unit for unit in work.units if unit.variant == name)
+        config, method = unit.config, method_of(unit.config.method)
         rivals = [other for other in methods if other != name]
         best = max(rivals, key=lambda other: last10[other].mean(), default=None)
         runs_episodes = len(results) * len(work.tasks) * row["episodes"]
@@ -98,7 +99,7 @@ def _rows(
                 "parameters": results[0].get("parameters", 0),
                 "retrieval": first_and_last(results),
                 "trained": method.trained_on(config),
-                "given": method.told(config),
+                "given": method.told(config, EpisodeFile(unit.files.episodes)),
             }
         )
     return rows

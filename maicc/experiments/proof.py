@@ -30,6 +30,7 @@ _NO_MEMORY: dict[str, Any] = {
     "decision.model.record": 0,
     "decision.model.k": 0,
     "adapt.memory.replay": False,
+    "practice.rounds": 0,
 }
 HEAD = ("line", "runs", "first 10", "last 10", "of the gap, first 10", "of the gap, last 10")
 LEGEND = """\

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from maicc import __version__
 from maicc.baselines import method_of
-from maicc.config import RunConfig
+from maicc.config import CollectConfig, RunConfig
 from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile, put_dataset
 from maicc.envs import TaskFamily, get_family
@@ -37,7 +38,7 @@ def run(config: RunConfig, out: Path, data: Path | None = None) -> None:
     if dataset is not None:
         dataset.require_family(family)
     check_family(family)
-    check(config, family, dataset)
+    check(replace(config, collect=CollectConfig()) if data else config, family, dataset)
     if data and config.collect.anneal:
         say_not_annealed(config.method, config, data)
     print(memory_needed(config, family, dataset))
@@ -47,7 +48,7 @@ def run(config: RunConfig, out: Path, data: Path | None = None) -> None:
 
 def _run(config: RunConfig, family: TaskFamily, out: Path, data: Path | None) -> None:
     """Runs the stages of a configuration that was checked, in a folder that is locked."""
-    _same_configuration(config, family, out / "config.json")
+    _same_configuration(config, family, out / "config.json", collects=data is None)
     rename_old_files(out, config)
     files = files_of(out, config)
     clock = Clock(out / "stages.json")
@@ -110,8 +111,13 @@ def _report_stage(out: Path, files: ModelFiles) -> Stage:
     return Stage("report", report, make)
 
 
-def _same_configuration(config: RunConfig, family: TaskFamily, path: Path) -> None:
+def _same_configuration(
+    config: RunConfig, family: TaskFamily, path: Path, *, collects: bool
+) -> None:
     """Writes the configuration that a run follows from, or refuses one that differs from it.
+
+    Args:
+        collects: Whether options of collecting count. They do not where a dataset was given.
 
     Raises:
         UserError: names up to four options that differ.
@@ -126,7 +132,7 @@ def _same_configuration(config: RunConfig, family: TaskFamily, path: Path) -> No
     differ = [
         f"{key} {old.get(key)} -> {new.get(key)}"
         for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and (collects or not key.startswith("collect."))
     ]
     if differ:
         raise UserError(

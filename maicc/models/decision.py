@@ -60,7 +60,7 @@ class DecisionTransformer(nn.Module):
 
     With `context: independent` the keys and values of a stored trajectory depend on nothing else,
     and so do those of an episode of the record. `encode_contexts` and `encode_episodes` make them
-    once, and `decide` uses them.
+    once, and `extend` uses them.
     """
 
     def __init__(self, spec: Spec, config: DecisionConfig) -> None:
@@ -143,7 +143,8 @@ class DecisionTransformer(nn.Module):
             read = self.encode_contexts(Trajectories(*(part.flatten(0, 1) for part in contexts)))
             rows = torch.arange(len(read.visible), device=read.visible.device).unflatten(0, (-1, K))
             past = read.side_by_side(rows).behind(past)
-        return self._decided(current, encoded, past)
+        x = self._current_tokens(current, encoded)
+        return self._read(x, past, self._action_positions)[0]
 
     def encode_record(self, episodes: Trajectories) -> Past | None:
         """Encodes past episodes (n, T, ...) as `encode_episodes` does; None where there are none.
@@ -187,25 +188,6 @@ class DecisionTransformer(nn.Module):
         per_step = 1 if self.config.tokens == "fused" else 4
         return repeat(step_mask, "q k t -> q (k t m)", m=per_step)
 
-    def decide(
-        self, current: Trajectories, encoded: EncodedObservations, past: Past | None
-    ) -> Tensor:
-        """Logits (Q, T, A) of the current trajectories, given what is encoded already.
-
-        Args:
-            current: (Q, T, ...).
-            encoded: (Q, T, ...) the current observations.
-            past: Record and contexts; None without either.
-        """
-        return self.head(self._decided(current, encoded, past), encoded.attack_targets)
-
-    def _decided(
-        self, current: Trajectories, encoded: EncodedObservations, past: Past | None
-    ) -> Tensor:
-        """Outputs (Q, T, D) of the current trajectories, see `decide`."""
-        x = self._current_tokens(current, encoded)
-        return self._read(x, past, self._action_positions)[0]
-
     def extend(
         self,
         steps: Trajectories,
@@ -217,7 +199,7 @@ class DecisionTransformer(nn.Module):
         """Logits (Q, A) of the running step, of which only the new tokens are read.
 
         Each token is read once. So it knows the contexts of its own step; with the same contexts at
-        every step the logits equal those of `decide`.
+        every step the logits equal those of `forward`.
 
         Args:
             steps: (Q, 1 or 2, ...) the running step, behind the one before it if there is any.

@@ -37,7 +37,7 @@ class Team(LockStepTeam):
         memory: How the team remembers and looks up.
         seeds: One per run.
         episodes: Planned number of adaptation episodes; schedules `decay` and `fixed` need it.
-        states_bounds: Whether the family states the bounds of its return, or a dataset told them.
+        states_bounds: Whether the family states the bounds of its return.
         agents: Which agents of the team these are; all by default.
         agent_mask: (R, agents of the largest team) bool, False where a team is smaller; all True by
             default.
@@ -89,7 +89,8 @@ class Team(LockStepTeam):
             redraw=memory.redraw,
         )
         self.config, self.episodes = memory, episodes
-        self._own_goal = memory.goal == "own" or (memory.goal == "auto" and not states_bounds)
+        unknown = not states_bounds and memory.schedule == "until_solved"
+        self._own_goal = memory.goal == "own" or (memory.goal == "auto" and unknown)
         self._goal = 1.0  # otherwise, on the family's scale
         if memory.goal == "dataset":
             self._goal = max(float(offline.team_return.max()), 1e-3)

@@ -103,11 +103,16 @@ class RetrievalData(FamilyData):
         self.index = None if keys is None else keys.index
         self.episode, self.task = stored.episode, stored.task
         self.held = np.zeros(len(self.task), bool) if held is None else held
-        n = int((~self.held).sum())
+        n, by_task = int((~self.held).sum()), self.retrieval.source == "other_tasks"
         if self.k > self.retrieval.candidates or self.k >= n:
             raise UserError(
                 f"k={self.k} trajectories can't be chosen from {self.retrieval.candidates} "
                 f"candidates among {n} trajectories; lower k"
+            )
+        if self.k and by_task and len(np.unique(self.task[~self.held])) < 2:
+            raise UserError(
+                "decision.retrieval.source=other_tasks needs two training tasks that are not held "
+                "back; set it to dataset or own"
             )
         self.team_return = stored.trajectories.return_to_go[:, 0]
         self.length, self.stored = stored.length, stored
@@ -126,25 +131,23 @@ class RetrievalData(FamilyData):
         assert self.vectors is not None
         assert self.index is not None
         by_task = self.retrieval.source == "other_tasks"
-        # more are asked for than are scored, since the query's own are left out
-        n = self.retrieval.candidates + self.spec.n_agents
-        if by_task:
-            n = _OF_OTHER_TASKS * self.retrieval.candidates
+        # more are asked for than are scored, since some are left out
+        few = self.retrieval.candidates
+        first = _OF_OTHER_TASKS * few if by_task else few + self.spec.n_agents
         chosen = np.full((len(item), self.k), -1)
         tie = rng.random(len(item))
         for t in np.unique(step):
             row = np.flatnonzero(step == t)  # the queries at this step
             queries = self.vectors[item[row], t]
             group = self.task if by_task else self.episode
+            n = first
             while True:
                 candidate, similarity = self.index.search(int(t), queries, n, tie[row])
                 left_out = (group[candidate] == group[item[row], None]) | self.held[candidate]
-                enough = ((~left_out).sum(1) >= self.retrieval.candidates).all()
-                if enough or not by_task or n >= len(self.task):
+                if ((~left_out).sum(1) >= few).all() or n >= self.index.count(int(t)):
                     break
-                n *= 4  # the nearest were of the query's task
-            if by_task:  # the nearest of the rest
-                left_out |= (~left_out).cumsum(1) > self.retrieval.candidates
+                n *= 4  # the nearest were of the query's task, or held back
+            left_out |= (~left_out).cumsum(1) > few  # the nearest of the rest
             candidate = np.where(left_out, -1, candidate)
             query_return = self.team_return[item[row]]
             score = training_utility(
