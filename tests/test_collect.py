@@ -194,6 +194,9 @@ def test_annealed_levels_alone_change_the_folder_of_a_collection(tmp_path, monke
     digest = hashlib.sha256(json.dumps(before).encode()).hexdigest()[:8]
     assert (tmp_path / f"x.h5.{digest}.parts").exists()
     assert len(list(tmp_path.iterdir())) == 3
+    monkeypatch.undo()
+    collect(FAMILY, tmp_path / "x.h5", CollectConfig(episodes=1, levels=[1.0], workers=1), seed=0)
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.h5"], "no units of any of them are left"
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ class HiSSD(nn.Module):
     def common(self, observations: Tensor, previous: Tensor | None) -> Tensor:
         """Computes the common skill (B, D) of agents.
 
-        An agent with a blank observation, such as a dead one, keeps the skill that it had.
+        In families with a layout an agent with a blank observation, such as a dead one, keeps the
+        skill that it had.
 
         Args:
             observations: (B, O).

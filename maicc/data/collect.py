@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +112,12 @@ def drop_units(family: TaskFamily, path: Path, config: CollectConfig, seed: int)
     shutil.rmtree(_folder_of_units(family, path, config, seed), ignore_errors=True)
 
 
+def remove_units(path: Path) -> None:
+    """Removes all units beside a dataset that is there, those of other options too."""
+    for parts in path.parent.glob(f"{escape(path.name)}.*.parts"):
+        shutil.rmtree(parts, ignore_errors=True)
+
+
 def _folder_of_units(family: TaskFamily, path: Path, config: CollectConfig, seed: int) -> Path:
     """Makes the folder of the units, beside the dataset."""
     parts = path.with_name(f"{path.name}.{plan_of(family, config, seed)[:8]}.parts")
@@ -188,7 +195,7 @@ def _join(family: TaskFamily, path: Path, config: CollectConfig, seed: int, unit
         path, episodes, bounded.spec, family.training_tasks, behaviours, plan=plan,
         rosters=units.rosters,
     )  # fmt: skip
-    shutil.rmtree(units.parts, ignore_errors=True)
+    remove_units(path)
     by_behaviour = ", ".join(f"{b.name} {b.reached:.0%} (aim {b.target:.0%})" for b in behaviours)
     print(f"{path}: {total} episodes; mean return by behaviour: {by_behaviour}")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from maicc.baselines import method_of
 from maicc.config import RunConfig
-from maicc.data.collect import collect
+from maicc.data.collect import collect, remove_units
 from maicc.data.dataset import EpisodeFile, require_expert
 from maicc.envs import get_family
 from maicc.experiments.stages import Stage
@@ -46,9 +45,7 @@ def collect_stage(config: RunConfig, files: ModelFiles, workers: int | None) -> 
         collect(get_family(config.family), files.episodes, options, config.seed)
 
     def finish() -> None:
-        for parts in files.episodes.parent.glob(f"{files.episodes.name}.*.parts"):
-            # a kill just after the dataset was written has left them
-            shutil.rmtree(parts, ignore_errors=True)
+        remove_units(files.episodes)  # which a kill just after the dataset was written has left
 
     return Stage(COLLECT, files.episodes, make, finish, on_device=False)
 
