@@ -84,6 +84,7 @@ def _rows(
         results = work.results(name)
         unit = next(unit for unit in work.units if unit.variant == name)
         config, method = unit.config, method_of(unit.config.method)
+        dataset = EpisodeFile(unit.files.episodes)
         rivals = [other for other in methods if other != name]
         best = max(rivals, key=lambda other: last10[other].mean(), default=None)
         runs_episodes = len(results) * len(work.tasks) * row["episodes"]
@@ -99,7 +100,7 @@ def _rows(
                 "parameters": results[0].get("parameters", 0),
                 "retrieval": first_and_last(results),
                 "trained": method.trained_on(config),
-                "given": method.told(config, EpisodeFile(unit.files.episodes)),
+                "given": method.told(config, dataset) if dataset.path.exists() else "unknown",
             }
         )
     return rows
