@@ -37,32 +37,35 @@ def test_iqm_is_the_mean_of_the_middle_half():
 
 def test_bootstrap_resamples_within_strata():
     values, strata = np.array([0.0, 0.0, 10.0, 10.0]), np.array([0, 0, 1, 1])
-    mean = lambda x: float(x.mean())  # noqa: E731
-    assert bootstrap_ci95(values, strata, mean) == (5.0, 5.0)  # nothing varies inside a stratum
-    low, high = bootstrap_ci95(values, np.zeros(4), mean)
+    assert bootstrap_ci95(values, strata, np.mean) == (5.0, 5.0)  # nothing varies inside a stratum
+    low, high = bootstrap_ci95(values, np.zeros(4), np.mean)
     assert low < 5 < high
     rng = np.random.default_rng(0)
     sample = rng.normal(3, 2, 200)
-    low, high = bootstrap_ci95(sample, np.zeros(200), mean)
+    low, high = bootstrap_ci95(sample, np.zeros(200), np.mean)
     assert (high - low) / 2 == pytest.approx(mean_ci95(sample)[1], rel=0.1)
     assert bootstrap_ci95(sample, np.zeros(200)) == bootstrap_ci95(sample, np.zeros(200))
 
 
 def test_bootstrap_resamples_models_first():
-    mean = lambda x: float(x.mean())  # noqa: E731
     runs = 50
     values = np.repeat([0.0, 10.0], runs)  # two models, whose runs are all alike
     models, tasks = np.repeat([0, 1], runs), np.tile(np.arange(runs), 2)
     # both models are drawn as the same one in half of the resamples
-    assert bootstrap_ci95(values, tasks, mean, models=models) == (0.0, 10.0)
-    low, high = bootstrap_ci95(values, np.zeros(2 * runs), mean)  # as if runs were independent
+    assert bootstrap_ci95(values, tasks, np.mean, models=models) == (0.0, 10.0)
+    low, high = bootstrap_ci95(values, np.zeros(2 * runs), np.mean)  # as if runs were independent
     assert (low, high) == (pytest.approx(4.0, abs=0.2), pytest.approx(6.0, abs=0.2))
     rng = np.random.default_rng(0)
     effect, noise = rng.normal(0, 2, 30), rng.normal(0, 1, (30, 20))
     values, models = (effect[:, None] + noise).ravel(), np.repeat(np.arange(30), 20)
-    low, high = bootstrap_ci95(values, np.zeros(600), mean, models=models)
+    low, high = bootstrap_ci95(values, np.zeros(600), np.mean, models=models)
     of_models = values.reshape(30, 20).mean(1)  # the interval of 30 independent numbers
     assert (high - low) / 2 == pytest.approx(mean_ci95(of_models)[1], rel=0.1)
+
+
+def test_bootstrap_takes_models_with_unequal_numbers_of_runs():
+    values, models = np.array([0.0, 1.0, 1.0, 1.0]), np.array([0, 1, 1, 1])
+    assert bootstrap_ci95(values, np.zeros(4), np.mean, models=models) == (0.0, 1.0)
 
 
 def test_bootstrap_of_one_model_resamples_within_strata():
@@ -73,10 +76,11 @@ def test_bootstrap_of_one_model_resamples_within_strata():
 
 def test_bootstrap_of_an_array_is_that_of_its_numbers():
     values = np.random.default_rng(0).random((40, 3))
-    low, high = bootstrap_ci95(values, np.zeros(40), lambda rows: rows.mean(0))
-    mean = lambda x: float(x.mean())  # noqa: E731
+    low, high = bootstrap_ci95(values, np.zeros(40), np.mean)
     for i in range(3):
-        assert (low[i], high[i]) == pytest.approx(bootstrap_ci95(values[:, i], np.zeros(40), mean))
+        assert (low[i], high[i]) == pytest.approx(
+            bootstrap_ci95(values[:, i], np.zeros(40), np.mean)
+        )
 
 
 def test_probability_of_improvement_is_within_strata():

@@ -20,15 +20,15 @@ def mean_ci95(values: np.ndarray) -> tuple[float, float]:
     return float(np.mean(values)), 1.96 * spread / n**0.5
 
 
-def iqm(values: np.ndarray) -> float:
-    """Interquartile mean: the mean of the middle half."""
-    return float(trim_mean(values, 0.25, axis=None))
+def iqm(values: np.ndarray, axis: int | None = None) -> Any:
+    """Interquartile mean along an axis, or of all values: the mean of the middle half."""
+    return trim_mean(values, 0.25, axis=axis)
 
 
 def bootstrap_ci95(
     values: np.ndarray,
     strata: np.ndarray,
-    statistic: Callable[[np.ndarray], Any] = iqm,
+    statistic: Callable[[np.ndarray, int], Any] = iqm,
     seed: int = 0,
     resamples: int = 2000,
     models: np.ndarray | None = None,
@@ -41,7 +41,7 @@ def bootstrap_ci95(
     Args:
         values: One value of each run, or one row, (R, ...).
         strata: Stratum of each run, (R,).
-        statistic: Statistic of the values whose interval is wanted: a number, or an array.
+        statistic: Statistic along an axis, whose interval is wanted.
         seed: Seed of the resampling.
         resamples: Number of resamples.
         models: Model of each run, (R,); one for all runs if None.
@@ -52,13 +52,14 @@ def bootstrap_ci95(
     rng = np.random.default_rng([seed, Stream.BOOTSTRAP])
     groups = [np.flatnonzero(strata == s) for s in np.unique(strata)]
     by_model = [] if models is None else [np.flatnonzero(models == m) for m in np.unique(models)]
-    resampled = []
+    by_size: dict[int, list[np.ndarray]] = {}  # models may have unequal numbers of runs
     for _ in range(resamples):
         if len(by_model) > 1:
             groups = [by_model[i] for i in rng.integers(len(by_model), size=len(by_model))]
-        runs = np.concatenate([rng.choice(group, len(group)) for group in groups])
-        resampled.append(statistic(values[runs]))
-    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
+        runs = np.concatenate([g[rng.integers(len(g), size=len(g))] for g in groups])
+        by_size.setdefault(len(runs), []).append(runs)
+    resampled = [statistic(values[np.stack(rows)], 1) for rows in by_size.values()]
+    low, high = np.percentile(np.concatenate(resampled), [2.5, 97.5], axis=0)
     return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
 
 

@@ -101,7 +101,7 @@ def table_row(
     several = models is not None and len(np.unique(models)) > 1
     if several or len(np.unique(strata)) < len(strata):  # else there is nothing to resample
         interval = [round(end, 4) for end in bootstrap_ci95(last10, strata, models=models)]
-        ends = bootstrap_ci95(above, strata, lambda rows: rows.mean(0), models=models)
+        ends = bootstrap_ci95(above, strata, np.mean, models=models)
         profile |= dict(zip(("low", "high"), ends, strict=True))
     reached = solved(returns, bounds)
     first_solved, solved_again = found_and_kept(reached)
@@ -114,7 +114,7 @@ def table_row(
         "first10": round(float(returns[:, :10].mean()), 4),
         "last10": round(float(last10.mean()), 4),
         "last10_ci95": round(mean_ci95(last10)[1], 4),
-        "last10_iqm": round(iqm(last10), 4),
+        "last10_iqm": round(float(iqm(last10)), 4),
         "last10_iqm_ci95": interval,
         "solved_last10": round(float(reached[:, -10:].mean()), 4),
         "found": first_solved,
