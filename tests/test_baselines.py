@@ -13,7 +13,8 @@ from maicc.baselines import METHODS as ALL
 from maicc.baselines.base import BaselineModule
 from maicc.baselines.dpt import DPTransformer
 from maicc.baselines.hissd import HiSSDData
-from maicc.config import CollectConfig, PolicyConfig
+from maicc.baselines.options import DPTConfig
+from maicc.config import CollectConfig
 from maicc.data.collect import collect
 from maicc.data.dataset import EpisodeFile
 from maicc.envs import register
@@ -44,7 +45,7 @@ def test_who_remembers(method, dataset):
 
 def test_dpt_does_not_know_the_order_of_its_context(dataset):
     with seeded(0):
-        net = DPTransformer(EpisodeFile(dataset).spec, PolicyConfig(**SMALL)).eval()
+        net = DPTransformer(EpisodeFile(dataset).spec, DPTConfig(**SMALL)).eval()
     batch = chains(dataset)
     context = transitions(Trajectories(*(part[:, :-1] for part in batch.chain)))
     order = torch.randperm(context.mask.shape[1], generator=torch.Generator().manual_seed(0))
@@ -66,6 +67,31 @@ def test_dpt_does_not_know_the_order_of_its_context(dataset):
     assert short.mask.shape[1] < context.mask.shape[1] / 2
     assert torch.allclose(full, few, atol=1e-5)
     assert not torch.allclose(one, none, atol=1e-3)
+
+
+def test_dpt_can_be_asked_for_the_hidden_part_too(dataset):
+    batch = chains(dataset, episodes=9, batch_size=6)
+    data = ChainData("lbf_7x7", str(dataset), episodes=9)
+    data.setup("fit")
+    # the food's row and column, on a scale of mean 0: chains of tasks with other food differ
+    foods = {tuple(task.parameters["food"]): part for task, part in zip(
+        FAMILY.training_tasks, data.hidden, strict=True)}  # fmt: skip
+    assert len({tuple(part.tolist()) for part in foods.values()}) == len(foods)
+    assert all(any(torch.equal(row, part) for part in foods.values()) for row in batch.hidden)
+    plain, asked = make("dpt", dataset), make("dpt", dataset, hidden_weight=0.5)
+    for module in (plain, asked):
+        module.step_seed = lambda: 0
+    assert set(plain.losses(batch)) == {"loss", "accuracy"}
+    losses = asked.losses(batch)
+    assert torch.isclose(losses["loss"], losses["actions"] + 0.5 * losses["hidden"])
+    assert torch.isclose(losses["actions"], plain.losses(batch)["loss"])
+    with torch.no_grad():  # an answer of 0 is wrong by the square of the scale
+        asked.net.infer.weight.zero_()
+        asked.net.infer.bias.zero_()
+    wrong = torch.cat([row.square().mean().expand(int(n)) for row, n in zip(
+        batch.hidden, (batch.chain.step_mask[:, -1] & (batch.expert[:, -1] >= 0)).sum(1),
+        strict=True)])  # fmt: skip
+    assert torch.isclose(asked.losses(batch)["hidden"], wrong.mean(), atol=1e-6)
 
 
 def test_dpt_needs_an_expert(dataset):

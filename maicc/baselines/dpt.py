@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.options import DPTConfig
-from maicc.config import OptimiserConfig, PolicyConfig
+from maicc.config import OptimiserConfig
 from maicc.data.dataset import require_expert
 from maicc.models.batching import concat_by_length, take_rows, trimmed
 from maicc.models.heads import ActionHead
+from maicc.models.observations import EncodedObservations
 from maicc.models.past import Past
 from maicc.models.record import StepTokens, Transitions, packed, step_tokens, transitions
 from maicc.models.tokens import TokenEncoders, scaled_embedding
@@ -35,34 +36,41 @@ class DPTransformer(nn.Module):
     transitions, and at no other query.
     """
 
-    def __init__(self, spec: Spec, config: PolicyConfig) -> None:
+    training_only = ("infer",)
+
+    def __init__(self, spec: Spec, config: DPTConfig) -> None:
         super().__init__()
         self.encoders = TokenEncoders(spec, config.width, config.encoder, return_to_go=False)
         self.following = nn.Linear(config.width, config.width)
         self.role = scaled_embedding(2, config.width)  # 0 transition, 1 query
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
+        infers = spec.hidden > 0 and config.hidden_weight > 0
+        self.infer = nn.Linear(config.width, spec.hidden) if infers else None
 
     def tokens(self, context: Transitions) -> StepTokens:
         """Makes a token of each transition."""
         return step_tokens(context, self.encoders, self.following, self.role.weight[0])
 
     def decide(self, observations: Tensor, step: Tensor, past: Past) -> Tensor:
-        """Computes the logits (B, Q, A) of queries, each on its own.
+        """Computes the logits (B, Q, A) of queries; arguments of `read`."""
+        encoded = self.encoders.observation(observations)
+        return self.head(self.read(encoded, step, past), encoded.attack_targets)
+
+    def read(self, encoded: EncodedObservations, step: Tensor, past: Past) -> Tensor:
+        """Computes the outputs (B, Q, D) of queries, each on its own.
 
         Args:
-            observations: (B, Q, O).
+            encoded: (B, Q, ...) their observations.
             step: (B, Q) number of each query's step in its episode.
             past: Sets of transitions.
         """
         e = self.encoders
-        encoded = e.observation(observations)
         x = encoded.embedding + e.step(step) + self.role.weight[1]
         B, Q = step.shape
         itself = torch.eye(Q, dtype=torch.bool, device=x.device).expand(B, Q, Q)
         mask = torch.cat([past.visible.unsqueeze(1).expand(B, Q, -1), itself], 2).unsqueeze(1)
-        z, _ = self.transformer(x, mask, past.kv)
-        return self.head(z, encoded.attack_targets)
+        return self.transformer(x, mask, past.kv)[0]
 
 
 class DPTTeam(BaselineTeam):
@@ -127,7 +135,10 @@ class DPTModule(BaselineModule):
         require_expert(self.data_module.stored.expert)
 
     def losses(self, batch: ChainBatch) -> dict[str, Tensor]:
-        """Computes the loss of the expert's actions, given sets of random sizes."""
+        """Computes the loss of the expert's actions, given sets of random sizes.
+
+        Where the hidden part of the task is learned too, `loss` is the weighted sum.
+        """
         context = packed(transitions(Trajectories(*(part[:, :-1] for part in batch.chain))))
         query = Trajectories(*(part[:, -1] for part in batch.chain))
         chance = torch.Generator().manual_seed(self.step_seed())
@@ -137,15 +148,27 @@ class DPTModule(BaselineModule):
         in_set = context.mask & in_set.to(context.mask.device)
         tokens = self.net.tokens(context)
 
-        def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
+        def supervised(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """Logits (S, A), labels (S,), and errors of the hidden part (S,)."""
             queries = trimmed(query.take(rows))
             sets = packed(StepTokens(take_rows(tokens.x, rows), in_set[rows]))
             step = torch.arange(queries.actions.shape[1], device=rows.device)
             step = step.expand_as(queries.actions)
             past = sets.read(self.net.transformer)
-            logits = self.net.decide(queries.observations, step, past)
+            encoded = self.net.encoders.observation(queries.observations)
+            y = self.net.read(encoded, step, past)
             expert = batch.expert[rows, -1, : step.shape[1]]
             mask = queries.step_mask & (expert >= 0)
-            return logits[mask], expert[mask]
+            error = y.new_empty(0)
+            if self.net.infer is not None and batch.hidden is not None:
+                told = batch.hidden[rows, None].expand(-1, mask.shape[1], -1)
+                error = (self.net.infer(y[mask]) - told[mask]).square().mean(-1)
+            return self.net.head(y, encoded.attack_targets)[mask], expert[mask], error
 
-        return self.imitation(*concat_by_length(in_set.sum(1), supervised))
+        logits, expert, error = concat_by_length(in_set.sum(1), supervised)
+        losses = self.imitation(logits, expert)
+        if not len(error):
+            return losses
+        actions, hidden = losses["loss"], error.mean()
+        loss = actions + self.config.hidden_weight * hidden
+        return {**losses, "loss": loss, "actions": actions, "hidden": hidden}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maicc.baselines.method import Method, Trained
+from maicc.baselines.method import HIDDEN_PART, Method, Trained
 from maicc.config import MaiccRun, MemoryConfig, check_schedule
 from maicc.envs import get_family
 from maicc.files import ModelFiles
@@ -116,8 +116,7 @@ class MAICC(Method):
             "the dataset as a memory at test time": looks_up
             and config.adapt.memory.source == "blend",
             "the best behaviour policy's actions": expert,
-            "the hidden part of training tasks": model.hidden_weight
-            and get_family(config.family).reveal is not None,
+            HIDDEN_PART: model.hidden_weight and get_family(config.family).reveal is not None,
             "practice on training tasks": config.practice.rounds,
             # without context the embedding has no part in it
             "all agents' views, for the teacher": model.k and config.embedding.model.teacher,

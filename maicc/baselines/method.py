@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from maicc.training.modules import MaiccModule
 
 
+HIDDEN_PART = "the hidden part of training tasks"  # in what a method is told
+
+
 class Method(ABC):
     """One way to train teams. Describing it imports neither torch nor Lightning.
 

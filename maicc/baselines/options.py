@@ -114,9 +114,12 @@ class DPTConfig(PolicyConfig):
 
     Args:
         set_episodes: Episodes whose steps make up a set.
+        hidden_weight: Weight of a second loss in training, as MAICC has it: the model tells the
+            hidden part of the task. DPT as published has none.
     """
 
     set_episodes: int = limited(8, 1)
+    hidden_weight: float = limited(0.0, 0)
 
 
 @dataclass

@@ -22,6 +22,7 @@ class ChainBatch(NamedTuple):
 
     chain: Trajectories  # (B, E, T, ...) tensors
     expert: Tensor  # (B, E, T) int64, action of the best behaviour policy; -1 unknown
+    hidden: Tensor | None = None  # (B, R) the hidden part of the task, where the family tells it
 
 
 def reordered(chain: Trajectories, by: Tensor) -> Trajectories:
@@ -64,7 +65,7 @@ class ChainData(FamilyData):
         dataset = EpisodeFile(self.path)
         episodes = dataset.mapped()
         stored = slices(episodes, self.spec.bounds)
-        self.stored = stored
+        self.stored, self.hidden = stored, self.hidden_parts()
         held = self.hold_back(episodes)[stored.episode]
         self.groups = by_task_and_agent(stored, np.flatnonzero(~held))
         self.held_groups = by_task_and_agent(stored, np.flatnonzero(held))
@@ -81,7 +82,8 @@ class ChainData(FamilyData):
             item = np.stack(chosen)
             chain = tensors(self.stored.take(item))
             expert = torch.from_numpy(self.stored.expert[item])
-            yield ChainBatch(chain, expert[:, :, : chain.actions.shape[2]])
+            hidden = None if self.hidden is None else self.hidden[self.stored.task[item[:, 0]]]
+            yield ChainBatch(chain, expert[:, :, : chain.actions.shape[2]], hidden)
             step += 1
 
     def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
