@@ -19,7 +19,7 @@ from maicc.baselines.options import DPTConfig
 from maicc.config import OptimiserConfig
 from maicc.data.dataset import require_expert
 from maicc.models.batching import concat_by_length, take_rows, trimmed
-from maicc.models.heads import ActionHead
+from maicc.models.heads import ActionHead, hidden_errors, hidden_head
 from maicc.models.observations import EncodedObservations
 from maicc.models.past import Past
 from maicc.models.record import StepTokens, Transitions, packed, step_tokens, transitions
@@ -45,8 +45,7 @@ class DPTransformer(nn.Module):
         self.role = scaled_embedding(2, config.width)  # 0 transition, 1 query
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
-        infers = spec.hidden > 0 and config.hidden_weight > 0
-        self.infer = nn.Linear(config.width, spec.hidden) if infers else None
+        self.infer = hidden_head(spec, config.width, config.hidden_weight)
 
     def tokens(self, context: Transitions) -> StepTokens:
         """Makes a token of each transition."""
@@ -135,10 +134,7 @@ class DPTModule(BaselineModule):
         require_expert(self.data_module.stored.expert)
 
     def losses(self, batch: ChainBatch) -> dict[str, Tensor]:
-        """Computes the loss of the expert's actions, given sets of random sizes.
-
-        Where the hidden part of the task is learned too, `loss` is the weighted sum.
-        """
+        """Computes the loss of the expert's actions, given sets of random sizes."""
         context = packed(transitions(Trajectories(*(part[:, :-1] for part in batch.chain))))
         query = Trajectories(*(part[:, -1] for part in batch.chain))
         chance = torch.Generator().manual_seed(self.step_seed())
@@ -159,16 +155,9 @@ class DPTModule(BaselineModule):
             y = self.net.read(encoded, step, past)
             expert = batch.expert[rows, -1, : step.shape[1]]
             mask = queries.step_mask & (expert >= 0)
-            error = y.new_empty(0)
-            if self.net.infer is not None and batch.hidden is not None:
-                told = batch.hidden[rows, None].expand(-1, mask.shape[1], -1)
-                error = (self.net.infer(y[mask]) - told[mask]).square().mean(-1)
-            return self.net.head(y, encoded.attack_targets)[mask], expert[mask], error
+            errors = hidden_errors(self.net.infer, y[mask], batch.hidden, rows, mask)
+            return self.net.head(y, encoded.attack_targets)[mask], expert[mask], errors
 
-        logits, expert, error = concat_by_length(in_set.sum(1), supervised)
-        losses = self.imitation(logits, expert)
-        if not len(error):
-            return losses
-        actions, hidden = losses["loss"], error.mean()
-        loss = actions + self.config.hidden_weight * hidden
-        return {**losses, "loss": loss, "actions": actions, "hidden": hidden}
+        logits, expert, errors = concat_by_length(in_set.sum(1), supervised)
+        hidden = errors.mean() if len(errors) else None
+        return self.with_hidden(self.imitation(logits, expert), hidden)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from maicc.config import DecisionConfig
 from maicc.models.batching import concat_by_length, split_by_length, take_where, trimmed
-from maicc.models.heads import ActionHead
+from maicc.models.heads import ActionHead, hidden_errors, hidden_head
 from maicc.models.observations import EncodedObservations
 from maicc.models.past import Past
 from maicc.models.record import packed, step_tokens, transitions
@@ -76,8 +76,7 @@ class DecisionTransformer(nn.Module):
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
         self.following = nn.Linear(config.width, config.width) if config.record else None
-        infers = spec.hidden > 0 and config.hidden_weight > 0
-        self.infer = nn.Linear(config.width, spec.hidden) if infers else None
+        self.infer = hidden_head(spec, config.width, config.hidden_weight)
 
     def forward(
         self,
@@ -335,7 +334,7 @@ class DecisionTransformer(nn.Module):
             y = take_where(self._outputs(current, contexts, encoded, remembered, shown), here)
             logits = self.head(y, take_where(encoded.attack_targets, here))
             learned = labels[rows, : here.shape[1]][here]
-            return logits, learned, self._hidden_error(y, batch.hidden, rows, here)
+            return logits, learned, hidden_errors(self.infer, y, batch.hidden, rows, here)
 
         logits, learned, error = concat_by_length(batch.length, supervised)
         return DecisionLosses(
@@ -343,13 +342,6 @@ class DecisionTransformer(nn.Module):
             (logits.argmax(-1) == learned).float().mean(),
             error.mean() if len(error) else None,
         )
-
-    def _hidden_error(self, y: Tensor, hidden: Tensor | None, rows: Tensor, here: Tensor) -> Tensor:
-        """Squared errors (S,) of the hidden part at the supervised steps; none without it."""
-        if self.infer is None or hidden is None:
-            return y.new_empty(0)
-        row = rows.repeat_interleave(here.sum(1))
-        return (self.infer(y) - hidden[row]).square().mean(-1)
 
     def _labels(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Actions (Q, T) that are learned, and the steps (Q, T) at which they are."""

@@ -1,4 +1,4 @@
-"""Heads: scores of actions, and predictions of the next observation."""
+"""Heads: scores of actions, and predictions of the next observation and of the hidden part."""
 
 from __future__ import annotations
 
@@ -33,6 +33,30 @@ class ActionHead(nn.Module):
             return logits
         attacks = (targets @ self.aim(z).unsqueeze(-1)).squeeze(-1)
         return torch.cat([logits, attacks / HIDDEN**0.5], -1)
+
+
+def hidden_head(spec: Spec, width: int, weight: float) -> nn.Linear | None:
+    """Makes the head that tells the hidden part of the task, in training alone.
+
+    None if the family does not tell it, or its loss has no weight.
+    """
+    return nn.Linear(width, spec.hidden) if spec.hidden > 0 and weight > 0 else None
+
+
+def hidden_errors(
+    head: nn.Linear | None, z: Tensor, hidden: Tensor | None, rows: Tensor, learned: Tensor
+) -> Tensor:
+    """Squared errors (S,) of the hidden part at the steps that are learned; none without a head.
+
+    Args:
+        z: (S, D) outputs at these steps, row by row.
+        hidden: (Q, R) the hidden part of the tasks of all rows in the batch.
+        rows: (B,) numbers of the rows that are read.
+        learned: (B, T) bool, their steps that are learned.
+    """
+    if head is None or hidden is None:
+        return z.new_empty(0)
+    return (head(z) - hidden[rows.repeat_interleave(learned.sum(1))]).square().mean(-1)
 
 
 class DynamicsHead(nn.Module):

@@ -106,6 +106,19 @@ class MaiccModule(L.LightningModule):
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Computes the `loss` of a batch, which is lowered, and what else is logged."""
 
+    def with_hidden(self, losses: dict[str, Tensor], hidden: Tensor | None) -> dict[str, Tensor]:
+        """Adds the error of the hidden part to a loss of actions, by its weight.
+
+        Args:
+            losses: The loss of actions as `loss`, and what else is logged.
+            hidden: Mean error of the hidden part; None where it is not learned.
+        """
+        if hidden is None:
+            return losses
+        actions = losses["loss"]
+        loss = actions + self.config.hidden_weight * hidden
+        return {**losses, "loss": loss, "actions": actions, "hidden": hidden}
+
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         """Computes the loss."""
         losses = self.losses(batch)
@@ -257,12 +270,6 @@ class DecisionModule(MaiccModule):
             )
 
     def losses(self, batch: DecisionBatch) -> dict[str, Tensor]:
-        """Computes the cross-entropy of the actions, the share that is predicted right, and more.
-
-        Where the hidden part of the task is learned too, `loss` is the weighted sum.
-        """
+        """Computes the loss, and the share of the actions that is predicted right."""
         actions, accuracy, hidden = self.net.loss(batch)
-        if hidden is None:
-            return {"loss": actions, "accuracy": accuracy}
-        loss = actions + self.config.hidden_weight * hidden
-        return {"loss": loss, "accuracy": accuracy, "actions": actions, "hidden": hidden}
+        return self.with_hidden({"loss": actions, "accuracy": accuracy}, hidden)
