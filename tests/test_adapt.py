@@ -9,7 +9,7 @@ from maicc.baselines.trained import TrainedMAICC
 from maicc.config import MaiccAdapt, MemoryConfig
 from maicc.envs import get_family
 from maicc.evaluation import adapt as module
-from maicc.evaluation.adapt import adapt
+from maicc.evaluation.adapt import adapt, adapt_folder
 from maicc.evaluation.stats import summary
 from maicc.files import ModelFiles, write_arrays
 from maicc.types import UserError
@@ -87,6 +87,15 @@ def test_an_episode_that_broke_off_is_played_again(models, monkeypatch):
     monkeypatch.setattr(module, "batch_env", breaks_off)
     assert adapt(models, FAMILY, tasks, config, seed=0) == whole
     assert len(played) > 20
+
+
+def test_a_result_that_is_there_meanwhile_is_not_made_again(tiny_run, tmp_path):
+    """By another process, for whose lock this one has waited."""
+    out = tmp_path / "a.json"
+    out.write_text("{}")
+    with pytest.raises(UserError, match="is there already"):
+        adapt_folder(tiny_run, MaiccAdapt(episodes=1, runs=1), 0, out)
+    assert out.read_text() == "{}"
 
 
 def test_result(models):

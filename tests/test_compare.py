@@ -61,6 +61,19 @@ def test_ad_has_a_history_of_annealed_noise_where_there_is_an_expert(tiny_run, t
     assert with_overrides(config, {"method": "ad"}).collect.anneal == 0
 
 
+def test_maicc_keeps_its_second_lesson_beside_any_rival():
+    for rival in METHODS:
+        config = with_overrides(tiny_config(), {"method": rival})
+        assert with_overrides(config, {"method": "maicc"}).decision.model.hidden_weight == 1.0
+    asked = with_overrides(tiny_config(), {"method": "dpt", "decision.model.hidden_weight": 1.0})
+    assert with_overrides(tiny_config(), {"method": "dpt"}).decision.model.hidden_weight == 0.0
+    assert (
+        METHODS["dpt"]
+        .told(asked, EpisodeFile("none.h5"))
+        .endswith("the hidden part of training tasks")
+    )
+
+
 @pytest.mark.slow
 def test_compare(tmp_path):
     methods = {"maicc": {}, "at": {"method": "at"}, "radt": {"method": "radt"}}

@@ -51,6 +51,25 @@ def test_contexts_are_found_behind_what_is_held_back(data):
     assert np.isin(found, shown).all()
 
 
+def test_what_an_index_does_not_find_is_no_trajectory(data):
+    """An approximate index gives -1 where it has looked at too few cells."""
+    search, asked = data.index.search, []
+
+    def little(step, queries, n, tie):
+        asked.append(n)
+        found = search(step, queries, n, tie)
+        found.item[:, 5:], found.similarity[:, 5:] = -1, -1.0
+        return found
+
+    data.index.search = little
+    data.held = np.arange(len(data.length)) == len(data.length) - 1  # where -1 would point to
+    item = np.arange(20)
+    found = data._candidates(0, item, np.zeros(20))
+    assert ((found.item >= 0).sum(1) >= 2).all()
+    assert (found.item[:, 5:] == -1).all()
+    assert len(asked) <= 3, "it does not ask on for what is not there"
+
+
 def test_other_tasks_need_a_second_task(data):
     data.retrieval = RetrievalConfig(source="other_tasks")
     data.use(None, data.stored)

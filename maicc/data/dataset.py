@@ -27,6 +27,14 @@ SCHEMA = 1
 _PART = 256  # episodes that are read together
 
 
+def labels_known(expert: np.ndarray) -> bool:
+    """Says whether most trajectories have labels: actions of the best behaviour policy, (M, T).
+
+    -1 is unknown. An agent may never have had a choice.
+    """
+    return bool((expert >= 0).any(1).mean() > 0.5)
+
+
 def require_expert(expert: np.ndarray, who: str = "the model") -> None:
     """Checks that the best behaviour policy's actions, which are to be learned, are known.
 
@@ -238,7 +246,10 @@ class EpisodeFile:
     @property
     def labelled(self) -> bool:
         """Whether the actions that the best behaviour policy would have chosen are known."""
-        return bool((self.expert_actions() >= 0).any())
+        expert = self.expert_actions()
+        with hdf5_to_read(self.path, "make it again") as file:
+            there = file["agent_mask"][:].astype(bool)
+        return labels_known(expert.swapaxes(1, 2)[there])
 
     def read(self, index: slice = slice(None)) -> EpisodeBatch:
         """Reads and checks the episodes at `index`."""

@@ -274,7 +274,6 @@ def adapt_folder(
     with opened(folder) as (run, files):
         family = get_family(EpisodeFile(files.episodes).spec.family)
         models = method_of(run.method).load(run, files, family.spec, device)
-    start = time.monotonic()
     n = config.runs if held_out else config.training_runs
     tasks = family.draw_tasks(n, seed, held_out=held_out)
     state_file = out.with_suffix(".part.npz")
@@ -282,7 +281,8 @@ def adapt_folder(
     traces = out.with_name(f"{out.stem}{SUFFIX}") if held_out else None
     with locked(out):
         if out.exists():
-            raise UserError(f"{out} is there already: another process has made it")
+            raise UserError(f"{out} is there already; choose another --out, or remove it")
+        start = time.monotonic()
         result = adapt(models, family, tasks, config, seed, state_file, label, traces)
         before = (seconds or {}).get(label, 0.0)
         own_seconds = {label: round(before + time.monotonic() - start, 2)}

@@ -19,6 +19,7 @@ from maicc.experiments.memory_needed import memory_needed
 from maicc.experiments.stages import Clock, Stage, run_stage
 from maicc.experiments.validate import check, say_not_annealed
 from maicc.files import ModelFiles, locked, read_json, write_json
+from maicc.schema import check_options
 from maicc.types import UserError
 
 
@@ -38,6 +39,7 @@ def run(config: RunConfig, out: Path, data: Path | None = None) -> None:
     if dataset is not None:
         dataset.require_family(family)
     check_family(family)
+    check_options(config)
     check(replace(config, collect=CollectConfig()) if data else config, family, dataset)
     if data and config.collect.anneal:
         say_not_annealed(config.method, config, data)

@@ -63,6 +63,8 @@ class DecisionTransformer(nn.Module):
     once, and `extend` uses them.
     """
 
+    training_only = ("infer",)
+
     def __init__(self, spec: Spec, config: DecisionConfig) -> None:
         super().__init__()
         if config.record and config.context == "concatenated":

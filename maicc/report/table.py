@@ -32,6 +32,13 @@ RESAMPLED = (
 )
 
 
+COMPARED = (
+    "how much more regret a row has than the first on the same tasks, with a 95 % bootstrap "
+    "interval that resamples seeds and then tasks: where it holds 0 the two can't be told apart. "
+    "With one seed it resamples tasks alone, and tells nothing of what another training would give"
+)
+
+
 def make_table(
     family: str,
     seeds: Sequence[int],
@@ -154,11 +161,9 @@ def markdown(table: Mapping[str, Any]) -> str:
         f"interquartile mean of the last ten, with a 95 % bootstrap interval ({RESAMPLED}); the "
         f"share of the last ten that reach the maximum, to within {COMPLETION_MARGIN:.0%}; the "
         "episode by which half of the runs have reached it once (found), and the share of a run's "
-        "later episodes that reach it again (kept); regret per episode; how much more of it a row "
-        "has than the first on the same tasks, with a 95 % bootstrap interval that resamples seeds "
-        "and then tasks: where it holds 0 the two can't be told apart; the first episode whose "
+        "later episodes that reach it again (kept); regret per episode; the first episode whose "
         "5-episode mean has gone 85 % of the way from the lowest return "
-        f"{table['return_min']:g} to the maximum {table['return_max']:g}.",
+        f"{table['return_min']:g} to the maximum {table['return_max']:g}. More regret: {COMPARED}.",
         "",
         *markdown_table(HEAD, map(table_cells, table["rows"])),
     ]

@@ -30,7 +30,7 @@ from maicc.report.figures import (
     training_curves,
 )
 from maicc.report.pictures import drawings
-from maicc.report.table import RESAMPLED
+from maicc.report.table import COMPARED, HEAD, RESAMPLED, table_cells
 from maicc.types import UserError
 
 _POINTS = 1500  # keys in the map
@@ -205,7 +205,14 @@ def write_benchmark(
     profiles = profile_curves(shown, table["thresholds"])
     write_text(folder / "profiles.svg", profiles)
     html = page("benchmark.html").render(
-        table=table, figure=figure, profiles=profiles, methods=methods, resampled=RESAMPLED
+        table=table,
+        head=HEAD,
+        cells=table_cells,
+        figure=figure,
+        profiles=profiles,
+        methods=methods,
+        resampled=RESAMPLED,
+        compared=COMPARED,
     )
     path = folder / "report.html"
     write_text(path, html)

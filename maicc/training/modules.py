@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from maicc.config import DecisionConfig, EmbeddingConfig, OptimiserConfig
-from maicc.data.dataset import require_expert
+from maicc.data.dataset import labels_known, require_expert
 from maicc.data.team_batch import TeamBatch
 from maicc.heap import give_back_large_arrays
 from maicc.models.decision import DecisionBatch, DecisionTransformer
@@ -249,9 +249,8 @@ class DecisionModule(MaiccModule):
         """
         data = self.data_module
         if self.config.labels == "auto":
-            # of most trajectories; an agent may never have had a choice
-            known = bool((data.stored.expert >= 0).any(1).mean() > 0.5)
-            self.config = replace(self.config, labels="expert" if known else "behaviour")
+            known = "expert" if labels_known(data.stored.expert) else "behaviour"
+            self.config = replace(self.config, labels=known)
             self.net.config = self.config
         if self.config.labels == "expert":
             require_expert(data.stored.expert)

@@ -7,6 +7,7 @@ nothing is embedded again. A trajectory's own episode is never in its context.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from maicc.training.checkpoints import load_module
 from maicc.training.family_data import FamilyData
 from maicc.training.modules import EmbeddingModule
 from maicc.training.offline_keys import OfflineKeys, offline_keys
-from maicc.types import UserError
+from maicc.types import Candidates, UserError
 
 _CHUNK = 64  # batches whose neighbours are found together
-_OF_OTHER_TASKS = 10  # times as many are searched where those of the query's task are left out
+_SPARE = 1.5  # times as many are searched at first as are wanted, since some are held back
+_OF_OTHER_TASKS = 10  # times as many where those of the query's task are left out
 
 
 class RetrievalData(FamilyData):
@@ -128,34 +130,47 @@ class RetrievalData(FamilyData):
         assert self.k is not None
         if self.k == 0:
             return np.empty((len(item), 0), np.int64)
-        assert self.vectors is not None
-        assert self.index is not None
-        by_task = self.retrieval.source == "other_tasks"
-        # more are asked for than are scored, since some are left out
-        few = self.retrieval.candidates
-        first = _OF_OTHER_TASKS * few if by_task else few + self.spec.n_agents
         chosen = np.full((len(item), self.k), -1)
         tie = rng.random(len(item))
         for t in np.unique(step):
             row = np.flatnonzero(step == t)  # the queries at this step
-            queries = self.vectors[item[row], t]
-            group = self.task if by_task else self.episode
-            n = first
-            while True:
-                candidate, similarity = self.index.search(int(t), queries, n, tie[row])
-                left_out = (group[candidate] == group[item[row], None]) | self.held[candidate]
-                if ((~left_out).sum(1) >= few).all() or n >= self.index.count(int(t)):
-                    break
-                n *= 4  # the nearest were of the query's task, or held back
-            left_out |= (~left_out).cumsum(1) > few  # the nearest of the rest
-            candidate = np.where(left_out, -1, candidate)
+            candidate, similarity = self._candidates(int(t), item[row], tie[row])
             query_return = self.team_return[item[row]]
             score = training_utility(
                 similarity, self.team_return[candidate], query_return, self.retrieval.s_max
             )
             best = top_k(score, candidate, self.k)
-            chosen[row] = np.take_along_axis(candidate, best, 1)
+            chosen[row, : best.shape[1]] = np.take_along_axis(candidate, best, 1)
         return rng.permuted(chosen, axis=1)
+
+    def _candidates(self, step: int, item: np.ndarray, tie: np.ndarray) -> Candidates:
+        """Finds the nearest trajectories that may be in the contexts of queries (Q,) at a step.
+
+        Those of a query's own episode, or task, are left out, and those that are held back.
+
+        Returns:
+            Candidates (Q, C), nearest first; item -1 where there are fewer.
+        """
+        assert self.vectors is not None
+        assert self.index is not None
+        by_task, few = self.retrieval.source == "other_tasks", self.retrieval.candidates
+        group, most = self.task if by_task else self.episode, self.index.count(step)
+        found = Candidates(np.full((len(item), few), -1), np.full((len(item), few), -1.0, "f4"))
+        # more are asked for than are wanted, since some are left out
+        n = _OF_OTHER_TASKS * few if by_task else ceil(_SPARE * (few + self.spec.n_agents))
+        row = np.arange(len(item))  # of those that have too few
+        while len(row):
+            n = min(n, most)
+            near, similarity = self.index.search(step, self.vectors[item[row], step], n, tie[row])
+            left_out = (group[near] == group[item[row], None]) | self.held[near] | (near < 0)
+            first = np.argsort(left_out, axis=1, kind="stable")[:, :few]
+            near = np.take_along_axis(np.where(left_out, -1, near), first, 1)
+            found.item[row, : near.shape[1]] = near
+            found.similarity[row, : near.shape[1]] = np.take_along_axis(similarity, first, 1)
+            short = (~left_out).sum(1) < few
+            row = row[short] if n < most else row[:0]
+            n *= 4  # the nearest were of the query's task, or held back
+        return found
 
     def batches(
         self, step: int, rank: int = 0, *, held_back: bool = False
