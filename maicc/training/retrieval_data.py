@@ -158,17 +158,17 @@ class RetrievalData(FamilyData):
         found = Candidates(np.full((len(item), few), -1), np.full((len(item), few), -1.0, "f4"))
         # more are asked for than are wanted, since some are left out
         n = _OF_OTHER_TASKS * few if by_task else ceil(_SPARE * (few + self.spec.n_agents))
-        row = np.arange(len(item))  # of those that have too few
+        row = np.arange(len(item))  # of those that are short of candidates
         while len(row):
             n = min(n, most)
             near, similarity = self.index.search(step, self.vectors[item[row], step], n, tie[row])
             left_out = (group[near] == group[item[row], None]) | self.held[near] | (near < 0)
+            short = ((~left_out).sum(1) < few) & (near[:, -1] >= 0)  # more would be found
             first = np.argsort(left_out, axis=1, kind="stable")[:, :few]
             near = np.take_along_axis(np.where(left_out, -1, near), first, 1)
             found.item[row, : near.shape[1]] = near
             found.similarity[row, : near.shape[1]] = np.take_along_axis(similarity, first, 1)
-            short = (~left_out).sum(1) < few
-            row = row[short] if n < most else row[:0]
+            row = row[short & (n < most)]
             n *= 4  # the nearest were of the query's task, or held back
         return found
 
