@@ -176,11 +176,8 @@ def table_cells(row: Mapping[str, Any]) -> list[str]:
     spread = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
     more = ""
     if "more_regret" in row:
-        mean, low, high = (
-            f"{round(value, 2) + 0.0:+.2f}"  # never -0.00
-            for value in (row["more_regret"], *row["more_regret_ci95"])
-        )
-        more = f"{mean} [{low}, {high}]"
+        low, high = row["more_regret_ci95"]
+        more = f"{row['more_regret']:+.2f} [{low:+.2f}, {high:+.2f}]"  # -0.00 is just below 0
     return [
         row["variant"],
         str(row["runs"]),
