@@ -22,7 +22,7 @@ from maicc.evaluation.markdown import markdown_table
 from maicc.experiments.proof import HEAD as PROOF_HEAD
 from maicc.experiments.proof import cells, make_proof
 from maicc.files import read_json, write_text
-from maicc.report.table import HEAD, make_table, table_cells
+from maicc.report.table import COMPARED, HEAD, make_table, table_cells
 from maicc.types import Task
 
 DOCS = Path(__file__).parent
@@ -45,12 +45,10 @@ LEGEND = """\
 - *IQM*: interquartile mean with a bootstrap interval that resamples seeds and then runs;
 - *solved*: share of the last ten episodes that reach the maximum, to within 5 %; *found*: the
   episode by which half of the runs have reached it once; *kept*: the share of a run's later
-  episodes that reach it again; *regret*: what an episode misses to the maximum; *more regret*: how
-  much more than the first row on the same tasks, with a bootstrap interval that resamples seeds and
-  then tasks: a row whose interval holds 0 can't be told apart from the first. With one seed it
-  resamples tasks alone, and tells nothing of what another training would give; *to 85 %*: the first
-  episode whose 5-episode mean is at 85 % of the range.
+  episodes that reach it again; *regret*: what an episode misses to the maximum; *to 85 %*: the
+  first episode whose 5-episode mean is at 85 % of the range;
 """
+LEGEND += fill(f"- *more regret*: {COMPARED}.", 100, subsequent_indent="  ") + "\n"
 
 
 def keep(name: str, folder: Path, commit: str) -> None:

@@ -141,7 +141,7 @@ class KeyIndex:
         sizes = np.where(hits >= 0, np.diff(offsets)[hits], 0)
         ends = sizes.cumsum(1)
         slots = np.arange(n)
-        row = np.arange(len(queries))[:, None] * (n + 1)
+        row = np.arange(len(queries))[:, None] * (n + 1)  # how many ends are at each slot or before
         ended = np.bincount((row + np.minimum(ends, n)).ravel(), minlength=row.size * (n + 1))
         hit = ended.reshape(-1, n + 1)[:, :n].cumsum(1)  # (Q, n)
         exists = hit < hits.shape[1]

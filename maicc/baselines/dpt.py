@@ -18,7 +18,7 @@ from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.options import DPTConfig
 from maicc.config import OptimiserConfig
 from maicc.data.dataset import require_expert
-from maicc.models.batching import concat_by_length, take_rows, trimmed
+from maicc.models.batching import concat_by_length, take_rows, take_where, trimmed
 from maicc.models.heads import ActionHead, hidden_errors, hidden_head
 from maicc.models.observations import EncodedObservations
 from maicc.models.past import Past
@@ -152,11 +152,12 @@ class DPTModule(BaselineModule):
             step = step.expand_as(queries.actions)
             past = sets.read(self.net.transformer)
             encoded = self.net.encoders.observation(queries.observations)
-            y = self.net.read(encoded, step, past)
             expert = batch.expert[rows, -1, : step.shape[1]]
             mask = queries.step_mask & (expert >= 0)
-            errors = hidden_errors(self.net.infer, y[mask], batch.hidden, rows, mask)
-            return self.net.head(y, encoded.attack_targets)[mask], expert[mask], errors
+            y = take_where(self.net.read(encoded, step, past), mask)
+            logits = self.net.head(y, take_where(encoded.attack_targets, mask))
+            errors = hidden_errors(self.net.infer, y, batch.hidden, rows, mask)
+            return logits, expert[mask], errors
 
         logits, expert, errors = concat_by_length(in_set.sum(1), supervised)
         hidden = errors.mean() if len(errors) else None

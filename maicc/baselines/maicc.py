@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,20 +104,6 @@ class MAICC(Method):
 
         acting = self.fits_of(config)[-1]
         return TrainedMAICC(files, spec, device, config.decision.retrieval.index, acting)
-
-    def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Turns options into this method's; a rival's weight of the second loss is not taken over.
-
-        It is 0 unless a rival is given what is MAICC's own.
-        """
-        adopted = super().adopt(options)
-        decision = adopted.get("decision", {})
-        if options.get("method", "maicc") != "maicc" and "hidden_weight" in decision.get(
-            "model", {}
-        ):
-            model = {k: v for k, v in decision["model"].items() if k != "hidden_weight"}
-            adopted["decision"] = {**decision, "model": model}
-        return adopted
 
     def told(self, config: MaiccRun, dataset: EpisodeFile) -> str:
         model = config.decision.model

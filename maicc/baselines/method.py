@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 HIDDEN_PART = "the hidden part of training tasks"  # in what a method is told
 
 
+# Options of `decision.model` that one method does not take over from another: a rival's team would
+# sample smoothed labels, and no rival as published is asked for the hidden part.
+_OF_EACH_METHOD = ("label_smoothing", "hidden_weight")
+
+
 class Method(ABC):
     """One way to train teams. Describing it imports neither torch nor Lightning.
 
@@ -74,7 +79,12 @@ class Method(ABC):
         Args:
             options: Plain values in nested dicts. Options that this method does not have may stay.
         """
-        return {**options, "method": self.name}
+        adopted = {**options, "method": self.name}
+        decision = adopted.get("decision", {})
+        if options.get("method", "maicc") != self.name and "model" in decision:
+            model = {k: v for k, v in decision["model"].items() if k not in _OF_EACH_METHOD}
+            adopted["decision"] = {**decision, "model": model}
+        return adopted
 
     def fits_of(self, config: Any) -> tuple[str, ...]:
         """Names the networks that a run trains, in order; the last one acts."""

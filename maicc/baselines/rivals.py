@@ -59,18 +59,6 @@ class Rival(Method):
 
         return TrainedRival(self.load_module_type(), type(config.adapt), files, spec, device)
 
-    def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Turns options into this method's, without MAICC's smoothed labels and second loss.
-
-        A rival's team would sample the former. As published, no rival has the latter.
-        """
-        adopted = super().adopt(options)
-        if "decision" in adopted and options.get("method", "maicc") == "maicc":
-            decision = adopted["decision"]
-            model = {**decision.get("model", {}), "label_smoothing": 0.0, "hidden_weight": 0.0}
-            adopted["decision"] = {**decision, "model": model}
-        return adopted
-
     def told(self, config: RivalRun, dataset: EpisodeFile) -> str:
         infers = getattr(config.decision.model, "hidden_weight", 0.0) > 0
         if infers and get_family(config.family).reveal is not None:

@@ -248,6 +248,8 @@ class EpisodeFile:
         """Whether the actions that the best behaviour policy would have chosen are known."""
         expert = self.expert_actions()
         with hdf5_to_read(self.path, "make it again") as file:
+            if "agent_mask" not in file:
+                raise UserError(f"{self.path}: field agent_mask is missing; make it again")
             there = file["agent_mask"][:].astype(bool)
         return labels_known(expert.swapaxes(1, 2)[there])
 

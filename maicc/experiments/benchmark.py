@@ -215,7 +215,7 @@ def run_explorer(work: Plan) -> None:
     family, tasks, seeds = work.family, work.tasks, len(work.seeds)
     assert family.explorer is not None
     path, description = work.out / "results" / EXPLORER, {**played_on(work), "seeds": seeds}
-    if path.exists() and read_json(path)["described"] == description:
+    if yardstick(path, description):
         return
     runs = []
     for seed in range(seeds):
@@ -247,6 +247,12 @@ def played_on(work: Plan) -> dict[str, Any]:
     return {"episodes": work.units[0].config.adapt.episodes, "tasks": tasks}
 
 
+def yardstick(path: Path, description: Mapping[str, Any]) -> Any:
+    """Reads a yardstick's result; None if it is not there, or was played on something else."""
+    played = read_json(path) if path.exists() else None
+    return played if played and played["described"] == description else None
+
+
 def run_behaviours(work: Plan) -> None:
     """Plays the dataset's behaviour policies, which teams could imitate, on the same tasks."""
     family, tasks = work.family, work.tasks
@@ -257,7 +263,7 @@ def run_behaviours(work: Plan) -> None:
         "episodes": _BEHAVIOUR_EPISODES,
         "tasks": [task.to_json() for task in tasks],
     }
-    if path.exists() and read_json(path)["described"] == description:
+    if yardstick(path, description):
         return
     rows = {}
     for behaviour in episodes.behaviours:
@@ -322,16 +328,13 @@ def gather(work: Plan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def _yardsticks(work: Plan) -> dict[str, list[Any]]:
     """Reads the results of the scripted explorer and of behaviour policies, if they were played."""
     rows: dict[str, list[Any]] = {}
-    explorer = work.out / "results" / EXPLORER
-    if explorer.exists():
-        played = read_json(explorer)
-        if played["described"] == {**played_on(work), "seeds": len(work.seeds)}:
-            rows["scripted explorer"] = [played]
-    random = work.out / "results" / RANDOM
-    if random.exists():
-        played = read_json(random)
-        if played["described"] == played_on(work):
-            rows["random actions"] = [played]
+    described = played_on(work)
+    for name, file, description in (
+        ("scripted explorer", EXPLORER, {**described, "seeds": len(work.seeds)}),
+        ("random actions", RANDOM, described),
+    ):
+        if played := yardstick(work.out / "results" / file, description):
+            rows[name] = [played]
     behaviours = work.out / "results" / "behaviours.json"
     if behaviours.exists():
         played = read_json(behaviours)

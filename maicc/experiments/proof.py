@@ -18,8 +18,17 @@ from maicc.config import RunConfig
 from maicc.data.behaviour import play
 from maicc.envs import get_family
 from maicc.evaluation.markdown import markdown_table
-from maicc.experiments.benchmark import RANDOM, Plan, finish, gather, plan, played_on, write_files
-from maicc.files import read_json, write_json, write_text
+from maicc.experiments.benchmark import (
+    RANDOM,
+    Plan,
+    finish,
+    gather,
+    plan,
+    played_on,
+    write_files,
+    yardstick,
+)
+from maicc.files import write_json, write_text
 from maicc.streams import Stream
 from maicc.types import UserError
 
@@ -85,7 +94,7 @@ def prove(
 def play_random(work: Plan) -> None:
     """Plays random legal actions on the same tasks, as many episodes as a team has."""
     path, described = work.out / "results" / RANDOM, played_on(work)
-    if path.exists() and read_json(path)["described"] == described:
+    if yardstick(path, described):
         return
     runs = []
     for i, task in enumerate(work.tasks):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from maicc import __version__
 from maicc.baselines import method_of
-from maicc.config import CollectConfig, RunConfig
+from maicc.config import RunConfig
 from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile, put_dataset
 from maicc.envs import TaskFamily, get_family
@@ -19,7 +18,6 @@ from maicc.experiments.memory_needed import memory_needed
 from maicc.experiments.stages import Clock, Stage, run_stage
 from maicc.experiments.validate import check, say_not_annealed
 from maicc.files import ModelFiles, locked, read_json, write_json
-from maicc.schema import check_options
 from maicc.types import UserError
 
 
@@ -39,8 +37,7 @@ def run(config: RunConfig, out: Path, data: Path | None = None) -> None:
     if dataset is not None:
         dataset.require_family(family)
     check_family(family)
-    check_options(config)
-    check(replace(config, collect=CollectConfig()) if data else config, family, dataset)
+    check(config, family, dataset, collects=data is None)
     if data and config.collect.anneal:
         say_not_annealed(config.method, config, data)
     print(memory_needed(config, family, dataset))

@@ -15,11 +15,18 @@ from maicc.schema import check_options
 from maicc.types import UserError
 
 
-def check(config: RunConfig, family: TaskFamily, dataset: EpisodeFile | None = None) -> None:
+def check(
+    config: RunConfig,
+    family: TaskFamily,
+    dataset: EpisodeFile | None = None,
+    *,
+    collects: bool = True,
+) -> None:
     """Refuses a configuration that cannot work.
 
     Args:
         dataset: The dataset, if it is there already.
+        collects: Whether the dataset follows from the options, and is not given.
 
     Raises:
         UserError: names the option, and what to do.
@@ -31,7 +38,8 @@ def check(config: RunConfig, family: TaskFamily, dataset: EpisodeFile | None = N
         from maicc.training.fit import resolve_device
 
         resolve_device(config.device)
-    check_settings(family, config.collect)
+    if collects:
+        check_settings(family, config.collect)
     for fit in method.fits_of(config):
         section = method.reads(fit)[0]
         model = getattr(getattr(config, section), "model", None)
