@@ -69,9 +69,13 @@ def test_dpt_does_not_know_the_order_of_its_context(dataset):
     assert not torch.allclose(one, none, atol=1e-3)
 
 
-def test_dpt_can_be_asked_for_the_hidden_part_too(dataset):
-    batch = chains(dataset, episodes=9, batch_size=6)
-    plain, asked = make("dpt", dataset), make("dpt", dataset, hidden_weight=0.5)
+@pytest.mark.parametrize(
+    ("method", "sizes"), [("dpt", {}), ("at", {"supervise": "last"}), ("ad", {"context_steps": 60})]
+)
+def test_rivals_that_remember_can_be_asked_for_the_hidden_part(method, sizes, dataset):
+    plain = make(method, dataset, **sizes)
+    asked = make(method, dataset, hidden_weight=0.5, **sizes)
+    batch = chains(dataset, episodes=asked.drawn(asked.config, asked.spec), batch_size=6)
     for module in (plain, asked):
         module.step_seed = lambda: 0
     assert set(plain.losses(batch)) == {"loss", "accuracy"}
@@ -80,7 +84,10 @@ def test_dpt_can_be_asked_for_the_hidden_part_too(dataset):
     assert torch.isclose(losses["actions"], plain.losses(batch)["loss"])
     for parameter in asked.net.infer.parameters():  # the answer is 0 at every step that is learned
         parameter.data.zero_()
-    learned = (batch.chain.step_mask[:, -1] & (batch.expert[:, -1] >= 0)).sum(1)
+    if method == "dpt":
+        learned = (batch.chain.step_mask[:, -1] & (batch.expert[:, -1] >= 0)).sum(1)
+    else:
+        learned = asked.prepare(batch)[1].sum((1, 2))
     wrong = (batch.hidden.square().mean(1) * learned).sum() / learned.sum()
     assert torch.isclose(asked.losses(batch)["hidden"], wrong, atol=1e-6)
 
@@ -247,9 +254,9 @@ def test_each_method_overfits_two_tasks(method, two_tasks, tmp_path, monkeypatch
     config.decision.optimiser.learning_rate = 3e-3
     accuracy, imitation = [], BaselineModule.imitation
 
-    def record(module, logits, actions):
+    def record(module, logits, actions, *errors):
         accuracy.append(float((logits.argmax(-1) == actions).float().mean()))
-        return imitation(module, logits, actions)
+        return imitation(module, logits, actions, *errors)
 
     monkeypatch.setattr(BaselineModule, "imitation", record)
     fits = ALL[method].fits

@@ -155,11 +155,17 @@ class BaselineModule(MaiccModule):
         """Makes one team per seed; arguments as those of `BaselineTeam`."""
         return self.team_type(self, seeds, episodes, explore, agent_mask=agent_mask, **options)
 
-    def imitation(self, logits: Tensor, actions: Tensor) -> dict[str, Tensor]:
+    def imitation(
+        self, logits: Tensor, actions: Tensor, hidden_errors: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Computes the cross-entropy of logits (M, A) and actions (M,).
 
-        The share of actions that are predicted right comes with it.
+        The share of actions that are predicted right comes with it. So does the mean of
+        `hidden_errors` (M,), of the model's second loss, if there are any.
         """
         loss = F.cross_entropy(logits, actions, label_smoothing=self.config.label_smoothing)
         accuracy = (logits.argmax(-1) == actions).float().mean()
-        return {"loss": loss, "accuracy": accuracy}
+        losses = {"loss": loss, "accuracy": accuracy}
+        if hidden_errors is None or not len(hidden_errors):
+            return losses
+        return self.with_hidden(losses, hidden_errors.mean())

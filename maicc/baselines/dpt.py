@@ -159,6 +159,4 @@ class DPTModule(BaselineModule):
             errors = hidden_errors(self.net.infer, y, batch.hidden, rows, mask)
             return logits, expert[mask], errors
 
-        logits, expert, errors = concat_by_length(in_set.sum(1), supervised)
-        hidden = errors.mean() if len(errors) else None
-        return self.with_hidden(self.imitation(logits, expert), hidden)
+        return self.imitation(*concat_by_length(in_set.sum(1), supervised))

@@ -50,7 +50,19 @@ class RivalRun(RunConfig):
 
 
 @dataclass
-class ATConfig(PolicyConfig):
+class RememberingConfig(PolicyConfig):
+    """The transformer of a rival that reads an agent's past episodes.
+
+    Args:
+        hidden_weight: Weight of a second loss in training, as MAICC has it: the model tells the
+            hidden part of the task. No rival has one as published.
+    """
+
+    hidden_weight: float = limited(0.0, 0)
+
+
+@dataclass
+class ATConfig(RememberingConfig):
     """AT's transformer.
 
     Args:
@@ -78,7 +90,7 @@ class ATRun(RivalRun):
 
 
 @dataclass
-class ADConfig(PolicyConfig):
+class ADConfig(RememberingConfig):
     """AD's transformer.
 
     Args:
@@ -109,17 +121,14 @@ class ADRun(RivalRun):
 
 
 @dataclass
-class DPTConfig(PolicyConfig):
+class DPTConfig(RememberingConfig):
     """DPT's transformer.
 
     Args:
         set_episodes: Episodes whose steps make up a set.
-        hidden_weight: Weight of a second loss in training, as MAICC has it: the model tells the
-            hidden part of the task. DPT as published has none.
     """
 
     set_episodes: int = limited(8, 1)
-    hidden_weight: float = limited(0.0, 0)
 
 
 @dataclass

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.config import PolicyConfig
 from maicc.memory import OnlineMemory
-from maicc.models.batching import concat_by_length, trimmed
-from maicc.models.heads import ActionHead
+from maicc.models.batching import concat_by_length, take_where, trimmed
+from maicc.models.heads import ActionHead, hidden_errors, hidden_head
 from maicc.models.observations import EncodedObservations
 from maicc.models.tokens import (
     ACTION,
@@ -44,7 +44,10 @@ class SequenceTransformer(nn.Module):
         episodes: Largest number of episodes in a row.
         fused: Whether a step is one token: of its observation, and of the action and outcome before
             it.
+        hidden_weight: Weight of the second loss in training, of the hidden part of the task.
     """
+
+    training_only = ("infer",)
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class SequenceTransformer(nn.Module):
         episodes: int,
         *,
         fused: bool = False,
+        hidden_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.config, self.kinds, self.episodes = config, tuple(kinds), episodes
@@ -66,6 +70,7 @@ class SequenceTransformer(nn.Module):
         self.place = scaled_embedding(episodes, config.width)  # of an episode in its chain
         self.transformer = Transformer(config.width, config.layers, config.heads, config.dropout)
         self.head = ActionHead(spec, config.width, config.encoder)
+        self.infer = hidden_head(spec, config.width, hidden_weight)
 
     def tokens(
         self,
@@ -128,11 +133,15 @@ class SequenceTransformer(nn.Module):
 
         Logits of steps that were not played mean nothing.
         """
+        z, encoded = self.read(chain)
+        return self.head(z, encoded.attack_targets)
+
+    def read(self, chain: Trajectories) -> tuple[Tensor, EncodedObservations]:
+        """Computes the outputs (B, E, T, D) at the observations of chains, and encodes these."""
         x, played, encoded, _ = self.row(chain)
         y, _ = self.transformer(x)
         position = (played.cumsum(1) - 1).clamp(min=0)[:, self.acting :: self.per_step]
-        z = take_tokens(y, position).unflatten(1, chain.actions.shape[1:])
-        return self.head(z, encoded.attack_targets)
+        return take_tokens(y, position).unflatten(1, chain.actions.shape[1:]), encoded
 
     def encode(self, contexts: Trajectories) -> Past:
         """Encodes past episodes (B, C, T, ...), for the running one to look back at."""
@@ -257,7 +266,14 @@ class SequenceModule(BaselineModule):
 
     def make_net(self) -> nn.Module:
         episodes = self.drawn(self.config, self.spec)
-        return SequenceTransformer(self.spec, self.config, self.kinds, episodes, fused=self.fused)
+        return SequenceTransformer(
+            self.spec,
+            self.config,
+            self.kinds,
+            episodes,
+            fused=self.fused,
+            hidden_weight=getattr(self.config, "hidden_weight", 0.0),
+        )
 
     def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
         """Gives the chains as the model reads them, and (B, E, T) the steps that it learns from."""
@@ -267,10 +283,15 @@ class SequenceModule(BaselineModule):
         """Computes the loss of the actions in the steps that `prepare` gives."""
         chain, learned_steps = self.prepare(batch)
 
-        def supervised(rows: Tensor) -> tuple[Tensor, Tensor]:
+        def supervised(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """Logits (S, A), labels (S,), and errors of the hidden part (S,)."""
             part = trimmed(chain.take(rows))
             mask = learned_steps[rows, :, : part.actions.shape[2]]
-            return self.net(part)[mask], part.actions[mask]
+            z, encoded = self.net.read(part)
+            y = take_where(z, mask)
+            logits = self.net.head(y, take_where(encoded.attack_targets, mask))
+            errors = hidden_errors(self.net.infer, y, batch.hidden, rows, mask.flatten(1))
+            return logits, part.actions[mask], errors
 
         return self.imitation(*concat_by_length(chain.step_mask.sum((1, 2)), supervised))
 
