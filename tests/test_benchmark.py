@@ -153,6 +153,9 @@ def test_more_regret_than_the_first_row_by_hand():
     assert (worse["more_regret"], worse["more_regret_ci95"]) == (1.125, [0.625, 1.5])
     assert table_cells(worse)[-2] == "+1.12 [+0.62, +1.50]"
     assert "more_regret" not in one, "other runs than those of the first row"
+    half = {"first": rows["one seed"], "second": rows["one seed"]}
+    table, _ = make_table("family", [0, 1], tasks, half, (0.0, 2.0))
+    assert "more_regret" not in table["rows"][1], "they may be of different seeds"
     single = {name: results([[2.0, value]]) for name, value in (("first", 2.0), ("second", 1.0))}
     table, _ = make_table("family", [0], tasks[:1], single, (0.0, 2.0))
     assert "more_regret" not in table["rows"][1], "one run has no interval"

@@ -61,6 +61,7 @@ def make_table(
     """
     rows: list[dict[str, Any]] = []
     curves: dict[str, np.ndarray] = {}
+    all_runs = len(seeds) * len(tasks)
     first: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # row: returns, tasks, models
     for variant, variant_results in results.items():
         if not variant_results:
@@ -73,7 +74,11 @@ def make_table(
         curves[variant] = returns
         if first is None:
             first = returns, strata, models
-        elif len(runs) > 1 and returns.shape == first[0].shape and (strata == first[1]).all():
+        elif (
+            len(runs) == len(first[0]) == all_runs > 1  # of the same seeds, then
+            and returns.shape == first[0].shape
+            and (strata == first[1]).all()
+        ):
             rows[-1] |= more_regret(returns, first[0], first[2])
     return {
         "schema": SCHEMA,
