@@ -13,7 +13,7 @@ from maicc.baselines import METHODS as ALL
 from maicc.baselines.base import BaselineModule
 from maicc.baselines.dpt import DPTransformer
 from maicc.baselines.hissd import HiSSDData
-from maicc.baselines.options import DPTConfig
+from maicc.baselines.options import DPTConfig, SamplingAdapt
 from maicc.config import CollectConfig
 from maicc.data.collect import collect
 from maicc.data.dataset import EpisodeFile
@@ -233,6 +233,20 @@ def test_the_team_acts_as_separate_agents_that_share_nothing(method, encoder):
                 assert one[0] == actions[r, i]
                 agent.observe(one, reward[r], bool(done[r]))
     assert together.episode == 3
+
+
+@pytest.mark.slow
+def test_agents_of_a_rival_share_their_draws_if_they_are_to(dataset, tmp_path):
+    config = tiny_config(method="dpt")
+    config.decision.steps = 1
+    files = ModelFiles(dataset, {"decision": tmp_path / "decision.ckpt"})
+    fit_model("decision", config, files)
+    trained = ALL["dpt"].load(config, files, FAMILY.spec, "cpu")
+    for draws, redraw in (("own", "step"), ("shared", "episode")):
+        team = play(trained.team([0, 1], SamplingAdapt(draws=draws, redraw=redraw)), 1)
+        drawn = team._draws.action.reshape(2, 3, -1)
+        assert (drawn == drawn[:, :1]).all() == (draws == "shared")
+        assert (np.ptp(drawn, axis=-1) == 0).all() == (redraw == "episode")
 
 
 @pytest.fixture(scope="module")

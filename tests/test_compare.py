@@ -74,6 +74,17 @@ def test_maicc_keeps_its_second_lesson_beside_any_rival():
     )
 
 
+def test_rivals_that_sample_share_random_numbers_where_maicc_does():
+    config = tiny_config()
+    config.adapt.memory.draws, config.adapt.memory.redraw = "shared", "episode"
+    for name in ("at", "ad", "radt", "dpt"):
+        adapt = with_overrides(config, {"method": name}).adapt
+        assert (adapt.draws, adapt.redraw) == ("shared", "episode")
+    own = with_overrides(config, {"method": "dpt", "adapt.draws": "own", "adapt.redraw": "step"})
+    assert own.adapt == with_overrides(tiny_config(), {"method": "dpt"}).adapt
+    assert not hasattr(with_overrides(config, {"method": "madt"}).adapt, "draws")
+
+
 @pytest.mark.slow
 def test_compare(tmp_path):
     methods = {"maicc": {}, "at": {"method": "at"}, "radt": {"method": "radt"}}

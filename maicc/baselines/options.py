@@ -19,12 +19,17 @@ class SamplingAdapt(AdaptConfig):
             half; sample them while none of the latest five episodes reached the family's maximum
             (`until_solved`, MAICC's rule); or take the best action in all episodes (`greedy`).
         replay: Repeat own actions of episodes that reached the maximum, as MAICC does.
+        draws: Random numbers of samples: each agent's `own`, or the same ones for all agents, which
+            a team has `shared` (`adapt.memory.draws` of MAICC).
+        redraw: Random numbers are drawn anew at each `step`, or once per `episode`.
 
     In families that state no bounds of the return a run's own best return is the maximum.
     """
 
     explore: Literal["sample", "until_solved", "greedy"] = "sample"
     replay: bool = False
+    draws: Literal["own", "shared"] = "own"
+    redraw: Literal["step", "episode"] = "step"
 
 
 @dataclass

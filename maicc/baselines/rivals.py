@@ -42,6 +42,15 @@ class Rival(Method):
     adapts: bool = True
     expert: bool = False
 
+    def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Turns options into this method's; whether a team shares random numbers is MAICC's."""
+        adopted = super().adopt(options)
+        memory = options.get("adapt", {}).get("memory", {})
+        numbers = {name: memory[name] for name in ("draws", "redraw") if name in memory}
+        if numbers:
+            adopted["adapt"] = {**adopted["adapt"], **numbers}
+        return adopted
+
     def load_module_type(self) -> type[BaselineModule]:
         """Imports the module's class, and torch with it."""
         module_name, _, name = self.module.partition(":")

@@ -10,6 +10,7 @@ import torch
 
 from maicc.baselines.base import BaselineModule
 from maicc.baselines.method import Trained, own_options
+from maicc.baselines.options import SamplingAdapt
 from maicc.config import AdaptConfig, MaiccAdapt
 from maicc.data.dataset import EpisodeFile
 from maicc.data.slices import slices
@@ -125,12 +126,15 @@ class TrainedRival(Trained):
         agents: Sequence[int] | None = None,
     ) -> LockStepTeam:
         options = own_options(adapt, self.options, self.module.kind)
+        how = options if isinstance(options, SamplingAdapt) else SamplingAdapt(explore="greedy")
         return self.module.team(
             seeds,
             options.episodes,
             agent_mask,
-            getattr(options, "explore", "greedy"),
-            replay=getattr(options, "replay", False),
+            how.explore,
+            replay=how.replay,
+            shared_draws=how.draws == "shared",
+            redraw=how.redraw,
             states_bounds=states_bounds(self.spec.family),
             agents=agents,
             device=self.device,
