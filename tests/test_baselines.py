@@ -92,6 +92,54 @@ def test_rivals_that_remember_can_be_asked_for_the_hidden_part(method, sizes, da
     assert torch.isclose(asked.losses(batch)["hidden"], wrong, atol=1e-6)
 
 
+def test_sets_of_what_a_team_could_have_lived_through(tmp_path):
+    """Of the half-random expert only successes, and half of the sets are failures alone."""
+    path = tmp_path / "episodes.h5"
+    collect(FAMILY, path, CollectConfig(episodes=6, levels=[0.0, 0.5], workers=1), seed=0)
+    chosen = {}
+    for lived in (False, True):
+        data = ChainData("lbf_7x7", str(path), episodes=5, lived=lived)
+        data.setup("fit")
+        stored, high = data.stored, data.spec.bounds[1]
+        won = stored.trajectories.return_to_go[:, 0] >= 0.95 * high
+        assert {*stored.behaviour} == {0, 1}
+        rng = np.random.default_rng(0)
+        chains = [data.draw(agents[0], rng) for agents in data.groups for _ in range(40)]
+        before = np.array([chain[:-1] for chain in chains])
+        assert all(chain[-1] not in chain[:-1] for chain in chains) or not lived
+        chosen[lived] = {*zip(stored.behaviour[before.ravel()], won[before.ravel()], strict=True)}
+        if lived:
+            failures_alone = (~won[before]).all(1).mean()
+    assert chosen == {
+        False: {(0, False), (1, False), (1, True)},
+        True: {(0, False), (1, True)},
+    }
+    assert failures_alone > 0.5
+
+
+def test_a_set_of_an_agent_who_lived_through_nothing_is_blank(dataset):
+    data = ChainData("lbf_7x7", str(dataset), episodes=4, batch_size=3, lived=True)
+    data.setup("fit")
+    data.memories.left_out[:] = True
+    batch = next(data.batches(0))
+    assert not batch.chain.step_mask[:, :-1].any()
+    assert batch.chain.step_mask[:, -1].any(1).all()
+    module = make("dpt", dataset, hidden_weight=1.0)
+    module.step_seed = lambda: 0
+    deep = ChainData("lbf_7x7", str(dataset), episodes=9, batch_size=3, lived=True)
+    deep.setup("fit")
+    deep.memories.left_out[:] = True
+    assert torch.isfinite(module.losses(next(deep.batches(0)))["loss"])
+
+
+def test_dpt_says_how_its_sets_are_drawn(dataset):
+    config = with_overrides(tiny_config(), {"method": "dpt"})
+    files = ModelFiles(dataset, {})
+    for lived in (False, True):
+        config.decision.lived = lived
+        assert ALL["dpt"].load_module_type().data(config, files).lived == lived
+
+
 def test_a_chain_comes_with_the_hidden_part_of_its_task(dataset):
     """On the scale of mean 0 and spread 1: the row and the column of the food."""
     data = ChainData("lbf_7x7", str(dataset), episodes=9, batch_size=20)

@@ -216,5 +216,5 @@ def test_failures_of_those_who_know_are_not_remembered(tmp_path, shown):
     rng, seen = np.random.default_rng(0), set()
     for _ in range(300):
         memory = data._draw_set(rng).memory
-        seen |= set(zip(data.stored.behaviour[memory], data.missed[memory], strict=True))
+        seen |= set(zip(data.stored.behaviour[memory], data.memories.missed[memory], strict=True))
     assert seen == {(0, True), (1, False)} | ({(1, True)} if shown else set())

@@ -18,6 +18,7 @@ from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.options import DPTConfig
 from maicc.config import OptimiserConfig
 from maicc.data.dataset import require_expert
+from maicc.files import ModelFiles
 from maicc.models.batching import concat_by_length, take_rows, take_where, trimmed
 from maicc.models.heads import ActionHead, hidden_errors, hidden_head
 from maicc.models.observations import EncodedObservations
@@ -25,7 +26,8 @@ from maicc.models.past import Past
 from maicc.models.record import StepTokens, Transitions, packed, step_tokens, transitions
 from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import Transformer
-from maicc.training.chain_data import ChainBatch
+from maicc.training.chain_data import ChainBatch, ChainData
+from maicc.training.family_data import FamilyData
 from maicc.types import Spec, Trajectories
 
 
@@ -127,6 +129,14 @@ class DPTModule(BaselineModule):
     def supervised(cls, model: Any, spec: Spec) -> int:
         """Counts the episodes of a chain whose actions are learned: that of the queries."""
         return 1
+
+    @classmethod
+    def data(cls, config: Any, files: ModelFiles) -> FamilyData:
+        """Makes the data module, as `BaselineModule` does; the options say how sets are drawn."""
+        data = super().data(config, files)
+        assert isinstance(data, ChainData)
+        data.lived = config.decision.lived
+        return data
 
     def setup(self, stage: str) -> None:
         """Refuses batches of another kind, and datasets without the expert's actions."""

@@ -138,9 +138,16 @@ class DPTConfig(RememberingConfig):
 
 @dataclass
 class DPTFit(RivalFit):
-    """Training of DPT."""
+    """Training of DPT.
+
+    Args:
+        lived: Sets are drawn as MAICC's memories in training are, of what a team could have lived
+            through: no failure of the expert, and half of them failures alone. As published they
+            hold any episodes.
+    """
 
     model: DPTConfig = field(default_factory=DPTConfig)
+    lived: bool = False
 
 
 @dataclass

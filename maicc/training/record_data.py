@@ -14,15 +14,14 @@ import numpy as np
 import torch
 
 from maicc.config import MemoryConfig
-from maicc.data.behaviour import is_informed
-from maicc.data.dataset import EpisodeFile
-from maicc.data.returns import normalised, solved
+from maicc.data.returns import normalised
 from maicc.data.slices import Slices, by_task_and_agent
 from maicc.memory import best_and_latest
 from maicc.memory.utility import hybrid_utility, top_k
 from maicc.models.batching import tensors
 from maicc.models.decision import DecisionBatch
 from maicc.streams import Stream
+from maicc.training.memories import Memories
 from maicc.training.offline_keys import OfflineKeys
 from maicc.training.retrieval_data import RetrievalData
 
@@ -42,8 +41,7 @@ class RecordData(RetrievalData):
     Args:
         record: Most episodes of a record; as many as the decision model takes if None.
         share: Queries that share a memory, from which their record is chosen.
-        failures: Share of the memories that hold only episodes which missed the maximum.
-        informed_failures: Whether memories hold such episodes of the expert's, see `DecisionFit`.
+        failures, informed_failures: Those of `Memories`.
         options: Arguments of `RetrievalData`.
     """
 
@@ -74,13 +72,14 @@ class RecordData(RetrievalData):
         self.held_groups = by_task_and_agent(stored, np.flatnonzero(self.held))
         self.agent = stored.agent
         self.lived = {self._whose(group): group for agents in self.groups for group in agents}
-        self.missed = ~solved(self.team_return, self.spec.bounds)
-        self.tells = np.zeros(len(stored), bool)
-        # without stated bounds the best return of the data is the maximum, which most episodes miss
-        if not self.informed_failures and self.family.return_bounds is not None:
-            behaviours = EpisodeFile(self.path).behaviours
-            informed = [is_informed(self.family, behaviour) for behaviour in behaviours]
-            self.tells = self.missed & np.array(informed)[stored.behaviour]
+        self.memories = Memories(
+            stored,
+            self.family,
+            self.path,
+            self.spec.bounds,
+            self.failures,
+            self.informed_failures,
+        )
 
     def batches(
         self, step: int, rank: int = 0, *, held_back: bool = False
@@ -127,10 +126,7 @@ class RecordData(RetrievalData):
         share = min(self.share, max(len(group) // 2, 1))  # of few episodes some are remembered
         queries = rng.choice(group, share, replace=False)
         others = np.setdiff1d(self.lived.get(self._whose(group), group), queries)
-        others = others[~self.tells[others]]
-        failures = others[self.missed[others]]
-        if rng.random() < self.failures and len(failures):
-            others = failures
+        others = self.memories.among(others, rng)
         assert self.record is not None
         most = self.record
         if self.retrieval.source == "own":
