@@ -11,7 +11,7 @@ import torch
 
 from maicc.baselines import METHODS as ALL
 from maicc.baselines.base import BaselineModule
-from maicc.baselines.dpt import DPTransformer
+from maicc.baselines.dpt import DPTransformer, SetData
 from maicc.baselines.hissd import HiSSDData
 from maicc.baselines.options import DPTConfig, SamplingAdapt
 from maicc.config import CollectConfig
@@ -96,29 +96,27 @@ def test_sets_of_what_a_team_could_have_lived_through(tmp_path):
     """Of the half-random expert only successes, and half of the sets are failures alone."""
     path = tmp_path / "episodes.h5"
     collect(FAMILY, path, CollectConfig(episodes=6, levels=[0.0, 0.5], workers=1), seed=0)
-    chosen = {}
+    sets, chosen = {}, {}
     for lived in (False, True):
-        data = ChainData("lbf_7x7", str(path), episodes=5, lived=lived)
+        data = SetData(family="lbf_7x7", path=str(path), episodes=5, lived=lived)
         data.setup("fit")
-        stored, high = data.stored, data.spec.bounds[1]
-        won = stored.trajectories.return_to_go[:, 0] >= 0.95 * high
-        assert {*stored.behaviour} == {0, 1}
+        missed, behaviour = data.memories.missed, data.stored.behaviour
         rng = np.random.default_rng(0)
-        chains = [data.draw(agents[0], rng) for agents in data.groups for _ in range(40)]
-        before = np.array([chain[:-1] for chain in chains])
-        assert all(chain[-1] not in chain[:-1] for chain in chains) or not lived
-        chosen[lived] = {*zip(stored.behaviour[before.ravel()], won[before.ravel()], strict=True)}
-        if lived:
-            failures_alone = (~won[before]).all(1).mean()
+        drawn = [data.draw(agents[0], rng) for agents in data.groups for _ in range(40)]
+        assert all(chain[-1] not in chain[:-1] for chain in drawn)
+        sets[lived] = np.array(drawn)[:, :-1]
+        shown = sets[lived].ravel()
+        chosen[lived] = {*zip(behaviour[shown], missed[shown], strict=True)}
     assert chosen == {
-        False: {(0, False), (1, False), (1, True)},
-        True: {(0, False), (1, True)},
+        False: {(0, True), (1, True), (1, False)},
+        True: {(0, True), (1, False)},
     }
-    assert failures_alone > 0.5
+    assert missed[sets[True]].all(1).mean() > 0.5
 
 
 def test_a_set_of_an_agent_who_lived_through_nothing_is_blank(dataset):
-    data = ChainData("lbf_7x7", str(dataset), episodes=4, batch_size=3, lived=True)
+    options = {"family": "lbf_7x7", "path": str(dataset), "episodes": 9, "batch_size": 3}
+    data = SetData(lived=True, **options)
     data.setup("fit")
     data.memories.left_out[:] = True
     batch = next(data.batches(0))
@@ -126,10 +124,7 @@ def test_a_set_of_an_agent_who_lived_through_nothing_is_blank(dataset):
     assert batch.chain.step_mask[:, -1].any(1).all()
     module = make("dpt", dataset, hidden_weight=1.0)
     module.step_seed = lambda: 0
-    deep = ChainData("lbf_7x7", str(dataset), episodes=9, batch_size=3, lived=True)
-    deep.setup("fit")
-    deep.memories.left_out[:] = True
-    assert torch.isfinite(module.losses(next(deep.batches(0)))["loss"])
+    assert torch.isfinite(module.losses(batch)["loss"])
 
 
 def test_dpt_says_how_its_sets_are_drawn(dataset):
@@ -154,7 +149,7 @@ def test_a_chain_comes_with_the_hidden_part_of_its_task(dataset):
 
 
 def test_dpt_needs_an_expert(dataset):
-    data = ChainData("lbf_7x7", str(dataset), episodes=9)
+    data = SetData(family="lbf_7x7", path=str(dataset), episodes=9)
     data.setup("fit")
     module = make("dpt", dataset)
     module.trainer = SimpleNamespace(datamodule=data)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from maicc.baselines.ad import HistoryData
+from maicc.baselines.dpt import SetData
 from maicc.baselines.hissd import HiSSDData
 from maicc.baselines.radt_pieces import RADTData
 from maicc.config import check_logger
@@ -110,8 +111,10 @@ def test_held_back_losses_are_those_of_the_trained_network(tiny_run, tmp_path):
 
 def of_kind(kind, folder: Path, share: float = SHARE, **options):
     """Batches of a kind, once their dataset is read."""
-    if kind in (ChainData, HistoryData):
+    if issubclass(kind, ChainData):
         options |= {"episodes": 3}
+    if kind is SetData:
+        options |= {"lived": True}
     if kind in (RetrievalData, RecordData):
         options |= {"embedding": str(folder / "embedding.ckpt"), "k": 2}
     if kind is RecordData:
@@ -138,7 +141,17 @@ def nan(tensors) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "kind", [EpisodeData, HiSSDData, RetrievalData, RecordData, ChainData, HistoryData, RADTData]
+    "kind",
+    [
+        EpisodeData,
+        HiSSDData,
+        RetrievalData,
+        RecordData,
+        ChainData,
+        HistoryData,
+        SetData,
+        RADTData,
+    ],
 )
 @pytest.mark.parametrize("share", [SHARE, WHOLE_TASKS], ids=["episodes", "tasks"])
 def test_held_back_episodes_are_in_no_training_batch(folder, kind, share):

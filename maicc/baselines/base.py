@@ -125,7 +125,14 @@ class BaselineModule(MaiccModule):
         assert issubclass(kind, ChainData)
         chains = ceil(fit.batch_size / cls.supervised(fit.model, spec))
         drawn = cls.drawn(fit.model, spec)
-        return kind(config.family, str(files.episodes), drawn, chains, config.seed, fit.held_back)
+        return kind(
+            family=config.family,
+            path=str(files.episodes),
+            episodes=drawn,
+            batch_size=chains,
+            seed=config.seed,
+            held_back=fit.held_back,
+        )
 
     def setup(self, stage: str) -> None:
         """Refuses batches of another kind.

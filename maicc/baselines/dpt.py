@@ -28,6 +28,7 @@ from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import Transformer
 from maicc.training.chain_data import ChainBatch, ChainData
 from maicc.training.family_data import FamilyData
+from maicc.training.memories import Memories
 from maicc.types import Spec, Trajectories
 
 
@@ -97,17 +98,43 @@ class DPTTeam(BaselineTeam):
         return logits.double().cpu().numpy()
 
 
-class DPTModule(BaselineModule):
-    """Trains DPT; arguments of `BaselineModule`.
+class SetData(ChainData):
+    """Chains whose last episode gives the queries, and the others a set.
 
-    The last episode of a chain gives the queries, the episodes before it make up the set.
+    Args:
+        lived: Whether sets are drawn as MAICC's memories in training are, see `DPTFit`.
+        options: Arguments of `ChainData`.
     """
+
+    def __init__(self, lived: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.lived = lived
+
+    def setup(self, stage: str) -> None:
+        """Reads the dataset, and which episodes a team could have lived through."""
+        super().setup(stage)
+        self.memories = Memories(self, self.stored)
+
+    def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draws the chain (E,) of an agent in a task, whose slices are `items`."""
+        if not self.lived:
+            return super().draw(items, rng)
+        assert self.episodes is not None
+        last, n = rng.choice(items), self.episodes - 1
+        others = self.memories.among(items[items != last], rng)
+        others = others if len(others) else np.array([-1])
+        return np.append(rng.choice(others, n, replace=len(others) < n), last)
+
+
+class DPTModule(BaselineModule):
+    """Trains DPT; arguments of `BaselineModule`."""
 
     net: DPTransformer
 
     kind = "dpt"
     config_type = DPTConfig
     team_type = DPTTeam
+    data_type = SetData
 
     def __init__(
         self,
@@ -134,7 +161,7 @@ class DPTModule(BaselineModule):
     def data(cls, config: Any, files: ModelFiles) -> FamilyData:
         """Makes the data module, as `BaselineModule` does; the options say how sets are drawn."""
         data = super().data(config, files)
-        assert isinstance(data, ChainData)
+        assert isinstance(data, SetData)
         data.lived = config.decision.lived
         return data
 

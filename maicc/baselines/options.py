@@ -56,7 +56,7 @@ class RivalRun(RunConfig):
 
 @dataclass
 class RememberingConfig(PolicyConfig):
-    """The transformer of a rival that reads an agent's past episodes.
+    """The transformer of a rival that reads an agent's past episodes, in a row or as a set.
 
     Args:
         hidden_weight: Weight of a second loss in training, as MAICC has it: the model tells the

@@ -43,7 +43,7 @@ class Rival(Method):
     expert: bool = False
 
     def adopt(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Turns options into this method's; whether a team shares random numbers is MAICC's."""
+        """Turns options into this method's; a team shares random numbers where MAICC's does."""
         adopted = super().adopt(options)
         memory = options.get("adapt", {}).get("memory", {})
         numbers = {name: memory[name] for name in ("draws", "redraw") if name in memory}

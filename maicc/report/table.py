@@ -75,7 +75,7 @@ def make_table(
         if first is None:
             first = returns, strata, models
         elif (
-            len(runs) == len(first[0]) == all_runs > 1  # of the same seeds, then
+            len(runs) == all_runs > 1  # else it may be of other seeds
             and returns.shape == first[0].shape
             and (strata == first[1]).all()
         ):

@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maicc.config import DecisionFit
 from maicc.data.dataset import EpisodeFile
 from maicc.data.slices import by_task_and_agent, slices
 from maicc.models.batching import tensors
 from maicc.streams import Stream
 from maicc.training.family_data import FamilyData
-from maicc.training.memories import Memories
 from maicc.types import Trajectories
 
 
@@ -44,8 +42,6 @@ class ChainData(FamilyData):
         batch_size: Chains per batch.
         seed: Seed of the batches.
         held_back: Share of the episodes that are not trained on.
-        lived: Whether the episodes before the last one of a chain are drawn as MAICC's memories in
-            training are, of what a team could have lived through; see `Memories`.
     """
 
     def __init__(
@@ -56,10 +52,9 @@ class ChainData(FamilyData):
         batch_size: int = 24,
         seed: int = 0,
         held_back: float = 0.0,
-        lived: bool = False,
     ) -> None:
         super().__init__(family, path, seed, held_back)
-        self.episodes, self.batch_size, self.lived = episodes, batch_size, lived
+        self.episodes, self.batch_size = episodes, batch_size
 
     def setup(self, stage: str) -> None:
         """Reads the dataset, and groups its slices by task and agent."""
@@ -74,16 +69,6 @@ class ChainData(FamilyData):
         held = self.hold_back(episodes)[stored.episode]
         self.groups = by_task_and_agent(stored, np.flatnonzero(~held))
         self.held_groups = by_task_and_agent(stored, np.flatnonzero(held))
-        if self.lived:
-            fit = DecisionFit()
-            self.memories = Memories(
-                stored,
-                self.family,
-                self.path,
-                self.spec.bounds,
-                fit.failures,
-                fit.informed_failures,
-            )
 
     def batches(self, step: int, rank: int = 0, *, held_back: bool = False) -> Iterator[ChainBatch]:
         """Yields chains: for each one a task is drawn, then an agent, then its episodes."""
@@ -102,11 +87,9 @@ class ChainData(FamilyData):
             step += 1
 
     def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draws the chain (E,) of an agent in a task, whose slices are `items`."""
+        """Draws the chain (E,) of an agent in a task, whose slices are `items`.
+
+        At -1 stands a blank episode; the last one of a chain is never blank.
+        """
         assert self.episodes is not None
-        if self.lived:
-            last, before = rng.choice(items), self.episodes - 1
-            others = self.memories.among(items[items != last], rng)
-            others = others if len(others) else np.array([-1])  # a blank one
-            return np.append(rng.choice(others, before, replace=len(others) < before), last)
         return rng.choice(items, self.episodes, replace=len(items) < self.episodes)

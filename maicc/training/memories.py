@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from maicc.data.behaviour import is_informed
 from maicc.data.dataset import EpisodeFile
 from maicc.data.returns import solved
 from maicc.data.slices import Slices
-from maicc.envs import TaskFamily
+from maicc.training.family_data import FamilyData
 
 
 class Memories:
     """Leaves out of memories what a team could not have lived through.
 
     Args:
+        data: Source of the batches.
         stored: The dataset's trajectories.
-        family: The task family.
-        path: The dataset.
-        bounds: Lowest and highest return.
         failures: Share of the memories that hold only episodes which missed the maximum.
         informed_failures: Whether memories hold such episodes of the expert's, see `DecisionFit`.
     """
 
     def __init__(
         self,
+        data: FamilyData,
         stored: Slices,
-        family: TaskFamily,
-        path: Path,
-        bounds: tuple[float, float],
-        failures: float,
-        informed_failures: bool,
+        failures: float = 0.5,
+        informed_failures: bool = False,
     ) -> None:
         self.failures = failures
-        self.missed = ~solved(stored.trajectories.return_to_go[:, 0], bounds)
+        self.missed = ~solved(stored.trajectories.return_to_go[:, 0], data.spec.bounds)
         self.left_out = np.zeros(len(stored), bool)
         # without stated bounds the best return of the data is the maximum, which most episodes miss
-        if not informed_failures and family.return_bounds is not None:
-            behaviours = EpisodeFile(path).behaviours
-            informed = np.array([is_informed(family, behaviour) for behaviour in behaviours])
+        if not informed_failures and data.family.return_bounds is not None:
+            behaviours = EpisodeFile(data.path).behaviours
+            informed = np.array([is_informed(data.family, behaviour) for behaviour in behaviours])
             self.left_out = self.missed & informed[stored.behaviour]
 
     def among(self, episodes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

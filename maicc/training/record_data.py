@@ -72,14 +72,7 @@ class RecordData(RetrievalData):
         self.held_groups = by_task_and_agent(stored, np.flatnonzero(self.held))
         self.agent = stored.agent
         self.lived = {self._whose(group): group for agents in self.groups for group in agents}
-        self.memories = Memories(
-            stored,
-            self.family,
-            self.path,
-            self.spec.bounds,
-            self.failures,
-            self.informed_failures,
-        )
+        self.memories = Memories(self, stored, self.failures, self.informed_failures)
 
     def batches(
         self, step: int, rank: int = 0, *, held_back: bool = False
