@@ -5,13 +5,15 @@ the order in which a behaviour policy got better, with no return-to-go. A step i
 so that the stream can be long. The dataset has no learner's history. Its place is taken by episodes
 in the order of the policies that played them, from worst to best: an expert's, with less and less
 noise (Zisman et al. 2023), or those of a few levels. The model is trained on a row of them from
-anywhere in that order. At test time the stream is the agent's own. It holds the running episode and
-as many before it as in training, and rolls on with every episode.
+anywhere in that order, so that an episode's place in its row does not tell how good it is. At test
+time the stream is the agent's own. It holds the running episode and as many before it as fit into a
+row, and rolls on with every episode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from maicc.models.tokens import ACTION, OBSERVATION, OUTCOME
 from maicc.training.chain_data import ChainData
 from maicc.types import Behaviour, Spec, Trajectories
 
-HISTORY = 3  # length of a history in training, in rows
+HISTORY = 3  # length of a history in training, in rows: a row may begin anywhere in it
 
 
 def worst_to_best(behaviours: Sequence[Behaviour]) -> np.ndarray:
@@ -54,15 +56,19 @@ class HistoryData(ChainData):
     def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draws a history among the slices `items`, and a row (E,) from anywhere in it.
 
-        A history is shorter than `HISTORY` rows if the agent has fewer episodes. Episodes are drawn
-        twice only if the agent has not enough of them for a row.
+        If the agent has fewer episodes than `HISTORY` rows take, the history is of all of them and
+        the row is of a part of them. It then stands anywhere among the places of a row, and at the
+        others stand blank episodes (-1).
         """
         assert self.episodes is not None
-        length = min(HISTORY * self.episodes, max(len(items), self.episodes))
-        history = rng.choice(items, length, replace=len(items) < length)
+        history = rng.permutation(items)[: HISTORY * self.episodes]
         history = history[self.place[history].argsort(kind="stable")]
-        first = rng.integers(length - self.episodes + 1)
-        return history[first : first + self.episodes]
+        length = ceil(len(history) / HISTORY)
+        first = rng.integers(len(history) - length + 1)
+        row = np.full(self.episodes, -1)
+        at = rng.integers(self.episodes - length + 1)
+        row[at : at + length] = history[first : first + length]
+        return row
 
 
 class ADModule(SequenceModule):
@@ -87,10 +93,10 @@ class ADModule(SequenceModule):
         """Makes the untrained module that a checkpoint's header describes.
 
         Raises:
-            KeyError: the checkpoint is of a version whose tokens were not fused.
+            KeyError: the checkpoint is of a version whose rows told how good an episode is.
         """
-        if "context_steps" not in header["network"]:
-            raise KeyError("context_steps")
+        if "context_episodes" not in header["network"]:
+            raise KeyError("context_episodes")
         return super().from_header(spec, header)
 
     @classmethod

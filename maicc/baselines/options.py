@@ -101,13 +101,16 @@ class ADConfig(RememberingConfig):
     Args:
         context_steps: Steps that a row holds at least if its episodes are of full length. A row is
             of whole episodes, two or more, and the running one is one of them.
+        context_episodes: Largest number of episodes in a row, also where they are short: a team
+            that plays no more never fills a longer one.
     """
 
     context_steps: int = limited(1000, 1)
+    context_episodes: int = limited(50, 2)
 
     def row(self, max_steps: int) -> int:
         """Counts the episodes of a row, where full length is `max_steps`."""
-        return max(ceil(self.context_steps / max_steps), 2)
+        return max(min(ceil(self.context_steps / max_steps), self.context_episodes), 2)
 
 
 @dataclass

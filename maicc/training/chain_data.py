@@ -82,14 +82,14 @@ class ChainData(FamilyData):
             item = np.stack(chosen)
             chain = tensors(self.stored.take(item))
             expert = torch.from_numpy(self.stored.expert[item])
-            hidden = None if self.hidden is None else self.hidden[self.stored.task[item[:, -1]]]
+            hidden = None if self.hidden is None else self.hidden[self.stored.task[item.max(1)]]
             yield ChainBatch(chain, expert[:, :, : chain.actions.shape[2]], hidden)
             step += 1
 
     def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draws the chain (E,) of an agent in a task, whose slices are `items`.
 
-        At -1 stands a blank episode; the last one of a chain is never blank.
+        At -1 stands a blank episode; a chain has one at least that is not blank.
         """
         assert self.episodes is not None
         return rng.choice(items, self.episodes, replace=len(items) < self.episodes)
