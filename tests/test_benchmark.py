@@ -3,11 +3,12 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from maicc.envs import get_family
+from maicc.envs import get_family, register
 from maicc.experiments import fits, units
 from maicc.experiments.benchmark import benchmark, frozen_tasks, gather, plan, run_explorer
 from maicc.experiments.stages import Clock, run_stage
@@ -126,9 +127,9 @@ def test_profile_by_hand():
     models = np.array([0, 0, 1, 1])
     row = table_row(returns, np.array(["a", "b", "a", "b"]), (0.0, 2.0), models)
     assert row["last10_iqm_ci95"] == [0.0, 2.0]  # of model 0's run of 0 alone to model 1's of 2
-    at = THRESHOLDS.tolist().index(0.5)  # only model 1 has runs above
+    at = THRESHOLDS.tolist().index(0.5)  # only model 1 on task b is above, drawn alone 1 in 16
     ends = row["profile"]["low"][at], row["profile"]["high"][at]
-    assert ends == (0.0, 0.75)
+    assert ends == (0.0, 1.0)
 
 
 def test_more_regret_than_the_first_row_by_hand():
@@ -149,9 +150,9 @@ def test_more_regret_than_the_first_row_by_hand():
     first, same, worse, one = table["rows"]
     assert "more_regret" not in first
     assert (same["more_regret"], same["more_regret_ci95"]) == (0.0, [0.0, 0.0])
-    # task by task 1.0 and 0.5 of one seed, 1.5 and 1.5 of the other; 0.5 is drawn 1 time in 64
-    assert (worse["more_regret"], worse["more_regret_ci95"]) == (1.125, [0.625, 1.5])
-    assert table_cells(worse)[-2] == "+1.12 [+0.62, +1.50]"
+    # task by task 1.0 and 0.5 of one seed, 1.5 and 1.5 of the other; 0.5 alone is drawn 1 in 16
+    assert (worse["more_regret"], worse["more_regret_ci95"]) == (1.125, [0.5, 1.5])
+    assert table_cells(worse)[-2] == "+1.12 [+0.50, +1.50]"
     assert "more_regret" not in one, "other runs than those of the first row"
     half = {"first": rows["one seed"], "second": rows["one seed"]}
     table, _ = make_table("family", [0, 1], tasks, half, (0.0, 2.0))
@@ -169,6 +170,10 @@ def test_the_explorer_of_another_benchmark_is_no_row(tmp_path):
     run_explorer(one)
     assert list(gather(one)[1]) == ["scripted explorer"]
     assert list(gather(other)[1]) == []
+    register(replace(get_family("lbf_7x7"), name="lbf_mean", team_reward="mean"))
+    paid_less = plan(tiny_config(family="lbf_mean"), VARIANTS, seeds=1, tasks=2, out=tmp_path)
+    paid_less = replace(paid_less, tasks=one.tasks)  # of other rules
+    assert list(gather(paid_less)[1]) == []
 
 
 def test_results_for_marl_eval():

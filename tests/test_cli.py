@@ -132,6 +132,9 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
         (["run", "chess"], "no task family 'chess'"),
         (["run", "none.yaml"], "no such file"),
         (["run", "lbf_7x7", "--nonsense=1"], "nonsense"),
+        (["run", "lbf_7x7", "--adapt.episode=5"], "adapt.episode"),  # a part of a name
+        (["compare", "lbf_7x7", "--variants=at"], "--variants=at"),
+        (["compare", "lbf_7x7", "--method=dpt"], "a comparison starts from MAICC's options"),
         (["run", "lbf_7x7", "--decision.model.k=many"], "decision.model.k"),
         (["run", "lbf_7x7", "--decision.model.k=80"], "candidates=50 must be at least 80"),
         (["run", "lbf_7x7", "--decision.model.heads=7"], "must be a multiple of heads=7"),
@@ -139,6 +142,14 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
         (["run", "lbf_7x7", "--seed=-1"], "seed=-1 must be at least 0"),
         (["collect", "lbf_7x7", "--seed=-1"], "seed=-1 must be at least 0"),
         (["collect", "lbf_7x7", "--from-arrays=a.npz", "--from-reference=b.h5"], "not both"),
+        (
+            ["collect", "lbf_7x7", "--from-arrays=a.npz", "--episodes=3"],
+            "--episodes does not go with --from-arrays",
+        ),
+        (
+            ["collect", "lbf_7x7", "--to_minari=a-v0", "--data=a.h5", "--out=b.h5"],
+            "--out does not go with --to-minari",
+        ),
         (["run", "lbf_7x7", "--decision.model.label_smoothing=1.5"], "label_smoothing=1.5"),
         (
             ["run", "lbf_7x7", "--decision.retrieval.source=own", "--adapt.memory.alpha=0.5"],

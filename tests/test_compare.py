@@ -14,6 +14,7 @@ from maicc.data.dataset import EpisodeFile
 from maicc.envs import get_family, register
 from maicc.experiments.compare import compare
 from maicc.experiments.units import with_overrides
+from maicc.types import UserError
 from tests.conftest import tiny_config
 
 
@@ -34,13 +35,25 @@ def test_what_each_method_is_given_is_said(tiny_run, tmp_path):
     assert METHODS["maicc"].told(config, dataset) == "returns"
     config.decision.model.record, config.decision.model.labels = 2, "expert"
     labels = "tasks; the best behaviour policy's actions"
-    assert METHODS["maicc"].told(config, dataset) == labels
+    memories = f"{labels}; which episodes the expert played"  # whose failures they leave out
+    assert METHODS["maicc"].told(config, dataset) == memories
     config.decision.model.labels = "auto"
+    assert METHODS["maicc"].told(config, dataset) == memories
+    lived = with_overrides(config, {"method": "dpt", "decision.lived": True})
+    assert METHODS["dpt"].told(lived, dataset) == memories
+    config.decision.informed_failures = True
     assert METHODS["maicc"].told(config, dataset) == labels
     shutil.copy(dataset.path, tmp_path)
     with h5py.File(tmp_path / "episodes.h5", "a") as file:
         del file["expert_actions"]  # as those of a user's own episodes
     assert METHODS["maicc"].told(config, EpisodeFile(tmp_path / "episodes.h5")) == "returns; tasks"
+
+
+def test_a_comparison_starts_from_maicc(tmp_path):
+    config = with_overrides(tiny_config(), {"method": "dpt"})
+    with pytest.raises(UserError, match="a comparison starts from MAICC's options"):
+        compare(config, {"maicc": {}}, seeds=1, tasks=1, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ad_has_a_history_of_annealed_noise_where_there_is_an_expert(tiny_run, tmp_path):
@@ -56,6 +69,9 @@ def test_ad_has_a_history_of_annealed_noise_where_there_is_an_expert(tiny_run, t
     assert with_overrides(config, {"method": "ad"}).collect.anneal == 7
     at_levels = EpisodeFile(tiny_run / "episodes.h5")
     assert ad.told(mine, at_levels) == "tasks; the level of each behaviour policy"
+    mine.decision.model.hidden_weight = 1.0
+    told = "tasks; a history of finely annealed noise; the hidden part of training tasks"
+    assert ad.told(mine, annealed) == told
     register(dataclasses.replace(get_family("lbf_7x7"), name="no_expert", expert=None))
     config = tiny_config(family="no_expert")
     assert with_overrides(config, {"method": "ad"}).collect.anneal == 0
@@ -72,6 +88,11 @@ def test_maicc_keeps_its_second_lesson_beside_any_rival():
         .told(asked, EpisodeFile("none.h5"))
         .endswith("the hidden part of training tasks")
     )
+
+
+def test_what_maicc_supervises_is_not_what_at_does():
+    config = with_overrides(tiny_config(), {"decision.model.supervise": "last"})
+    assert with_overrides(config, {"method": "at"}).decision.model.supervise == "all"
 
 
 def test_rivals_that_sample_share_random_numbers_where_maicc_does():

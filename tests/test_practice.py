@@ -123,6 +123,16 @@ def test_a_query_of_a_run_has_the_record_that_its_agent_had(folder, runs):
     assert (first[::2] == first[1::2]).all()  # half of the queries share records
 
 
+def test_runs_of_a_task_that_is_held_back_whole_are_not_trained_on(folder, runs):
+    data, rng = practice_data(folder), np.random.default_rng(0)
+    data.hold_back = lambda episodes: episodes.task == 0
+    data.setup("fit")
+    drawn = [int(data._draw_run(rng).queries[0]) - data.first_of_runs for _ in range(200)]
+    tasks = runs.task[np.array(drawn) // 6]
+    assert set(tasks.tolist()) == set(runs.task.tolist()) - {0}
+    assert len(next(data.batches(0)).shown) == 12
+
+
 @pytest.mark.slow
 def test_practice_with_retrieval_goes_on_after_an_interruption_as_if_unbroken(
     tmp_path, monkeypatch

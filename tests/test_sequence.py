@@ -139,8 +139,13 @@ def test_at_sorts_ascending_and_relabels(dataset):
 def test_at_learns_from_the_last_episode_only_where_asked(dataset):
     module = make("at", dataset, supervise="last")
     chain, learned = module.prepare(chains(dataset))
-    assert not learned[:, :-1].any()
-    assert torch.equal(learned[:, -1], chain.step_mask[:, -1])
+    last, returns = chain.step_mask.any(2).sum(1) - 1, chain.rewards.sum(-1)
+    assert len(set(last.tolist())) > 2, "a team acts at every place"
+    for row, place in enumerate(last):
+        assert learned[row].any(1).nonzero().tolist() == [[place]]
+        assert torch.equal(learned[row, place], chain.step_mask[row, place])
+        assert (returns[row, : place + 1].diff() >= 0).all()
+        assert chain.return_to_go[row, place, 0] == returns[row, place]
 
 
 def test_a_row_of_ad_has_the_fewest_episodes_that_hold_its_context():

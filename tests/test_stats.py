@@ -7,6 +7,7 @@ import pytest
 
 from maicc.evaluation.stats import (
     bootstrap_ci95,
+    crossed_ci95,
     episodes_to,
     found_and_kept,
     iqm,
@@ -47,31 +48,39 @@ def test_bootstrap_resamples_within_strata():
     assert bootstrap_ci95(sample, np.zeros(200)) == bootstrap_ci95(sample, np.zeros(200))
 
 
-def test_bootstrap_resamples_models_first():
+def test_the_crossed_bootstrap_resamples_models_and_tasks():
     runs = 50
-    values = np.repeat([0.0, 10.0], runs)  # two models, whose runs are all alike
     models, tasks = np.repeat([0, 1], runs), np.tile(np.arange(runs), 2)
+    values = np.repeat([0.0, 10.0], runs)  # two models, whose runs are all alike
     # both models are drawn as the same one in half of the resamples
-    assert bootstrap_ci95(values, tasks, np.mean, models=models) == (0.0, 10.0)
+    assert crossed_ci95(values, models, tasks, np.mean) == (0.0, 10.0)
     low, high = bootstrap_ci95(values, np.zeros(2 * runs), np.mean)  # as if runs were independent
     assert (low, high) == (pytest.approx(4.0, abs=0.2), pytest.approx(6.0, abs=0.2))
     rng = np.random.default_rng(0)
     effect, noise = rng.normal(0, 2, 30), rng.normal(0, 1, (30, 20))
-    values, models = (effect[:, None] + noise).ravel(), np.repeat(np.arange(30), 20)
-    low, high = bootstrap_ci95(values, np.zeros(600), np.mean, models=models)
-    of_models = values.reshape(30, 20).mean(1)  # the interval of 30 independent numbers
-    assert (high - low) / 2 == pytest.approx(mean_ci95(of_models)[1], rel=0.1)
+    values = effect[:, None] + noise
+    many, few = np.repeat(np.arange(30), 20), np.tile(np.arange(20), 30)
+    spread = mean_ci95(values.mean(1))[1]  # the interval of 30 independent numbers
+    for models, tasks in ((many, few), (few, many)):
+        low, high = crossed_ci95(values.ravel(), models, tasks, np.mean)
+        assert (high - low) / 2 == pytest.approx(spread, rel=0.1)
 
 
-def test_bootstrap_takes_models_with_unequal_numbers_of_runs():
-    values, models = np.array([0.0, 1.0, 1.0, 1.0]), np.array([0, 1, 1, 1])
-    assert bootstrap_ci95(values, np.zeros(4), np.mean, models=models) == (0.0, 1.0)
+def test_the_crossed_bootstrap_covers_the_mean_of_all_tasks():
+    """Of five models that differ little on ten tasks that differ much, intervals hold it."""
+    rng, held = np.random.default_rng(0), 0
+    models, tasks = np.repeat(np.arange(5), 10), np.tile(np.arange(10), 5)
+    for _ in range(200):
+        values = rng.normal(0, 1, 10)[tasks] + rng.normal(0, 0.2, 50)
+        low, high = crossed_ci95(values, models, tasks, np.mean, resamples=400)
+        held += low <= 0 <= high
+    assert held / 200 > 0.83  # a percentile bootstrap of ten tasks falls short of 95 %
 
 
-def test_bootstrap_of_one_model_resamples_within_strata():
-    values, strata = np.array([0.0, 1.0, 10.0, 14.0]), np.array([0, 0, 1, 1])
-    one = bootstrap_ci95(values, strata, models=np.zeros(4))
-    assert one == bootstrap_ci95(values, strata)
+def test_the_crossed_bootstrap_of_one_model_resamples_tasks_and_their_runs():
+    values, tasks = np.array([0.0, 1.0, 10.0, 14.0]), np.array([0, 0, 1, 1])
+    # one resample in 64 is of the lowest run alone, and 4 of it three times and of the next once
+    assert crossed_ci95(values, np.zeros(4), tasks, np.mean) == (0.25, 13.0)
 
 
 def test_bootstrap_of_an_array_is_that_of_its_numbers():

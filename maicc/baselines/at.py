@@ -59,13 +59,26 @@ class ATModule(SequenceModule):
         return 1 if model.supervise == "last" else model.episodes
 
     def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
-        """Sorts each chain by return, ascending, and relabels it with its best return."""
-        chain = reordered(batch.chain, batch.chain.rewards.sum(-1))
-        chain = relabelled(chain, chain.rewards.sum(-1)[:, -1], self.spec)
-        learned_steps = chain.step_mask.clone()
+        """Sorts each chain by return, ascending, and relabels it with its best return.
+
+        Where the last episodes alone are learned from, chains are cut to all lengths, as a team has
+        all of them.
+        """
+        chain, returns = batch.chain, batch.chain.rewards.sum(-1)
+        B, E = returns.shape
+        length = torch.full((B, 1), E, device=returns.device)
         if self.config.supervise == "last":
-            learned_steps[:, :-1] = False
-        return chain, learned_steps
+            chance = torch.Generator().manual_seed(self.step_seed())
+            length = torch.randint(1, E + 1, (B, 1), generator=chance).to(returns.device)
+        place = torch.arange(E, device=returns.device)
+        kept = place < length
+        chain = chain._replace(step_mask=chain.step_mask & kept[..., None])
+        chain = reordered(chain, returns.masked_fill(~kept, torch.inf))  # those cut off come last
+        best = chain.rewards.sum(-1).gather(1, length - 1)[:, 0]
+        chain = relabelled(chain, best, self.spec)
+        if self.config.supervise == "last":
+            return chain, chain.step_mask & (place == length - 1)[..., None]
+        return chain, chain.step_mask
 
     def contexts(self, online: OnlineMemory) -> Trajectories | None:
         """The latest episodes, sorted by return and relabelled with the maximum."""

@@ -132,7 +132,13 @@ class BaselineModule(MaiccModule):
             batch_size=chains,
             seed=config.seed,
             held_back=fit.held_back,
+            **cls.data_options(config),
         )
+
+    @classmethod
+    def data_options(cls, config: Any) -> dict[str, Any]:
+        """Gives further arguments of the data module, from the options of a run."""
+        return {}
 
     def setup(self, stage: str) -> None:
         """Refuses batches of another kind.

@@ -18,7 +18,6 @@ from maicc.baselines.base import BaselineModule, BaselineTeam
 from maicc.baselines.options import DPTConfig
 from maicc.config import OptimiserConfig
 from maicc.data.dataset import require_expert
-from maicc.files import ModelFiles
 from maicc.models.batching import concat_by_length, take_rows, take_where, trimmed
 from maicc.models.heads import ActionHead, hidden_errors, hidden_head
 from maicc.models.observations import EncodedObservations
@@ -27,7 +26,6 @@ from maicc.models.record import StepTokens, Transitions, packed, step_tokens, tr
 from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import Transformer
 from maicc.training.chain_data import ChainBatch, ChainData
-from maicc.training.family_data import FamilyData
 from maicc.training.memories import Memories
 from maicc.types import Spec, Trajectories
 
@@ -113,11 +111,11 @@ class SetData(ChainData):
     def setup(self, stage: str) -> None:
         """Reads the dataset, and which episodes a team could have lived through."""
         super().setup(stage)
-        self.memories = Memories(self, self.stored)
+        self.memories = Memories(self, self.stored) if self.lived else None
 
     def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draws the chain (E,) of an agent in a task, whose slices are `items`."""
-        if not self.lived:
+        if self.memories is None:
             return super().draw(items, rng)
         assert self.episodes is not None
         last, n = rng.choice(items), self.episodes - 1
@@ -158,12 +156,9 @@ class DPTModule(BaselineModule):
         return 1
 
     @classmethod
-    def data(cls, config: Any, files: ModelFiles) -> FamilyData:
-        """Makes the data module, as `BaselineModule` does; the options say how sets are drawn."""
-        data = super().data(config, files)
-        assert isinstance(data, SetData)
-        data.lived = config.decision.lived
-        return data
+    def data_options(cls, config: Any) -> dict[str, Any]:
+        """Says how sets are drawn."""
+        return {"lived": config.decision.lived}
 
     def setup(self, stage: str) -> None:
         """Refuses batches of another kind, and datasets without the expert's actions."""

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maicc.baselines.method import HIDDEN_PART, Method, Trained
+from maicc.baselines.method import (
+    HIDDEN_PART,
+    WHOSE_EPISODES,
+    Method,
+    Trained,
+    knows_the_expert,
+)
 from maicc.config import MaiccRun, MemoryConfig, check_schedule
 from maicc.envs import get_family
 from maicc.files import ModelFiles
@@ -106,8 +112,9 @@ class MAICC(Method):
         return TrainedMAICC(files, spec, device, config.decision.retrieval.index, acting)
 
     def told(self, config: MaiccRun, dataset: EpisodeFile) -> str:
-        model = config.decision.model
+        fit, model, family = config.decision, config.decision.model, get_family(config.family)
         looks_up, expert = model.k > 0, model.labels == "expert"
+        remembers = model.record or (looks_up and fit.retrieval.source == "own")
         if model.labels == "auto":
             expert = dataset.labelled
         signals = {
@@ -116,7 +123,10 @@ class MAICC(Method):
             "the dataset as a memory at test time": looks_up
             and config.adapt.memory.source == "blend",
             "the best behaviour policy's actions": expert,
-            HIDDEN_PART: model.hidden_weight and get_family(config.family).reveal is not None,
+            WHOSE_EPISODES: remembers
+            and not fit.informed_failures
+            and knows_the_expert(family, dataset),
+            HIDDEN_PART: model.hidden_weight and family.reveal is not None,
             "practice on training tasks": config.practice.rounds,
             # without context the embedding has no part in it
             "all agents' views, for the teacher": model.k and config.embedding.model.teacher,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from maicc.config import AdaptConfig, RunConfig
+from maicc.data.behaviour import is_informed
 from maicc.files import ModelFiles
 from maicc.types import Spec, Task, UserError
 
@@ -15,17 +16,21 @@ if TYPE_CHECKING:
     import numpy as np
 
     from maicc.data.dataset import EpisodeFile
+    from maicc.envs import TaskFamily
     from maicc.teams.lockstep import LockStepTeam
     from maicc.training.family_data import FamilyData
     from maicc.training.modules import MaiccModule
 
 
-HIDDEN_PART = "the hidden part of training tasks"  # in what a method is told
+# in what a method is told
+HIDDEN_PART = "the hidden part of training tasks"
+WHOSE_EPISODES = "which episodes the expert played"  # it leaves out those that the expert failed in
 
 
 # Options of `decision.model` that one method does not take over from another: a rival's team would
-# sample smoothed labels, and no rival as published is asked for the hidden part.
-_OF_EACH_METHOD = ("label_smoothing", "hidden_weight")
+# sample smoothed labels, no rival as published is asked for the hidden part, and what AT supervises
+# is not what MAICC does.
+_OF_EACH_METHOD = ("label_smoothing", "hidden_weight", "supervise")
 
 
 class Method(ABC):
@@ -169,6 +174,12 @@ class Trained(ABC):
             agent_mask: (R, agents of the largest team) bool, False where a team is smaller.
             agents: Which agents of the team these are; all by default.
         """
+
+
+def knows_the_expert(family: TaskFamily, dataset: EpisodeFile) -> bool:
+    """Tells whether memories in training (`Memories`) leave out an expert's failures."""
+    informed = any(is_informed(family, behaviour) for behaviour in dataset.behaviours)
+    return informed and family.return_bounds is not None
 
 
 def own_options(adapt: AdaptConfig | None, kind: type[AdaptConfig], method: str) -> Any:

@@ -8,7 +8,13 @@ from importlib import import_module
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from maicc.baselines.method import HIDDEN_PART, Method, Trained
+from maicc.baselines.method import (
+    HIDDEN_PART,
+    WHOSE_EPISODES,
+    Method,
+    Trained,
+    knows_the_expert,
+)
 from maicc.baselines.options import ADRun, ATRun, DPTRun, HiSSDRun, RADTRun, RivalRun
 from maicc.config import PolicyConfig, RunConfig
 from maicc.data.behaviour import ANNEALED, plays_at_levels
@@ -31,7 +37,7 @@ class Rival(Method):
 
     Args:
         module: Where the module is, `module:class`.
-        signals: Answer of `told`.
+        signals: What training tells the method as published, see `told`.
         expert: Whether the actions of the best behaviour policy are learned.
     """
 
@@ -69,9 +75,15 @@ class Rival(Method):
         return TrainedRival(self.load_module_type(), type(config.adapt), files, spec, device)
 
     def told(self, config: RivalRun, dataset: EpisodeFile) -> str:
-        infers = getattr(config.decision.model, "hidden_weight", 0.0) > 0
-        if infers and get_family(config.family).reveal is not None:
-            return f"{self.signals}; {HIDDEN_PART}"
+        family, signals = get_family(config.family), [self.signals_of(dataset)]
+        if getattr(config.decision, "lived", False) and knows_the_expert(family, dataset):
+            signals.append(WHOSE_EPISODES)
+        if getattr(config.decision.model, "hidden_weight", 0.0) and family.reveal is not None:
+            signals.append(HIDDEN_PART)
+        return "; ".join(signals)
+
+    def signals_of(self, dataset: EpisodeFile) -> str:
+        """Names what training on a dataset tells the method as published."""
         return self.signals
 
     def needs_expert(self, config: RivalRun) -> str | None:
@@ -139,7 +151,7 @@ class Distilling(Rival):
             adopted["collect"] = {**collect, "anneal": ANNEAL}
         return adopted
 
-    def told(self, config: RunConfig, dataset: EpisodeFile) -> str:
+    def signals_of(self, dataset: EpisodeFile) -> str:
         if any(behaviour.name == ANNEALED for behaviour in dataset.behaviours):
             return "tasks; a history of finely annealed noise"
         return self.signals

@@ -110,7 +110,7 @@ def context_command(argv: list[str]) -> None:
     acting = method_of(config.method).fits_of(config)[-1]
     files = ModelFiles.in_folder(folder, ("embedding", acting))
     with redirect_stdout(sys.stderr):
-        value = context_value(files, config.decision.retrieval, acting=acting)
+        value = context_value(files, config.decision, acting=acting)
     print(json.dumps(value, indent=1))
 
 

@@ -95,6 +95,11 @@ def collect_command(argv: list[str]) -> None:
         raise UserError(f"give one of {', '.join(given)}, not both")
     if bool(options.to_minari) != bool(options.data):
         raise UserError("--to-minari NAME and --data FILE.h5 go together")
+    if given:
+        needed = {given[0], "--data" if options.to_minari else "--out"}
+        words = {w.partition("=")[0].replace("_", "-") for w in argv if w.startswith("--")}
+        if words - needed:
+            raise UserError(f"{min(words - needed)} does not go with {given[0]}; leave it out")
     if options.to_minari:
         export_minari(Path(options.data), family, options.to_minari)
         return

@@ -33,7 +33,9 @@ def make_parser(command: str, what: str) -> ArgumentParser:
     """
     from jsonargparse import ArgumentParser
 
-    return one_line(ArgumentParser)(prog=f"maicc {command}", description=what)
+    parser = one_line(ArgumentParser)(prog=f"maicc {command}", description=what)
+    parser.allow_abbrev = False  # a part of an option's name is a slip
+    return parser
 
 
 def one_line(parser: type) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from maicc.config import RetrievalConfig
+from maicc.config import DecisionFit
 from maicc.files import ModelFiles
 from maicc.training.checkpoints import load_module
 from maicc.training.modules import DecisionModule
@@ -20,7 +20,7 @@ _SEED, _QUERIES = 90, 48
 
 def context_value(
     files: ModelFiles,
-    retrieval: RetrievalConfig | None = None,
+    fit: DecisionFit = DecisionFit(),  # noqa: B008 - never changed
     batches: int = 20,
     acting: str = "decision",
 ) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def context_value(
     Args:
         files: The trained model.
         acting: The fit whose checkpoint holds the decision model.
-        retrieval: Retrieval in the model's training.
+        fit: The model's training.
         batches: Number of batches, of 48 queries each.
 
     Raises:
@@ -51,11 +51,15 @@ def context_value(
         "k": k,
         "batch_size": _QUERIES,
         "seed": _SEED,
-        "retrieval": retrieval or RetrievalConfig(),
+        "retrieval": fit.retrieval,
     }
     record = module.config.record
-    remembers = record or options["retrieval"].source == "own"
-    data = RecordData(record=record, **options) if remembers else RetrievalData(**options)
+    data: RetrievalData
+    if record or fit.retrieval.source == "own":
+        options |= {"share": fit.share, "failures": fit.failures}
+        data = RecordData(record=record, informed_failures=fit.informed_failures, **options)
+    else:
+        data = RetrievalData(**options)
     data.setup("fit")
     shift = getattr(data, "share", 1)  # queries that share a memory stand side by side
     results: dict[str, list[tuple[float, float]]] = {"retrieved": [], "of other queries": []}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,8 @@ def bootstrap_ci95(
     statistic: Callable[[np.ndarray, int], Any] = iqm,
     seed: int = 0,
     resamples: int = 2000,
-    models: np.ndarray | None = None,
 ) -> tuple[Any, Any]:
-    """Computes a 95 % interval by a percentile bootstrap.
-
-    Runs of one model are not independent. Of several models, models are therefore resampled first,
-    and then the runs of each that was drawn. Of one model, runs are resampled within their stratum.
+    """Computes a 95 % interval by a percentile bootstrap of runs within their stratum.
 
     Args:
         values: One value of each run, or one row, (R, ...).
@@ -44,22 +40,64 @@ def bootstrap_ci95(
         statistic: Statistic along an axis, whose interval is wanted.
         seed: Seed of the resampling.
         resamples: Number of resamples.
-        models: Model of each run, (R,); one for all runs if None.
 
     Returns:
         The lower and the upper end, numbers or arrays, as the statistic is.
     """
     rng = np.random.default_rng([seed, Stream.BOOTSTRAP])
     groups = [np.flatnonzero(strata == s) for s in np.unique(strata)]
-    by_model = [] if models is None else [np.flatnonzero(models == m) for m in np.unique(models)]
-    by_size: dict[int, list[np.ndarray]] = {}  # models may have unequal numbers of runs
+    drawn = [_resampled(groups, rng) for _ in range(resamples)]
+    return _ends(values, drawn, statistic)
+
+
+def crossed_ci95(
+    values: np.ndarray,
+    models: np.ndarray,
+    tasks: np.ndarray,
+    statistic: Callable[[np.ndarray, int], Any] = iqm,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> tuple[Any, Any]:
+    """Computes a 95 % interval by a percentile bootstrap of models and of tasks.
+
+    All models play the same tasks, so that neither the runs of one model nor the runs on one task
+    are independent. Models and tasks are therefore resampled each for itself (Owen 2007, the
+    pigeonhole bootstrap), and then the runs of each drawn model on each drawn task.
+
+    Args:
+        values: One value of each run, or one row, (R, ...).
+        models: Model of each run, (R,).
+        tasks: Task of each run, (R,). Each model has runs on each task, on all equally many.
+        statistic: Statistic along an axis, whose interval is wanted.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
+
+    Returns:
+        The lower and the upper end, numbers or arrays, as the statistic is.
+    """
+    rng = np.random.default_rng([seed, Stream.BOOTSTRAP])
+    cells = [
+        [np.flatnonzero((models == m) & (tasks == t)) for t in np.unique(tasks)]
+        for m in np.unique(models)
+    ]
+    drawn = []
     for _ in range(resamples):
-        if len(by_model) > 1:
-            groups = [by_model[i] for i in rng.integers(len(by_model), size=len(by_model))]
-        runs = np.concatenate([g[rng.integers(len(g), size=len(g))] for g in groups])
-        by_size.setdefault(len(runs), []).append(runs)
-    resampled = [statistic(values[np.stack(rows)], 1) for rows in by_size.values()]
-    low, high = np.percentile(np.concatenate(resampled), [2.5, 97.5], axis=0)
+        of_models = rng.integers(len(cells), size=len(cells))
+        of_tasks = rng.integers(len(cells[0]), size=len(cells[0]))
+        drawn.append(_resampled([cells[m][t] for m in of_models for t in of_tasks], rng))
+    return _ends(values, drawn, statistic)
+
+
+def _resampled(groups: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Draws as many runs (R,) from each group of runs as it has."""
+    return np.concatenate([g if len(g) == 1 else rng.choice(g, len(g)) for g in groups])
+
+
+def _ends(
+    values: np.ndarray, drawn: Sequence[np.ndarray], statistic: Callable[[np.ndarray, int], Any]
+) -> tuple[Any, Any]:
+    """Computes the ends of the middle 95 % of a statistic of drawn runs."""
+    low, high = np.percentile(statistic(values[np.stack(drawn)], 1), [2.5, 97.5], axis=0)
     return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
 
 

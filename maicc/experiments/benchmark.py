@@ -242,9 +242,12 @@ def run_explorer(work: Plan) -> None:
 
 
 def played_on(work: Plan) -> dict[str, Any]:
-    """Describes what a yardstick is played on: tasks, and the episodes of each."""
-    tasks = [task.to_json() for task in work.tasks]
-    return {"episodes": work.units[0].config.adapt.episodes, "tasks": tasks}
+    """Describes what a yardstick is played on: the family, tasks, and the episodes of each."""
+    return {
+        "family": work.family.fingerprint,
+        "episodes": work.units[0].config.adapt.episodes,
+        "tasks": [task.to_json() for task in work.tasks],
+    }
 
 
 def yardstick(path: Path, description: Mapping[str, Any]) -> Any:

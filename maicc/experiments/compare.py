@@ -19,6 +19,7 @@ from maicc.experiments.benchmark import Plan, benchmark, gather, write_files
 from maicc.files import write_json, write_text
 from maicc.report.table import markdown
 from maicc.teams.lookups import first_and_last
+from maicc.types import UserError
 
 METHODS_HEAD = (
     "method", "better than the best other", "seconds per episode", "parameters", "trained on",
@@ -54,7 +55,15 @@ def compare(
 
     Returns:
         The comparison, as written to `compare.json`.
+
+    Raises:
+        UserError: the options are another method's.
     """
+    if config.method != "maicc":
+        raise UserError(
+            f"method={config.method}: a comparison starts from MAICC's options, of which every "
+            "method takes what it has; leave the method out"
+        )
     return benchmark(config, methods, write=write_comparison, **options)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from maicc.data.returns import COMPLETION_MARGIN, normalised, solved
 from maicc.evaluation.markdown import markdown_table
 from maicc.evaluation.stats import (
     bootstrap_ci95,
+    crossed_ci95,
     episodes_to,
     found_and_kept,
     iqm,
@@ -27,15 +29,16 @@ HEAD = (
 
 THRESHOLDS = np.linspace(0.0, 1.0, 51).round(2)  # of performance profiles, of normalised returns
 RESAMPLED = (
-    "seeds are resampled, then the runs of each, since runs of one model are not independent; with "
-    "one seed, runs within their task, where tasks have several"
+    "seeds and tasks are resampled, each for itself, since neither the runs of one model nor the "
+    "runs on one task are independent; with one seed, runs within their task, where tasks have "
+    "several"
 )
 
 
 COMPARED = (
     "how much more regret a row has than the first on the same tasks, with a 95 % bootstrap "
-    "interval that resamples seeds and then tasks: where it holds 0 the two can't be told apart. "
-    "With one seed it resamples tasks alone, and tells nothing of what another training would give"
+    "interval that resamples seeds and tasks: where it holds 0 the two can't be told apart. With "
+    "one seed it resamples tasks alone, and tells nothing of what another training would give"
 )
 
 
@@ -68,18 +71,18 @@ def make_table(
             continue
         runs = [run for result in variant_results for run in result["runs"]]
         returns = np.array([run["returns"] for run in runs])
-        strata = np.array([run["task"]["name"] for run in runs])
+        played = np.array([run["task"]["name"] for run in runs])
         models = np.repeat(range(len(variant_results)), [len(r["runs"]) for r in variant_results])
-        rows.append({"variant": variant, **table_row(returns, strata, bounds, models)})
+        rows.append({"variant": variant, **table_row(returns, played, bounds, models)})
         curves[variant] = returns
         if first is None:
-            first = returns, strata, models
+            first = returns, played, models
         elif (
             len(runs) == all_runs > 1  # else it may be of other seeds
             and returns.shape == first[0].shape
-            and (strata == first[1]).all()
+            and (played == first[1]).all()
         ):
-            rows[-1] |= more_regret(returns, first[0], first[2])
+            rows[-1] |= more_regret(returns, *first)
     return {
         "schema": SCHEMA,
         "family": family,
@@ -94,7 +97,7 @@ def make_table(
 
 def table_row(
     returns: np.ndarray,
-    strata: np.ndarray,
+    tasks: np.ndarray,
     bounds: tuple[float, float],
     models: np.ndarray | None = None,
 ) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def table_row(
 
     Args:
         returns: (runs, episodes).
-        strata: Task of each run, (runs,).
+        tasks: Task of each run, (runs,).
         bounds: Lowest and highest return.
         models: Model of each run, (runs,); one for all runs if None.
     """
@@ -110,10 +113,14 @@ def table_row(
     last10 = returns[:, -10:].mean(1)
     above = normalised(last10, *bounds)[:, None] > THRESHOLDS  # (runs, thresholds)
     profile, interval = {"share": above.mean(0)}, None
-    several = models is not None and len(np.unique(models)) > 1
-    if several or len(np.unique(strata)) < len(strata):  # else there is nothing to resample
-        interval = [round(end, 4) for end in bootstrap_ci95(last10, strata, models=models)]
-        ends = bootstrap_ci95(above, strata, np.mean, models=models)
+    resampled: Callable[..., tuple[Any, Any]] | None = None
+    if models is not None and len(np.unique(models)) > 1:
+        resampled = partial(crossed_ci95, models=models, tasks=tasks)
+    elif len(np.unique(tasks)) < len(tasks):  # else there is nothing to resample
+        resampled = partial(bootstrap_ci95, strata=tasks)
+    if resampled is not None:
+        interval = [round(end, 4) for end in resampled(last10)]
+        ends = resampled(above, statistic=np.mean)
         profile |= dict(zip(("low", "high"), ends, strict=True))
     reached = solved(returns, bounds)
     first_solved, solved_again = found_and_kept(reached)
@@ -137,21 +144,23 @@ def table_row(
     }
 
 
-def more_regret(returns: np.ndarray, first: np.ndarray, models: np.ndarray) -> dict[str, Any]:
+def more_regret(
+    returns: np.ndarray, first: np.ndarray, tasks: np.ndarray, models: np.ndarray
+) -> dict[str, Any]:
     """Compares the regret per episode of a variant with that of the table's first, run by run.
 
     Args:
         returns: (runs, episodes).
         first: Returns of the first variant on the same tasks in the same order.
-        models: Seed of each run, (runs,). Seeds are resampled, then the runs of each; runs alone if
-            there is one seed.
+        tasks: Task of each run, (runs,).
+        models: Seed of each run, (runs,). Seeds and tasks are resampled; tasks alone if there is
+            one seed.
 
     Returns:
         The mean of the differences as `more_regret`, and its 95 % interval as `more_regret_ci95`.
     """
     more = (first - returns).mean(1)
-    one_task = np.zeros(len(more))  # tasks are resampled too
-    ends = bootstrap_ci95(more, one_task, np.mean, models=models)
+    ends = crossed_ci95(more, models, tasks, np.mean)
     return {
         "more_regret": round(float(more.mean()), 4),
         "more_regret_ci95": [round(end, 4) for end in ends],

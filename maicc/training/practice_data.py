@@ -66,6 +66,8 @@ class PracticeData(RecordData):
             raise UserError(f"{self.runs_path}: not the runs of this family; remove it")
         self.rows, self.episodes = runs.expert.shape[:2]
         self.first_of_runs = len(self.length)
+        trained_on = np.isin(runs.task, self.task[~self.held])  # others are held back whole
+        self.runs_trained_on = np.flatnonzero(trained_on)
         flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in runs.trajectories))
         expert = runs.expert.reshape(-1, s.max_steps)
         self.stored = stored.followed_by(flat, expert, np.repeat(runs.task, self.episodes))
@@ -77,11 +79,11 @@ class PracticeData(RecordData):
             self.vectors = np.concatenate([self.vectors, embed(module.net, flat)[0]])
 
     def _draw(self, rng: np.random.Generator, n: int, held_back: bool) -> list[Drawn]:
-        half = 0 if held_back else n // 2  # all runs are trained on, of any task
+        half = 0 if held_back or not len(self.runs_trained_on) else n // 2
         return super()._draw(rng, n - half, held_back) + [self._draw_run(rng) for _ in range(half)]
 
     def _draw_run(self, rng: np.random.Generator) -> Drawn:
         """Draws an episode of a run, and those that its agent had lived through before."""
-        row, episode = rng.integers(self.rows), rng.integers(self.episodes)
+        row, episode = rng.choice(self.runs_trained_on), rng.integers(self.episodes)
         first = self.first_of_runs + row * self.episodes
         return Drawn(np.array([first + episode]), first + np.arange(episode))
