@@ -32,10 +32,12 @@ TOP = """\
 # Results
 
 Every table on this page is made of the raw returns in docs/results/, one file for each, by
-`python docs/results.py write`; a test makes them again. The command above a table makes the returns
-anew at the commit below it. They are from two CPU cores, one thread for each unit. Each table has
-models of its own, so that MAICC differs a little between two tables of a family. The
-[README](../README.md#words) explains the words run, task and held-out.
+`python docs/results.py write`; a test makes them again. The command above a table makes its returns
+anew. The commit below it is that of its newest rows, and the text says where older rows are of
+another. All are from two CPU cores of an AMD EPYC or an Intel Xeon, one thread for each unit; which
+of the two it was has not been noted. A sum depends on the processor, and after thousands of steps
+so does a model: where two tables of a family do not share their models, MAICC differs a little
+between them. The [README](../README.md#words) explains the words run, task and held-out.
 """
 LEGEND = """\
 - *last*: mean return of the last episode; *first 10*, *last 10*: of the first and of the last ten

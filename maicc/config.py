@@ -61,7 +61,7 @@ class TransformerConfig:
         width: Width of the model.
         layers: Transformer layers.
         heads: Attention heads.
-        dropout: Dropout; above 0 attention on CPU takes a path 3 to 5 times slower.
+        dropout: Dropout; above 0 attention on a CPU takes a slower path.
         encoder: The way observations are read. `flat`: as one padded vector (the paper). `fourier`:
             as one vector, each number also by its sine and cosine at wavelengths of 2, 4, 8, 16
             and 32. `entities`: by a transformer layer over the agent itself, its allies and its
