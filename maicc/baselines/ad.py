@@ -4,16 +4,14 @@ The model predicts each action from a stream of observations, actions and outcom
 the order in which a behaviour policy got better, with no return-to-go. A step is one fused token,
 so that the stream can be long. The dataset has no learner's history. Its place is taken by episodes
 in the order of the policies that played them, from worst to best: an expert's, with less and less
-noise (Zisman et al. 2023), or those of a few levels. The model is trained on a row of them from
-anywhere in that order, so that an episode's place in its row does not tell how good it is. At test
-time the stream is the agent's own. It holds the running episode and as many before it as fit into a
-row, and rolls on with every episode.
+noise (Zisman et al. 2023), or those of a few levels. The model is trained on a row of them that
+begins with the worst and ends with the best. At test time the stream is the agent's own. It holds
+the running episode and as many before it as fit into a row, and rolls on with every episode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -27,8 +25,6 @@ from maicc.memory import OnlineMemory
 from maicc.models.tokens import ACTION, OBSERVATION, OUTCOME
 from maicc.training.chain_data import ChainData
 from maicc.types import Behaviour, Spec, Trajectories
-
-HISTORY = 3  # length of a history in training, in rows: a row may begin anywhere in it
 
 
 def worst_to_best(behaviours: Sequence[Behaviour]) -> np.ndarray:
@@ -46,7 +42,7 @@ def worst_to_best(behaviours: Sequence[Behaviour]) -> np.ndarray:
 
 
 class HistoryData(ChainData):
-    """Rows of episodes from histories of one agent in one task; arguments of `ChainData`."""
+    """Rows of episodes of one agent in one task, from worst to best; arguments of `ChainData`."""
 
     def setup(self, stage: str) -> None:
         """Reads the dataset, and the order of its behaviours."""
@@ -54,20 +50,16 @@ class HistoryData(ChainData):
         self.place = worst_to_best(EpisodeFile(self.path).behaviours)[self.stored.behaviour]
 
     def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draws a history among the slices `items`, and a row (E,) from anywhere in it.
+        """Draws a history (E,) among the slices `items`, none of them twice.
 
-        If the agent has fewer episodes than `HISTORY` rows take, the history is of all of them and
-        the row is of a part of them. It then stands anywhere among the places of a row, and at the
-        others stand blank episodes (-1).
+        That of an agent with fewer episodes is shorter. It then stands anywhere among the places of
+        a row, and at the others stand blank episodes (-1).
         """
         assert self.episodes is not None
-        history = rng.permutation(items)[: HISTORY * self.episodes]
-        history = history[self.place[history].argsort(kind="stable")]
-        length = ceil(len(history) / HISTORY)
-        first = rng.integers(len(history) - length + 1)
+        history = rng.permutation(items)[: self.episodes]
         row = np.full(self.episodes, -1)
-        at = rng.integers(self.episodes - length + 1)
-        row[at : at + length] = history[first : first + length]
+        first = rng.integers(self.episodes - len(history) + 1)
+        row[first : first + len(history)] = history[self.place[history].argsort(kind="stable")]
         return row
 
 
@@ -93,7 +85,7 @@ class ADModule(SequenceModule):
         """Makes the untrained module that a checkpoint's header describes.
 
         Raises:
-            KeyError: the checkpoint is of a version whose rows told how good an episode is.
+            KeyError: the checkpoint is of a version whose rows were other ones.
         """
         if "context_episodes" not in header["network"]:
             raise KeyError("context_episodes")
