@@ -5,14 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maicc.baselines.method import (
-    HIDDEN_PART,
-    WHOSE_EPISODES,
-    Method,
-    Trained,
-    knows_the_expert,
-)
+from maicc.baselines.method import HIDDEN_PART, WHOSE_EPISODES, Method, Trained
 from maicc.config import MaiccRun, MemoryConfig, check_schedule
+from maicc.data.behaviour import informed
 from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.types import Spec, UserError
@@ -125,7 +120,7 @@ class MAICC(Method):
             "the best behaviour policy's actions": expert,
             WHOSE_EPISODES: remembers
             and not fit.informed_failures
-            and knows_the_expert(family, dataset),
+            and informed(family, dataset.behaviours).any(),
             HIDDEN_PART: model.hidden_weight and family.reveal is not None,
             "practice on training tasks": config.practice.rounds,
             # without context the embedding has no part in it

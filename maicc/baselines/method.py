@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from maicc.config import AdaptConfig, RunConfig
-from maicc.data.behaviour import is_informed
 from maicc.files import ModelFiles
 from maicc.types import Spec, Task, UserError
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from maicc.data.dataset import EpisodeFile
-    from maicc.envs import TaskFamily
     from maicc.teams.lockstep import LockStepTeam
     from maicc.training.family_data import FamilyData
     from maicc.training.modules import MaiccModule
@@ -174,12 +172,6 @@ class Trained(ABC):
             agent_mask: (R, agents of the largest team) bool, False where a team is smaller.
             agents: Which agents of the team these are; all by default.
         """
-
-
-def knows_the_expert(family: TaskFamily, dataset: EpisodeFile) -> bool:
-    """Tells whether memories in training (`Memories`) leave out an expert's failures."""
-    informed = any(is_informed(family, behaviour) for behaviour in dataset.behaviours)
-    return informed and family.return_bounds is not None
 
 
 def own_options(adapt: AdaptConfig | None, kind: type[AdaptConfig], method: str) -> Any:

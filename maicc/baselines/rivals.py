@@ -8,16 +8,10 @@ from importlib import import_module
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from maicc.baselines.method import (
-    HIDDEN_PART,
-    WHOSE_EPISODES,
-    Method,
-    Trained,
-    knows_the_expert,
-)
+from maicc.baselines.method import HIDDEN_PART, WHOSE_EPISODES, Method, Trained
 from maicc.baselines.options import ADRun, ATRun, DPTRun, HiSSDRun, RADTRun, RivalRun
 from maicc.config import PolicyConfig, RunConfig
-from maicc.data.behaviour import ANNEALED, plays_at_levels
+from maicc.data.behaviour import ANNEALED, informed, plays_at_levels
 from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.types import Spec
@@ -76,7 +70,7 @@ class Rival(Method):
 
     def told(self, config: RivalRun, dataset: EpisodeFile) -> str:
         family, signals = get_family(config.family), [self.signals_of(dataset)]
-        if getattr(config.decision, "lived", False) and knows_the_expert(family, dataset):
+        if getattr(config.decision, "lived", False) and informed(family, dataset.behaviours).any():
             signals.append(WHOSE_EPISODES)
         if getattr(config.decision.model, "hidden_weight", 0.0) and family.reveal is not None:
             signals.append(HIDDEN_PART)

@@ -237,10 +237,21 @@ def with_bounds(family: TaskFamily, returns: np.ndarray) -> TaskFamily:
     return replace(family, return_bounds=(low, high if high > low else low + 1.0))
 
 
-def is_informed(family: TaskFamily, behaviour: Behaviour) -> bool:
-    """Tells whether a behaviour acts on what tasks hide: an expert's, which sees the whole game."""
-    by_expert = family.expert is not None and behaviour.name in ("expert", ANNEALED)
-    return by_expert and behaviour.random_rate < 1
+def informed(family: TaskFamily, behaviours: Sequence[Behaviour]) -> np.ndarray:
+    """Marks the behaviours (K,) whose failures no team could have lived through.
+
+    They are an expert's, which sees the whole game and so acts on what tasks hide. None are where
+    the family states no bounds: the best return of the data is then the maximum, which most
+    episodes miss.
+    """
+    has_expert = family.expert is not None and family.return_bounds is not None
+    return np.array(
+        [
+            has_expert and behaviour.name in ("expert", ANNEALED) and behaviour.random_rate < 1
+            for behaviour in behaviours
+        ],
+        bool,
+    )
 
 
 def plays_at_levels(family: TaskFamily) -> bool:

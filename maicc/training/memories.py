@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from maicc.data.behaviour import is_informed
+from maicc.data.behaviour import informed
 from maicc.data.dataset import EpisodeFile
 from maicc.data.returns import solved
 from maicc.data.slices import Slices
@@ -31,11 +31,9 @@ class Memories:
         self.failures = failures
         self.missed = ~solved(stored.trajectories.return_to_go[:, 0], data.spec.bounds)
         self.left_out = np.zeros(len(stored), bool)
-        # without stated bounds the best return of the data is the maximum, which most episodes miss
-        if not informed_failures and data.family.return_bounds is not None:
-            behaviours = EpisodeFile(data.path).behaviours
-            informed = np.array([is_informed(data.family, behaviour) for behaviour in behaviours])
-            self.left_out = self.missed & informed[stored.behaviour]
+        if not informed_failures:
+            of_expert = informed(data.family, EpisodeFile(data.path).behaviours)
+            self.left_out = self.missed & of_expert[stored.behaviour]
 
     def among(self, episodes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Picks those of an agent's episodes (n,) that its memory may hold."""
