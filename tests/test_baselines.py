@@ -26,6 +26,7 @@ from maicc.models.record import StepTokens, packed, transitions
 from maicc.training.chain_data import ChainData
 from maicc.training.episode_data import EpisodeData
 from maicc.training.fit import seeded
+from maicc.training.memories import Memories
 from maicc.types import ObsLayout, Trajectories, UserError
 from tests.conftest import tiny_config
 from tests.rivals import FAMILY, METHODS, SMALL, chains, make, make_for, play, spied
@@ -100,7 +101,7 @@ def test_sets_of_what_a_team_could_have_lived_through(tmp_path):
     for lived in (False, True):
         data = SetData(family="lbf_7x7", path=str(path), episodes=5, lived=lived)
         data.setup("fit")
-        missed, behaviour = data.memories.missed, data.stored.behaviour
+        missed, behaviour = Memories(data, data.stored).missed, data.stored.behaviour
         rng = np.random.default_rng(0)
         drawn = [data.draw(agents[0], rng) for agents in data.groups for _ in range(40)]
         assert all(chain[-1] not in chain[:-1] for chain in drawn)
