@@ -33,8 +33,8 @@ TOP = """\
 
 Every table on this page is made of the raw returns in docs/results/, one file for each, by
 `python docs/results.py write`; a test makes them again. The command above a table makes its returns
-anew. The commit below it is that of its newest rows, and the text says where older rows are of
-another. All are from two CPU cores of an AMD EPYC or an Intel Xeon, one thread for each unit; which
+anew. Below it is the commit at which its rows were played, and which were played at another. All
+are from two CPU cores of an AMD EPYC or an Intel Xeon, one thread for each unit; which
 of the two it was has not been noted. A sum depends on the processor, and after thousands of steps
 so does a model: where two tables of a family do not share their models, MAICC differs a little
 between them. The [README](../README.md#words) explains the words run, task and held-out.
@@ -54,8 +54,12 @@ LEGEND += fill(f"- *more regret*: {COMPARED}.", 100, subsequent_indent="  ") + "
 
 
 def keep(name: str, folder: Path, commit: str) -> None:
-    """Copies the returns of a finished benchmark to docs/results/NAME.json."""
-    table = read_json(folder / "benchmark.json")
+    """Copies the returns of a finished benchmark to docs/results/NAME.json.
+
+    Rows that were there with the same returns keep their commit, and the others get this one.
+    """
+    table, path = read_json(folder / "benchmark.json"), RAW / f"{name}.json"
+    before = read_json(path) if path.exists() else {"returns": {}}
     lines: dict[str, list[Any]] = {}
     for row in table["rows"]:
         line = row["variant"]
@@ -67,12 +71,15 @@ def keep(name: str, folder: Path, commit: str) -> None:
         f'  "{line}": [\n' + ",\n".join(f"   {_rows(runs)}" for runs in seeds) + "\n  ]"
         for line, seeds in lines.items()
     )
+    returns, old = json.loads(f"{{{text}}}"), before["returns"]
+    commits = {
+        line: before["commits"][line] if old.get(line) == rows else commit
+        for line, rows in returns.items()
+    }
     head = {key: table[key] for key in ("family", "return_min", "return_max", "seeds", "tasks")}
-    described = ", ".join(f'"{key}": {json.dumps(value)}' for key, value in head.items())
-    write_text(
-        RAW / f"{name}.json",
-        f'{{"commit": "{commit}", {described},\n "returns": {{\n{text}\n }}}}\n',
-    )
+    head = {"commits": commits, **head}
+    described = ",\n ".join(f'"{key}": {json.dumps(value)}' for key, value in head.items())
+    write_text(path, f'{{{described},\n "returns": {{\n{text}\n }}}}\n')
 
 
 def _runs(folder: Path, seed: int) -> list[Any]:
@@ -112,6 +119,16 @@ def tables(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray
     return make_table(raw["family"], raw["seeds"], tasks, results, bounds)
 
 
+def played_at(commits: Mapping[str, str]) -> str:
+    """Says at which commits the lines of a table were played."""
+    lines: dict[str, list[str]] = {}
+    for line, commit in commits.items():
+        lines.setdefault(commit, []).append(f"`{line}`")
+    (first, _), *others = lines.items()
+    told = [f"{' and '.join(names)} at `{commit}`" for commit, names in others]
+    return "; ".join([f"commit `{first}`", *told])
+
+
 def section(claim: Mapping[str, Any]) -> list[str]:
     """Writes one claim with its command and its table."""
     raw = read_json(RAW / f"{claim['results']}.json")
@@ -122,12 +139,12 @@ def section(claim: Mapping[str, Any]) -> list[str]:
     else:
         shown = markdown_table(HEAD, map(table_cells, table["rows"]))
     seeds = ", ".join(map(str, raw["seeds"]))
-    told = f"Seeds {seeds}; {len(raw['tasks'])} held-out tasks each; commit `{raw['commit']}`."
+    told = f"Seeds {seeds}; {len(raw['tasks'])} held-out tasks each; {played_at(raw['commits'])}."
     return [
         f"## {claim['title']}", "",
         fill(f"**{claim['claim']}**", 100), "",
         f"    {claim['command']}", "",
-        *shown, "", told, "", claim.get("text", "").strip(), "",
+        *shown, "", fill(told, 100), "", claim.get("text", "").strip(), "",
     ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from maicc.experiments.benchmark import benchmark
-from maicc.files import read_json
+from maicc.files import read_json, write_json
 from tests.conftest import tiny_config
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -48,7 +48,14 @@ def test_what_is_kept_of_a_benchmark_gives_its_table(tmp_path, monkeypatch):
     table = benchmark(tiny_config(), variants, seeds=2, tasks=2, out=out)
     results.keep("tiny", out, "0123abc")
     raw = read_json(tmp_path / "tiny.json")
-    assert raw["commit"] == "0123abc"
+    assert results.played_at(raw["commits"]) == "commit `0123abc`"
+    result = next((out / "results" / "no_context").glob(f"seed{raw['seeds'][1]}-*.json"))
+    changed = read_json(result)
+    changed["runs"][0]["returns"][0] += 0.5
+    write_json(result, changed)
+    results.keep("tiny", out, "4567def")
+    commits = read_json(tmp_path / "tiny.json")["commits"]
+    assert results.played_at(commits) == "commit `0123abc`; `no_context` at `4567def`"
     again, curves = results.tables(raw)
     lines = [row for row in table["rows"] if not row["variant"].startswith("behaviour")]
     assert [row["variant"] for row in lines] == ["default", "no_context", "scripted explorer"]
