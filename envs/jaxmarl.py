@@ -17,6 +17,8 @@ from maicc.envs.jax_setup import needs_jaxmarl
 from maicc.envs.tasks import TeamReward
 from maicc.types import Task, UserError
 
+OF_STEPS = 2**32 - 1  # folded into an episode's key for its steps; no `split` gives that key
+
 
 class JaxMARLBatch:
     """Games of one JaxMARL environment in lock step, with the interface of `BatchEnv`.
@@ -236,7 +238,8 @@ class _Engine:
             return plain(state), *look(observations, state)
 
         def step(seed, at, state, actions):
-            key = jax.random.fold_in(jax.random.PRNGKey(seed), at)
+            of_steps = jax.random.fold_in(jax.random.PRNGKey(seed), OF_STEPS)
+            key = jax.random.fold_in(of_steps, at)
             chosen = {agent: actions[i] for i, agent in enumerate(env.agents)}
             observations, state, rewards, dones, _ = env.step_env(key, state, chosen)
             over = jnp.bool_(dones["__all__"])
@@ -352,8 +355,9 @@ def from_jaxmarl(
     """Makes a PettingZoo environment of a JaxMARL environment.
 
     Seed s starts the episode of `jax.random.PRNGKey(s)`, and step t draws from that key folded with
-    t. Every agent stays to the end. `infos` hold `action_mask` and `alive`, and the attribute
-    `game_state` is the state that scripted policies may look at.
+    `OF_STEPS` and then with t, so that no step draws what `reset` drew. Every agent stays to the
+    end. `infos` hold `action_mask` and `alive`, and the attribute `game_state` is the state that
+    scripted policies may look at.
 
     Args:
         env: JaxMARL environment with discrete actions, as `jaxmarl.make` gives it. Observations of

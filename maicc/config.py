@@ -331,15 +331,16 @@ class AdaptConfig:
 
     Args:
         episodes: Adaptation episodes of each run.
-        runs: Runs on held-out tasks, in lock step; tasks repeat when there are fewer.
+        runs: Runs on held-out tasks, in lock step; tasks repeat when there are fewer. Run i of
+            seed s has the seed 1000 s + i.
         training_runs: Runs on training tasks, for comparison; written to a file of their own.
         traces: Runs of `maicc run` and `maicc adapt` that are traced, the first ones: what agents
             saw and did, and what they remembered. `maicc replay` shows them.
     """
 
     episodes: int = limited(100, 1)
-    runs: int = limited(16, 1)
-    training_runs: int = limited(9, 0)
+    runs: int = limited(16, 1, 1000)
+    training_runs: int = limited(9, 0, 1000)
     traces: int = limited(2, 0, changes_results=False)
 
     def identity(self) -> dict[str, Any]:

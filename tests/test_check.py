@@ -193,6 +193,20 @@ def test_the_check_leaves_no_environment_open():
     assert {id(env) for env in opened} == {id(env) for env in closed}
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"held_out": [{"goal": 0, "broken": ""}]}, "held out, and trained on as well"),
+        ({"reveal": lambda p: [0.0] * (2 + p["goal"])}, "give as many finite numbers"),
+        ({"reveal": lambda p: [np.nan if p["goal"] == 2 else 0.0]}, "give as many finite numbers"),
+        ({"reveal": lambda p: 0.0}, "give as many finite numbers"),
+    ],
+)
+def test_what_would_mislead_is_refused_before_anything_is_played(changes, message):
+    with pytest.raises(UserError, match=message):
+        check_family(family(**changes))
+
+
 def test_many_tasks_are_not_opened_at_once():
     most = [0]
 

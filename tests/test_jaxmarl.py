@@ -96,6 +96,7 @@ def test_pettingzoo_contract():
 
 def test_an_episode_is_that_of_the_environment_itself():
     env, key = from_jaxmarl(ENV), jax.random.PRNGKey(7)
+    of_steps = jax.random.fold_in(key, 2**32 - 1)
     seen, infos = env.reset(seed=7)
     expected, state = ENV.reset(key)
     for t in range(3):
@@ -106,7 +107,7 @@ def test_an_episode_is_that_of_the_environment_itself():
         assert infos["two"]["action_mask"].tolist() == [1, 1]  # there are no masks: all are legal
         seen, paid, *_, infos = step(env, 0, 1)
         actions = {"one": 0, "two": 1}
-        expected, state, rewards, *_ = ENV.step_env(jax.random.fold_in(key, t), state, actions)
+        expected, state, rewards, *_ = ENV.step_env(jax.random.fold_in(of_steps, t), state, actions)
         assert paid == {a: float(rewards[a]) for a in ENV.agents}
     assert env.observation_space("one").shape == (4,)
     assert [int(env.action_space(agent).n) for agent in env.agents] == [3, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import pytest
@@ -11,7 +12,14 @@ from maicc.data.behaviour import play
 from maicc.data.team_batch import team_batch
 from maicc.experiments.validate import check
 from maicc.models.batching import trimmed
-from maicc.models.record import StepTokens, Transitions, packed, step_tokens, transitions
+from maicc.models.record import (
+    StepTokens,
+    Transitions,
+    packed,
+    paid_in_between,
+    step_tokens,
+    transitions,
+)
 from maicc.types import Trajectories, UserError
 from tests.conftest import tiny_config
 from tests.teams import FAMILY, untrained
@@ -78,14 +86,35 @@ def test_a_record_of_long_episodes_is_thinned_out(slices):
     whole, few = packed(tokens), packed(tokens, 6)
     size = int(whole.mask[0].sum())
     assert few.mask.sum(1).tolist() == [6, 4]
-    assert torch.equal(few.x[0], whole.x[0, [i * size // 6 for i in range(6)]])
+    kept = [ceil(i * (size - 1) / 5) for i in range(6)]  # the first and the last are among them
+    assert torch.equal(few.x[0], whole.x[0, kept])
+    assert torch.equal(packed(tokens, 1).x[0, 0], whole.x[0, size - 1])
     assert torch.equal(few.x[1, :4], steps.observations[1, :4])
     assert torch.equal(packed(tokens, 10**6).mask, whole.mask)
     bounded = untrained(FAMILY.spec, record=2, k=0, record_steps=12)
     read = bounded.encode_record(slices.take(torch.tensor([3, 4, 5])))
     assert read.visible.sum(1).tolist() == [min(n, 6) for n in slices.step_mask[3:6].sum(1)]
+    paid = paid_in_between(steps, 6)
+    for row in range(2):
+        order = packed(steps._replace(step=torch.arange(30).expand(2, 30)), 6).step[row]
+        order = order[: int(few.mask[row].sum())]
+        so_far = (steps.rewards * steps.mask)[row].cumsum(0)[order]
+        assert torch.allclose(paid.rewards[row, order].cumsum(0), so_far)
     whole = untrained(FAMILY.spec, record=2, k=0).encode_record(slices.take([3]))
     assert whole.visible.sum() == slices.step_mask[3].sum() > 6
+
+
+@pytest.mark.parametrize("at", [-1, -2])
+def test_a_long_episode_that_was_won_at_the_end_reads_as_won(slices, at):
+    """The last step is read, and what was paid in a step that is not read comes with the next."""
+    model = untrained(FAMILY.spec, record=2, k=0, record_steps=10)
+    lost = slices.take(torch.tensor([int(slices.step_mask.sum(1).argmax())]))
+    size = int(lost.step_mask.sum())
+    rewards = lost.rewards.clone()
+    rewards[0, size + at] += 1.0
+    ends = [model.encode_episodes(e).kv[-1][1] for e in (lost, lost._replace(rewards=rewards))]
+    assert size > 5
+    assert (ends[0] - ends[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,21 @@ def _seeds(family: TaskFamily, task: Task) -> Verdict | str:
     return "reset(seed) fixes the episode"
 
 
+def _require_hidden_parts(family: TaskFamily) -> None:
+    """Refuses a `reveal` that does not give as many finite numbers for each task."""
+    if family.reveal is None:
+        return
+    tasks = [*family.training_tasks, *family.held_out_tasks]
+    shape = family.hidden_part(tasks[0]).shape
+    for task in tasks:
+        part = family.hidden_part(task)
+        if part.shape != shape or part.ndim != 1 or not np.isfinite(part).all():
+            raise UserError(
+                f"{family.name}: reveal gives {part.tolist()} for task {task.name}; give as many "
+                "finite numbers for each task"
+            )
+
+
 def _require_apart(family: TaskFamily) -> None:
     """Checks that environments share nothing, if a seed fixes an episode of theirs.
 
@@ -380,9 +395,11 @@ def check_family(family: TaskFamily) -> None:
     Raises:
         UserError: agents, spaces, masks or rewards break the contract, or there are no tasks.
     """
-    if not family.training or not family.held_out:
-        raise UserError(f"family {family.name} needs at least one training and one held-out task")
+    verdict = _tasks(family)
+    if not verdict.fine:
+        raise UserError(f"{family.name}: {verdict.found}; {verdict.fix}")
     tasks = [*family.training_tasks, *family.held_out_tasks]
+    _require_hidden_parts(family)
     if family.make_batch and len(tasks) > AT_ONCE:
         tasks += tasks[-1:] * (-len(tasks) % AT_ONCE)  # it is compiled for each number of games
     rng = np.random.default_rng(0)
@@ -390,7 +407,13 @@ def check_family(family: TaskFamily) -> None:
     for group in [[tasks[0]], [tasks[-1]]] if family.at_once else groups:
         with closing(batch_env(family, group)) as env:
             shown = env.reset(range(len(group)))
-            while not shown.done.all():
-                shown = env.step(random_legal(shown.action_mask, rng))
+            for _ in range(family.max_steps):
+                if not shown.done.all():
+                    shown = env.step(random_legal(shown.action_mask, rng))
+            if not shown.done.all():
+                raise UserError(
+                    f"{family.name}: an episode goes on after max_steps={family.max_steps} steps; "
+                    "end it there, or give a larger max_steps"
+                )
     if not family.at_once and not family.make_batch:
         _require_apart(family)

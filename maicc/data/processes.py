@@ -29,12 +29,12 @@ def processes(family: TaskFamily, workers: int) -> Iterator[PlayEach]:
     started when there are several calls to make.
 
     Args:
-        workers: Number of processes, 0 for one on every core.
+        workers: Number of processes, 0 for one on every core that this process may use.
 
     Raises:
         OutsideError: processes can't be started, or one has ended.
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or _cores()
     here = in_this_process(family)
     if workers == 1 or not importable(family):  # another process would not find the family
         yield here
@@ -130,3 +130,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _cores() -> int:
+    """Counts the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -91,13 +91,15 @@ def packing(mask: Tensor, most: int | None = None) -> Tensor:
 
     Args:
         mask: (B, C) bool, False at empty places.
-        most: Places of a set that stay; of a larger set every so many-th one does. None keeps all.
+        most: Places of a set that stay; of a larger set every so many-th one does, the last one in
+            any case. None keeps all.
     """
     size = mask.sum(1)
     longest = max(int(size.max()) if len(size) else 0, 1)
     order = (~mask).long().argsort(dim=1, stable=True)[:, :longest]
     if most is not None and longest > most:
         place = torch.arange(most, device=order.device).expand(len(order), most)
-        spread = place * size[:, None] // most
+        last = size[:, None] - 1
+        spread = last - (most - 1 - place) * last // max(most - 1, 1)
         order = order.gather(1, torch.where(size[:, None] > most, spread, place))
     return order

@@ -21,7 +21,7 @@ from maicc.models.batching import concat_by_length, split_by_length, take_where,
 from maicc.models.heads import ActionHead, hidden_errors, hidden_head
 from maicc.models.observations import EncodedObservations
 from maicc.models.past import Past
-from maicc.models.record import packed, step_tokens, transitions
+from maicc.models.record import packed, paid_in_between, step_tokens, transitions
 from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import Positions, Transformer, take_tokens
 from maicc.types import Spec, Trajectories, UserError
@@ -161,16 +161,20 @@ class DecisionTransformer(nn.Module):
     def encode_episodes(self, episodes: Trajectories) -> Past:
         """Encodes past episodes (n, T, ...), each on its own.
 
-        Of an episode with more than its share of `record_steps` every so many-th step is read.
+        Of an episode with more than its share of `record_steps` every so many-th step is read, the
+        last one in any case. Each is paid what was paid since the one before it.
 
         Returns:
             n rows of T tokens, or of as many as that share.
         """
         assert self.following is not None
         steps = transitions(Trajectories(*(part.unsqueeze(1) for part in episodes)))
-        tokens = step_tokens(steps, self.encoders, self.following, self.role.weight[2])
         most = self.most_steps
-        if tokens.mask.shape[1] > most:
+        too_long = steps.mask.shape[1] > most
+        if too_long:
+            steps = paid_in_between(steps, most)
+        tokens = step_tokens(steps, self.encoders, self.following, self.role.weight[2])
+        if too_long:
             tokens = packed(tokens, most).padded(most)
         return tokens.read(self.transformer)
 

@@ -69,6 +69,14 @@ def packed(steps: _Steps, most: int | None = None) -> _Steps:
     return type(steps)(*(take_rows(part.flatten(0, 1), places) for part in steps))
 
 
+def paid_in_between(steps: Transitions, most: int) -> Transitions:
+    """Adds rewards of steps that `packed` drops to those of the next step that it keeps."""
+    kept = packing(steps.mask, most)
+    so_far = (steps.rewards * steps.mask).cumsum(1).gather(1, kept)
+    paid = so_far.diff(dim=1, prepend=torch.zeros_like(so_far[:, :1]))
+    return steps._replace(rewards=steps.rewards.scatter(1, kept, paid))
+
+
 def step_tokens(
     steps: Transitions, encoders: TokenEncoders, following: nn.Linear, source: Tensor
 ) -> StepTokens:

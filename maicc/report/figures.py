@@ -103,7 +103,8 @@ def episode_boards(episodes: Mapping[str, Sequence[Drawing]]) -> str:
                 spine.set(visible=True, color="#d1d5db")
             for shape in end.shapes:
                 _shape(axes, shape)
-            for agent in sorted({s.agent for s in end.shapes if s.agent is not None}):
+            agents = {s.agent for step in steps for s in step.shapes if s.agent is not None}
+            for agent in sorted(agents):
                 way = [(s.x, s.y) for step in steps for s in step.shapes if s.agent == agent]
                 axes.plot(*np.array(way).T, color=agent_colour(agent), alpha=0.5, linewidth=2)
         return _svg(figure)

@@ -143,7 +143,7 @@ def _boards(folder: Path) -> list[Section]:
         }
         text = (
             f"The team of the first run, on {traces.tasks[0].name}: where its agents went, and "
-            "what they see at the end. replay.html shows every step."
+            "what they saw before their last action. replay.html shows every step."
         )
         figure = episode_boards(boards)
     except UserError as error:  # of traces that are damaged, or of a family that is not here
