@@ -89,27 +89,38 @@ def as_parallel(env: Any) -> ParallelEnv:
 
 
 class _Mapped(BaseParallelWrapper):
-    """Wrapper that applies `change` to every observation and to the bounds of its space."""
+    """Wrapper that applies `change` to every observation and to the bounds of its space.
+
+    Of a dict observation it changes what is under `observation`.
+    """
 
     def __init__(self, env: ParallelEnv, change: Callable[[np.ndarray], np.ndarray]) -> None:
         super().__init__(env)
         self._change = change
-        self._spaces: dict[str, spaces.Box] = {}
+        self._spaces: dict[str, spaces.Space] = {}
         for agent in roster_of(env):
-            box = env.observation_space(agent)
+            whole = env.observation_space(agent)
+            parts = dict(whole.spaces) if isinstance(whole, spaces.Dict) else {}
+            box = parts.get("observation", whole)
             if not isinstance(box, spaces.Box):
                 raise UserError(
-                    f"{name_of(env)}: {agent} has observation space {box}, and "
+                    f"{name_of(env)}: {agent} has observation space {whole}, and "
                     "map_observations changes Boxes only"
                 )
             low, high = (np.asarray(change(bound), np.float32) for bound in (box.low, box.high))
-            self._spaces[agent] = spaces.Box(low, high, dtype=np.float32)
+            mapped = spaces.Box(low, high, dtype=np.float32)
+            self._spaces[agent] = spaces.Dict({**parts, "observation": mapped}) if parts else mapped
 
-    def observation_space(self, agent: str) -> spaces.Box:
+    def observation_space(self, agent: str) -> spaces.Space:
         return self._spaces[agent]
 
-    def _changed(self, observations: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {a: np.asarray(self._change(o), np.float32) for a, o in observations.items()}
+    def _changed(self, observations: Mapping[str, Any]) -> dict[str, Any]:
+        return {agent: self._changed_one(seen) for agent, seen in observations.items()}
+
+    def _changed_one(self, seen: Any) -> Any:
+        if isinstance(seen, Mapping):
+            return {**seen, "observation": self._changed_one(seen["observation"])}
+        return np.asarray(self._change(seen), np.float32)
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
         result = called(self.env, seed=seed, options=options)
@@ -127,7 +138,8 @@ def map_observations(env: Any, change: Callable[[np.ndarray], np.ndarray]) -> Pa
     For example, `np.ravel` makes a vector of a matrix.
 
     Args:
-        env: Whatever `make` of a TaskFamily may return; its observations are Boxes.
+        env: Whatever `make` of a TaskFamily may return; its observations are Boxes, or dicts with
+            one under `observation`.
         change: Picks, leaves out or arranges numbers; it is applied to the bounds of the space too.
     """
     return _Mapped(as_parallel(env), change)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.test import parallel_api_test
+from pettingzoo.utils import BaseParallelWrapper
 from pettingzoo.utils.conversions import parallel_to_aec
 
 from maicc.envs import BatchEnv, get_family, map_observations
@@ -101,6 +102,31 @@ def test_steps_of_gymnasium_environments_that_are_refused(returned, message):
     batch.reset([0])
     with pytest.raises(UserError, match=message):
         batch.step(np.zeros((1, 2), int))
+
+
+def test_of_a_dict_the_observation_is_mapped_and_the_mask_stays():
+    plain = FAMILY.make_env(TASK)
+    seen, infos = plain.reset(seed=3)
+
+    class Dicts(BaseParallelWrapper):
+        def observation_space(self, agent):
+            mask = gym.spaces.MultiBinary(6)
+            box = self.env.observation_space(agent)
+            return gym.spaces.Dict({"observation": box, "action_mask": mask})
+
+        def reset(self, seed=None, options=None):
+            seen, infos = self.env.reset(seed=seed)
+            masks = {agent: infos[agent].pop("action_mask") for agent in seen}
+            return {a: {"observation": o, "action_mask": masks[a]} for a, o in seen.items()}, infos
+
+    env = map_observations(Dicts(FAMILY.make_env(TASK)), lambda o: o[2:4])
+    mapped, _ = env.reset(seed=3)
+    for agent, parts in mapped.items():
+        assert np.array_equal(parts["observation"], seen[agent][2:4])
+        assert np.array_equal(parts["action_mask"], infos[agent]["action_mask"])
+        assert env.observation_space(agent).contains(
+            {**parts, "action_mask": parts["action_mask"].astype(np.int8)}
+        )
 
 
 def test_only_boxes_are_mapped():
