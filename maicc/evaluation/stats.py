@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,11 @@ def bootstrap_ci95(
     """
     rng = np.random.default_rng([seed, Stream.BOOTSTRAP])
     groups = [np.flatnonzero(strata == s) for s in np.unique(strata)]
-    drawn = [_resampled(groups, rng) for _ in range(resamples)]
-    return _ends(values, drawn, statistic)
+    drawn = [
+        np.concatenate([g[rng.integers(len(g), size=len(g))] for g in groups])
+        for _ in range(resamples)
+    ]
+    return _ends(statistic(values[np.stack(drawn)], 1))
 
 
 def crossed_ci95(
@@ -76,28 +79,18 @@ def crossed_ci95(
         The lower and the upper end, numbers or arrays, as the statistic is.
     """
     rng = np.random.default_rng([seed, Stream.BOOTSTRAP])
-    cells = [
-        [np.flatnonzero((models == m) & (tasks == t)) for t in np.unique(tasks)]
-        for m in np.unique(models)
-    ]
-    drawn = []
-    for _ in range(resamples):
-        of_models = rng.integers(len(cells), size=len(cells))
-        of_tasks = rng.integers(len(cells[0]), size=len(cells[0]))
-        drawn.append(_resampled([cells[m][t] for m in of_models for t in of_tasks], rng))
-    return _ends(values, drawn, statistic)
+    n_models, n_tasks = len(np.unique(models)), len(np.unique(tasks))
+    run = np.lexsort((tasks, models)).reshape(n_models, n_tasks, -1)
+    per_cell = run.shape[2]  # runs of a model on a task
+    m = rng.integers(n_models, size=(resamples, n_models, 1, 1))
+    t = rng.integers(n_tasks, size=(resamples, 1, n_tasks, 1))
+    r = rng.integers(per_cell, size=(resamples, n_models, n_tasks, per_cell))
+    return _ends(statistic(values[run[m, t, r].reshape(resamples, -1)], 1))
 
 
-def _resampled(groups: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Draws as many runs (R,) from each group of runs as it has."""
-    return np.concatenate([g if len(g) == 1 else rng.choice(g, len(g)) for g in groups])
-
-
-def _ends(
-    values: np.ndarray, drawn: Sequence[np.ndarray], statistic: Callable[[np.ndarray, int], Any]
-) -> tuple[Any, Any]:
-    """Computes the ends of the middle 95 % of a statistic of drawn runs."""
-    low, high = np.percentile(statistic(values[np.stack(drawn)], 1), [2.5, 97.5], axis=0)
+def _ends(resampled: np.ndarray) -> tuple[Any, Any]:
+    """Finds the ends of the middle 95 % of resampled statistics (resamples, ...)."""
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
     return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
 
 
