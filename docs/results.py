@@ -34,10 +34,10 @@ TOP = """\
 Every table on this page is made of the raw returns in docs/results/, one file for each, by
 `python docs/results.py write`; a test makes them again. The command above a table makes its returns
 anew. Below it is the commit at which its rows were played, and which were played at another. All
-are from two CPU cores of an AMD EPYC or an Intel Xeon, one thread for each unit; which
-of the two it was has not been noted. A sum depends on the processor, and after thousands of steps
-so does a model: where two tables of a family do not share their models, MAICC differs a little
-between them. The [README](../README.md#words) explains the words run, task and held-out.
+are from two CPU cores of an AMD EPYC or an Intel Xeon, one thread for each unit; which of the two
+it was has not been noted. A sum depends on the processor, and after thousands of steps so does a
+model: where two tables of a family do not share their models, MAICC differs a little between them.
+The [README](../README.md#words) explains the words run, task and held-out.
 """
 LEGEND = """\
 - *last*: mean return of the last episode; *first 10*, *last 10*: of the first and of the last ten

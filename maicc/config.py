@@ -28,7 +28,8 @@ class CollectConfig:
             and rounded, but at least one episode per training task. 0 uses `levels`.
         explorer: Add one more behaviour: the family's scripted explorer, which knows nothing of
             the task. A team that was trained on exploration can imitate it.
-        workers: Processes; 0 takes every core. The data are the same for any number.
+        workers: Processes; 0 takes every core that it may use. The data are the same for any
+            number.
     """
 
     episodes: int = limited(200, 1)

@@ -153,6 +153,16 @@ def test_more_regret_than_the_first_row_by_hand():
     # task by task 1.0 and 0.5 of one seed, 1.5 and 1.5 of the other; 0.5 alone is drawn 1 in 16
     assert (worse["more_regret"], worse["more_regret_ci95"]) == (1.125, [0.5, 1.5])
     assert table_cells(worse)[-2] == "+1.12 [+0.50, +1.50]"
+    more_tasks = [Task("family", name, {}) for name in "aba"]  # more than are held out
+    again = {
+        name: [
+            {"runs": [{"task": {"name": t.name}, "returns": [r, r]} for t in more_tasks]}
+            for r in returns
+        ]
+        for name, returns in (("first", [2.0, 2.0]), ("second", [1.0, 1.5]))
+    }
+    table, _ = make_table("family", [0, 1], more_tasks, again, (0.0, 2.0))
+    assert table["rows"][1]["more_regret_ci95"] == [0.5, 1.0]
     assert "more_regret" not in one, "other runs than those of the first row"
     half = {"first": rows["one seed"], "second": rows["one seed"]}
     table, _ = make_table("family", [0, 1], tasks, half, (0.0, 2.0))

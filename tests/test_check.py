@@ -205,6 +205,9 @@ def test_the_check_leaves_no_environment_open():
 def test_what_would_mislead_is_refused_before_anything_is_played(changes, message):
     with pytest.raises(UserError, match=message):
         check_family(family(**changes))
+    failed = [v for v in check_contract(family(**changes)) if not v.fine]
+    assert failed[0].item == ("reveal" if "reveal" in changes else "tasks")
+    assert message in failed[0].found
 
 
 def test_many_tasks_are_not_opened_at_once():

@@ -64,6 +64,7 @@ def test_fit_trains_a_rival(tiny_run, tmp_path, monkeypatch, capsys):
     ("more", "message"),
     [
         ([], "no task family 'nope'; there are: lbf_7x7"),
+        (["--trainer.max_step=3"], "trainer.max_step"),  # a part of a name
         (["--nope=3"], "unrecognized arguments: --nope=3; `maicc fit --help` lists the options"),
         (["--trainer.max_steps=x"], '"trainer.max_steps"'),
         (

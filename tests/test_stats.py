@@ -77,6 +77,17 @@ def test_the_crossed_bootstrap_covers_the_mean_of_all_tasks():
     assert held / 200 > 0.83  # a percentile bootstrap of ten tasks falls short of 95 %
 
 
+def test_the_crossed_bootstrap_takes_tasks_with_unequal_numbers_of_runs():
+    models, tasks = np.array([0, 0, 0, 1, 1, 1]), np.array(list("abaaba"))
+    by_model = np.array([0.0, 0.0, 0.0, 6.0, 6.0, 6.0])  # models are drawn alike half of the time
+    assert crossed_ci95(by_model, models, tasks, np.mean) == (0.0, 6.0)
+    by_task = np.array([3.0, 0.0, 3.0, 3.0, 0.0, 3.0])  # drawn alike, too; both are drawn: 2.0
+    assert crossed_ci95(by_task, models, tasks, np.mean) == (0.0, 3.0)
+    assert crossed_ci95(by_task, models, tasks, np.median) == (0.0, 3.0)
+    alike = crossed_ci95(np.full(6, 2.5), models, tasks, np.mean)
+    assert alike == (2.5, 2.5)
+
+
 def test_the_crossed_bootstrap_of_one_model_resamples_tasks_and_their_runs():
     values, tasks = np.array([0.0, 1.0, 10.0, 14.0]), np.array([0, 0, 1, 1])
     # one resample in 64 is of the lowest run alone, and 4 of it three times and of the next once

@@ -33,15 +33,20 @@ def make_parser(command: str, what: str) -> ArgumentParser:
     """
     from jsonargparse import ArgumentParser
 
-    parser = one_line(ArgumentParser)(prog=f"maicc {command}", description=what)
-    parser.allow_abbrev = False  # a part of an option's name is a slip
-    return parser
+    return one_line(ArgumentParser)(prog=f"maicc {command}", description=what)
 
 
 def one_line(parser: type) -> Any:
-    """Makes a class of parsers whose errors are one line, which names the help."""
+    """Makes a class of parsers whose errors are one line, which names the help.
+
+    A part of an option's name is an error.
+    """
 
     class Parser(parser):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.allow_abbrev = False
+
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             prog = self.prog.replace(" [options]", "")  # of a command within Lightning's
             raise told(ex) or UserError(

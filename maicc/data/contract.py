@@ -54,6 +54,11 @@ def check_contract(family: TaskFamily) -> Iterator[Verdict]:
     task = family.training_tasks[0] if family.training else None
     if task is None:
         return
+    if family.reveal is not None:
+        verdict = _verdict("reveal", lambda: _reveal(family), "")
+        yield verdict
+        if not verdict.fine:
+            return
     basics: dict[str, Look] = {"spaces": _spaces, "episodes": _episodes}
     for item, look in basics.items():
         verdict = _verdict(item, partial(look, family, task), "")
@@ -227,10 +232,7 @@ def _seeds(family: TaskFamily, task: Task) -> Verdict | str:
     return "reset(seed) fixes the episode"
 
 
-def _require_hidden_parts(family: TaskFamily) -> None:
-    """Refuses a `reveal` that does not give as many finite numbers for each task."""
-    if family.reveal is None:
-        return
+def _reveal(family: TaskFamily) -> str:
     tasks = [*family.training_tasks, *family.held_out_tasks]
     shape = family.hidden_part(tasks[0]).shape
     for task in tasks:
@@ -240,6 +242,7 @@ def _require_hidden_parts(family: TaskFamily) -> None:
                 f"{family.name}: reveal gives {part.tolist()} for task {task.name}; give as many "
                 "finite numbers for each task"
             )
+    return f"tells {shape[0]} numbers of each task"
 
 
 def _require_apart(family: TaskFamily) -> None:
@@ -393,13 +396,15 @@ def check_family(family: TaskFamily) -> None:
     Where environments are costly, it plays the first and the last task only.
 
     Raises:
-        UserError: agents, spaces, masks or rewards break the contract, or there are no tasks.
+        UserError: agents, spaces, masks or rewards break the contract, an episode goes on too long,
+            tasks are missing or held out and trained on as well, or `reveal` is of no use.
     """
     verdict = _tasks(family)
     if not verdict.fine:
         raise UserError(f"{family.name}: {verdict.found}; {verdict.fix}")
     tasks = [*family.training_tasks, *family.held_out_tasks]
-    _require_hidden_parts(family)
+    if family.reveal is not None:
+        _reveal(family)
     if family.make_batch and len(tasks) > AT_ONCE:
         tasks += tasks[-1:] * (-len(tasks) % AT_ONCE)  # it is compiled for each number of games
     rng = np.random.default_rng(0)

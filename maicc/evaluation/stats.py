@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ def bootstrap_ci95(
         np.concatenate([g[rng.integers(len(g), size=len(g))] for g in groups])
         for _ in range(resamples)
     ]
-    return _ends(statistic(values[np.stack(drawn)], 1))
+    return _interval(values, drawn, statistic)
 
 
 def crossed_ci95(
@@ -70,7 +70,7 @@ def crossed_ci95(
     Args:
         values: One value of each run, or one row, (R, ...).
         models: Model of each run, (R,).
-        tasks: Task of each run, (R,). Each model has runs on each task, on all equally many.
+        tasks: Task of each run, (R,). A model may have several runs on one task.
         statistic: Statistic along an axis, whose interval is wanted.
         seed: Seed of the resampling.
         resamples: Number of resamples.
@@ -79,18 +79,31 @@ def crossed_ci95(
         The lower and the upper end, numbers or arrays, as the statistic is.
     """
     rng = np.random.default_rng([seed, Stream.BOOTSTRAP])
-    n_models, n_tasks = len(np.unique(models)), len(np.unique(tasks))
-    run = np.lexsort((tasks, models)).reshape(n_models, n_tasks, -1)
-    per_cell = run.shape[2]  # runs of a model on a task
-    m = rng.integers(n_models, size=(resamples, n_models, 1, 1))
-    t = rng.integers(n_tasks, size=(resamples, 1, n_tasks, 1))
-    r = rng.integers(per_cell, size=(resamples, n_models, n_tasks, per_cell))
-    return _ends(statistic(values[run[m, t, r].reshape(resamples, -1)], 1))
+    model, task = (np.unique(of, return_inverse=True)[1] for of in (models, tasks))
+    n_models, n_tasks = model.max() + 1, task.max() + 1
+    cell = model * n_tasks + task  # of each run
+    run = cell.argsort(kind="stable")
+    count = np.bincount(cell, minlength=n_models * n_tasks)
+    first = count.cumsum() - count
+    drawn = []
+    for _ in range(resamples):
+        rows = rng.integers(n_models, size=(n_models, 1))
+        chosen = (rows * n_tasks + rng.integers(n_tasks, size=n_tasks)).ravel()
+        per_run = chosen.repeat(count[chosen])
+        within = (rng.random(len(per_run)) * count[per_run]).astype(np.int64)
+        drawn.append(run[first[per_run] + within])
+    return _interval(values, drawn, statistic)
 
 
-def _ends(resampled: np.ndarray) -> tuple[Any, Any]:
-    """Finds the ends of the middle 95 % of resampled statistics (resamples, ...)."""
-    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
+def _interval(
+    values: np.ndarray, drawn: Sequence[np.ndarray], statistic: Callable[[np.ndarray, int], Any]
+) -> tuple[Any, Any]:
+    """Finds the ends of the middle 95 % of a statistic of drawn runs, in samples of any sizes."""
+    by_size: dict[int, list[np.ndarray]] = {}
+    for runs in drawn:
+        by_size.setdefault(len(runs), []).append(runs)
+    resampled = [statistic(values[np.stack(samples)], 1) for samples in by_size.values()]
+    low, high = np.percentile(np.concatenate(resampled), [2.5, 97.5], axis=0)
     return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
 
 

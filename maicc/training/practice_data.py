@@ -64,7 +64,7 @@ class PracticeData(RecordData):
         lived, s = runs.trajectories.observations.shape, self.spec
         if lived[2:] != (s.max_steps, s.observation_size) or lived[:3] != runs.expert.shape:
             raise UserError(f"{self.runs_path}: not the runs of this family; remove it")
-        self.rows, self.episodes = runs.expert.shape[:2]
+        self.episodes = runs.expert.shape[1]
         self.first_of_runs = len(self.length)
         trained_on = np.isin(runs.task, self.task[~self.held])  # others are held back whole
         self.runs_trained_on = np.flatnonzero(trained_on)
