@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -353,6 +353,7 @@ def sample_tasks(
     training: int,
     held_out: int,
     seed: int = 0,
+    game: Callable[[Mapping[str, Any]], Hashable] | None = None,
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """Draws parameters of training and held-out tasks, no task twice.
 
@@ -361,16 +362,27 @@ def sample_tasks(
         training: Number of training tasks.
         held_out: Number of held-out tasks.
         seed: Seed of the generator that `draw` is given.
+        game: Tells which tasks are the same game under other parameters: `game(parameters)` is
+            equal for them. No held-out task is then the game of another task. If None, tasks with
+            different parameters are different games.
 
     Raises:
         UserError: the sampler has too few different tasks.
     """
     rng = np.random.default_rng([seed, Stream.SAMPLE_TASKS])
-    drawn: dict[str, Mapping[str, Any]] = {}  # parameters by task name
+    trained: dict[str, Mapping[str, Any]] = {}  # parameters by task name
+    tested: list[Mapping[str, Any]] = []
+    games: set[Hashable] = set()
     for _ in range(100 * (training + held_out)):
         parameters = _plain(draw(rng))
-        drawn.setdefault(_name(parameters), parameters)
-        if len(drawn) == training + held_out:
-            tasks = list(drawn.values())
-            return tasks[:training], tasks[training:]
-    raise UserError(f"the sampler gave {len(drawn)} tasks, {training + held_out} are needed")
+        drawn = (game or _name)(parameters)
+        if len(trained) < training:
+            trained.setdefault(_name(parameters), parameters)
+        elif drawn not in games:
+            tested.append(parameters)
+        games.add(drawn)
+        if len(trained) + len(tested) == training + held_out:
+            return [*trained.values()], tested
+    raise UserError(
+        f"the sampler gave {len(trained) + len(tested)} tasks, {training + held_out} are needed"
+    )

@@ -9,10 +9,10 @@ import pytest
 
 from maicc.data.behaviour import play
 from maicc.envs import batch_env, get_family, with_partners
-from maicc.envs.games.lbf_levels import Levels, lifters
+from maicc.envs.games.lbf_levels import Levels, game, lifters
 from maicc.envs.games.lbf_partners import PARTNER, Partners, partner
 from maicc.envs.games.ways import cells_beside, distance
-from maicc.types import UserError
+from maicc.types import Task, UserError
 
 LEVELS, PARTNERS = get_family("lbf_levels"), get_family("lbf_partners")
 
@@ -47,6 +47,27 @@ def test_levels_are_not_observed():
         seen, also = one.reset(seed=seed)[0], other.reset(seed=seed)[0]
         for agent in one.possible_agents:
             np.testing.assert_array_equal(seen[agent], also[agent])
+
+
+def test_no_held_out_task_is_the_game_of_another_task():
+    known = {game(task.parameters) for task in LEVELS.training_tasks}
+    new = {game(task.parameters) for task in LEVELS.held_out_tasks}
+    assert len(new) == len(LEVELS.held_out_tasks)
+    assert not known & new
+
+
+def test_tasks_of_one_game_play_alike():
+    """Training holds games twice, with other levels: what is played in one is so in the other."""
+    first: dict[tuple[int, ...], Task] = {}
+    again = [(first.setdefault(game(t.parameters), t), t) for t in LEVELS.training_tasks]
+    again = [(one, other) for one, other in again if one is not other]
+    assert len(again) > 10
+    seeds = [(5, episode) for episode in range(6)]
+    for one, other in again[:10]:
+        played, also = (play(LEVELS, task, 0.5, seeds, "expert") for task in (one, other))
+        np.testing.assert_array_equal(played.actions, also.actions)
+        np.testing.assert_allclose(played.rewards, also.rewards, atol=1e-6)
+        assert played.rewards.any()
 
 
 def lift(env: Levels, pair: tuple[int, int]) -> float:

@@ -88,6 +88,17 @@ def test_tasks_as_lists_and_from_a_sampler():
         dataclasses.replace(family, training=[training[0], training[0]])
 
 
+def test_no_held_out_task_is_the_game_of_another():
+    draw = lambda rng: {"place": int(rng.integers(9))}  # noqa: E731
+    row = lambda parameters: parameters["place"] // 3  # noqa: E731
+    training, held_out = sample_tasks(draw, training=1, held_out=2, game=row)
+    assert sorted(map(row, [*training, *held_out])) == [0, 1, 2]
+    training, _ = sample_tasks(draw, training=8, held_out=0, game=row)
+    assert len({task["place"] for task in training}) == 8  # training tasks may be one game
+    with pytest.raises(UserError, match="gave 3 tasks, 4 are needed"):
+        sample_tasks(draw, training=1, held_out=3, game=row)
+
+
 def changed(**changes):
     return dataclasses.replace(get_family("lbf_7x7"), **changes)
 

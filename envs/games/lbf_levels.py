@@ -167,7 +167,15 @@ def reveal(parameters: Mapping[str, Any]) -> list[float]:
     return [float(i in pair) for i in range(len(parameters["levels"]))]
 
 
-_training, _held_out = sample_tasks(_draw, TRAINING, HELD_OUT)
+def game(parameters: Mapping[str, Any]) -> tuple[int, ...]:
+    """Tells all that the levels decide: which agents lift which food together, and its level."""
+    levels, heavy = parameters["levels"], parameters["heavy"]
+    groups = [g for size in range(1, len(levels) + 1) for g in combinations(levels, size)]
+    foods = heavy, sum(levels) - heavy
+    return (*foods, *(sum(group) >= food for food in foods for group in groups))
+
+
+_training, _held_out = sample_tasks(_draw, TRAINING, HELD_OUT, game=game)
 lbf_levels = TaskFamily(
     name="lbf_levels",
     make=Levels,
