@@ -44,7 +44,8 @@ LEGEND = """\
   episodes; what follows ± is a normal 95 % interval over runs;
 - *of the gap*: how far a line has come from memoryless, 0 %, to the oracle, 100 %, which are taken
   at their means over all episodes;
-- *IQM*: interquartile mean with a bootstrap interval that resamples seeds and then runs;
+- *IQM*: interquartile mean with a bootstrap interval, for which seeds and tasks are resampled, each
+  for itself;
 - *solved*: share of the last ten episodes that reach the maximum, to within 5 %; *found*: the
   episode by which half of the runs have reached it once; *kept*: the share of a run's later
   episodes that reach it again; *regret*: what an episode misses to the maximum; *to 85 %*: the

@@ -104,12 +104,14 @@ class JaxMARLBatch:
         n = len(self.engine.agents)
         running = ~(self._over[0] | self._over[1])
         chosen = np.where(running[:, None], actions[:, :n], 0).astype(np.int32)
-        self._state, *seen, paid, alive, over = self.engine.step(
+        self._state, *seen, paid, done, over = self.engine.step(
             self._seeds, np.int32(self.steps), self._state, chosen
         )
         self.steps += 1
         late = self.max_steps is not None and self.steps >= self.max_steps
         self._over[1 if late else 0] |= running & (np.asarray(over) | late)
+        # at an end all are done: whoever lived until then stays alive, and the dead stay dead
+        alive = np.where(np.asarray(over)[:, None], self._alive[:, :n], ~np.asarray(done))
         self._read(seen, alive, running)
         rewards = np.zeros(self.agent_mask.shape, np.float32)
         rewards[running, :n] = np.asarray(paid)[running]
@@ -244,8 +246,8 @@ class _Engine:
             observations, state, rewards, dones, _ = env.step_env(key, state, chosen)
             over = jnp.bool_(dones["__all__"])
             paid = jnp.stack([jnp.float32(rewards[agent]) for agent in env.agents])
-            alive = jnp.stack([~jnp.bool_(dones[agent]) | over for agent in env.agents])
-            return plain(state), *look(observations, state), paid, alive, over
+            done = jnp.stack([jnp.bool_(dones[agent]) for agent in env.agents])
+            return plain(state), *look(observations, state), paid, done, over
 
         self.reset = jax.jit(jax.vmap(reset))
         self.step = jax.jit(jax.vmap(step, (0, None, 0, 0)))

@@ -260,7 +260,7 @@ class TaskFamily:
             return_min=float(self.return_bounds[0]) if self.return_bounds else None,
             return_max=float(self.return_bounds[1]) if self.return_bounds else None,
             layout=self.layout,
-            hidden=len(self.hidden_part(self.training_tasks[0])) if self.training_tasks else 0,
+            hidden=self.hidden_part(self.training_tasks[0]).size if self.training_tasks else 0,
         )
 
     def _telling(self, spec: Spec) -> Spec:

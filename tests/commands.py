@@ -17,13 +17,14 @@ from maicc.cli import main
 
 COMMON = [
     "--collect.episodes=3", "--collect.levels=[0.0,1.0]", "--collect.workers=1", "--device=cpu",
-    "--decision.batch_size=8", "--adapt.runs=2", "--adapt.training_runs=2",
+    "--decision.batch_size=8",
     *(f"--decision.model.{k}={v}" for k, v in (("width", 16), ("layers", 2), ("heads", 2))),
 ]  # fmt: skip
 
 
+RUNS = ["--adapt.runs=2", "--adapt.training_runs=2"]
 TINY = [  # of MAICC with all its networks
-    *COMMON, "--decision.model.k=2", "--decision.model.record=2", "--embedding.batch_size=4",
+    *COMMON, *RUNS, "--decision.model.k=2", "--decision.model.record=2", "--embedding.batch_size=4",
     *(f"--embedding.model.{k}={v}" for k, v in (("width", 16), ("layers", 2), ("heads", 2))),
 ]  # fmt: skip
 

@@ -98,6 +98,17 @@ def test_a_result_that_is_there_meanwhile_is_not_made_again(tiny_run, tmp_path):
     assert out.read_text() == "{}"
 
 
+def test_tasks_that_were_trained_on_are_not_held_out(tiny_run, tmp_path, monkeypatch):
+    training, held_out = dict(FAMILY.training), dict(FAMILY.held_out)
+    (trained, one), (new, other) = training.popitem(), held_out.popitem()
+    swapped = dataclasses.replace(
+        FAMILY, training=training | {new: other}, held_out=held_out | {trained: one}
+    )
+    monkeypatch.setattr(module, "get_family", lambda name: swapped)
+    with pytest.raises(UserError, match="other training tasks"):
+        adapt_folder(tiny_run, MaiccAdapt(episodes=1, runs=1), 0, tmp_path / "a.json")
+
+
 def test_result(models):
     tasks = [FAMILY.held_out_tasks[0], FAMILY.training_tasks[0]]
     result = adapt(models, FAMILY, tasks, MaiccAdapt(episodes=3), seed=4)

@@ -9,7 +9,7 @@ import pytest
 from maicc.cli import main
 from maicc.data.arrays import convert_arrays
 from maicc.data.behaviour import play
-from maicc.data.dataset import EpisodeFile
+from maicc.data.dataset import EpisodeFile, spec_with_bounds
 from maicc.data.episodes import concatenate
 from maicc.envs import get_family
 from maicc.types import UserError
@@ -90,6 +90,9 @@ def test_defaults_individual_rewards_and_smaller_arrays(arrays, tmp_path):
     assert episodes.task.max() == 8
     returns = episodes.rewards.sum(1)
     assert (read.spec.return_min, read.spec.return_max) == (returns.min(), returns.max())
+    telling = replace(free, reveal=lambda parameters: [1.0, 2.0]).spec  # since the dataset was made
+    assert spec_with_bounds(telling, out) == replace(read.spec, hidden=2)
+    assert spec_with_bounds(telling, out).hidden == 2
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,17 @@ def test_a_family_of_other_tasks_is_refused(team, monkeypatch):
         load_team(team)
 
 
+def test_a_run_notes_down_whether_its_family_states_bounds(team, tiny_run, tmp_path):
+    """Where the family cannot be imported a team goes by the same goal."""
+    assert load_folder(team).states_bounds is True
+    shutil.copytree(tiny_run, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text())
+    for noted, told in ((False, False), (None, True)):  # None: the family is asked, and states them
+        path.write_text(json.dumps({**stored, "states_bounds": noted}))
+        assert load_folder(tmp_path / "run").knows_maximum is told
+
+
 def test_no_file_leads_out_of_the_folder(tmp_path):
     archive.write_archive(tmp_path / "x.maicc", {"../outside.json": "{}"})
     with pytest.raises(UserError, match=r"a file named '\.\./outside\.json'"):

@@ -179,6 +179,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
         (["run", "lbf_7x7", "--adapt.memory.window=0"], "adapt.memory.window=0"),
         (["benchmark", "lbf_7x7", "--threads=0"], "--threads=0"),
         (["benchmark", "lbf_7x7", "--variants=none"], "no variant 'none'"),
+        (["compare", "lbf_7x7", "--adapt.runs=9"], "one run for each of its --tasks"),
         (["compare", "lbf_7x7", "--methods=maicc,dtt"], "no variant 'dtt'"),
         (["run", "lbf_7x7", "--method=dtt"], "method='dtt' is not one of: maicc, madt"),
         (["run", "lbf_7x7", "--method=at", "--decision.model.episodes=1"], "episodes=1 must be at"),

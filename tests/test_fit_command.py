@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from maicc.baselines.at import ATModule
 from maicc.cli import main
 from maicc.files import read_metrics
 from maicc.training.checkpoints import load_module
+from maicc.training.modules import DecisionModule
 from tests.commands import maicc, refused
 
 
@@ -42,6 +45,45 @@ def test_fit_is_a_lightning_cli(tiny_run, tmp_path, monkeypatch, capsys):
     assert [row["step"] for row in rows] == [1, 3]
     said = refused(capsys, *arguments("embedding", 9, f"--ckpt_path={checkpoint}"))
     assert "was laid out for 3 steps, not for 9" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_fit_goes_on_as_if_unbroken(tiny_run, tmp_path, monkeypatch, capsys, number):
+    monkeypatch.chdir(tmp_path)
+    decision = Path(__file__).parent.parent / "configs" / "decision.yaml"
+
+    def arguments(folder: str, *more: str) -> list[str]:
+        return [
+            "fit", "--config", str(decision), "--trainer.max_steps=4", "--trainer.accelerator=cpu",
+            "--trainer.logger=false", f"--trainer.default_root_dir={folder}",
+            f"--data.init_args.path={tiny_run / 'episodes.h5'}", *more,
+        ]  # fmt: skip
+
+    main(arguments("unbroken"))
+    real, steps = DecisionModule.training_step, []
+
+    def pressed(self, *args):
+        steps.append(1)
+        if len(steps) == 2:
+            signal.raise_signal(number)
+        return real(self, *args)
+
+    handler = signal.getsignal(number)
+    monkeypatch.setattr(DecisionModule, "training_step", pressed)
+    with pytest.raises(SystemExit) as end:
+        main(arguments("broken"))
+    assert (end.value.code, len(steps), signal.getsignal(number)) == (130, 2, handler)
+    (kept,) = Path("broken").rglob("*.ckpt")
+    assert f"--ckpt_path={kept} goes on" in capsys.readouterr().out
+    main(arguments("broken", f"--ckpt_path={kept}"))
+    assert len(steps) == 4
+    weights = [
+        load_module(next(Path(folder).rglob("*step=4.ckpt")), DecisionModule).state_dict()
+        for folder in ("unbroken", "broken")
+    ]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
 
 
 @pytest.mark.slow

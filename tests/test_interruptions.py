@@ -12,7 +12,7 @@ import time
 import pytest
 
 from maicc.cli import main
-from tests.commands import COMMON, TINY, forked, refused
+from tests.commands import COMMON, RUNS, TINY, forked, refused
 
 
 def test_an_interrupted_adaptation_goes_on_with_its_own_settings_only(tiny_run, tmp_path, capsys):
@@ -71,8 +71,9 @@ def test_an_interrupted_run_equals_an_unbroken_one(
 ):
     """Interrupted once in each of these stages, at moments that are not chosen."""
     first = "retriever" if method == "radt" else "embedding"
-    arguments = ["run", "lbf_7x7", *(COMMON if method == "radt" else TINY), f"--{first}.steps=40",
-                 "--decision.steps=40", "--adapt.episodes=12", f"--method={method}"]  # fmt: skip
+    options = [*COMMON, *RUNS] if method == "radt" else TINY
+    arguments = ["run", "lbf_7x7", *options, f"--{first}.steps=40", "--decision.steps=40",
+                 "--adapt.episodes=12", f"--method={method}"]  # fmt: skip
     monkeypatch.chdir(tmp_path)
     main([*arguments, "--out=whole"])
     broken = tmp_path / "broken"

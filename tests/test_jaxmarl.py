@@ -136,13 +136,34 @@ def test_ends():
     env.reset(seed=0)
     for played in range(1, 6):
         *_, terminated, truncated, infos = step(env, 0, 0)
-        assert infos["two"]["alive"] == (played < 2 or played == 5)  # at the end nobody is dead
+        assert infos["two"]["alive"] == (played < 2)  # the end does not bring it back
         assert infos["one"]["alive"]
     assert (terminated["one"], truncated["one"]) == (False, True)  # at the limit: a truncation
     short = from_jaxmarl(ENV, {"goal": 9}, max_steps=2)
     short.reset(seed=0)
     step(short, 0, 0)
     assert step(short, 0, 0)[3] == {"one": True, "two": True}
+
+
+class Paying(Counting):
+    """Pays 1 to the living in each step; agent one dies in the second."""
+
+    def step_env(self, key, state, actions):
+        seen, state, _, dones, told = super().step_env(key, state, actions)
+        dones = {**dones, "one": dones["two"], "two": dones["one"]}
+        return seen, state, {"one": jnp.float32(state.step < 2), "two": 1.0}, dones, told
+
+
+def test_a_shared_reward_is_that_of_the_living_to_the_last_step():
+    games = JaxMARLBatch(Paying(), tasks(9), "shared")
+    alone = BatchEnv([from_jaxmarl(Paying(), {"goal": 9})], "shared")
+    for batch in (games, alone):
+        played = [batch.reset([0])]
+        while not played[-1].done[0]:
+            played.append(batch.step(np.zeros((1, 2), int)))
+        assert [float(step.rewards[0]) for step in played] == [0, 1, 1, 1, 1, 1]
+        assert [bool(step.alive[0, 0]) for step in played] == [True, True] + 4 * [False]
+        assert all(step.alive[0, 1] for step in played)
 
 
 @pytest.mark.parametrize("env", [ENV, MASKED], ids=["plain", "masked"])

@@ -12,7 +12,7 @@ from maicc.data.behaviour import play
 from maicc.data.collect import collect
 from maicc.data.dataset import EpisodeFile
 from maicc.data.reveal import reveal_dataset
-from maicc.envs import BatchEnv, batch_env, get_family, importable
+from maicc.envs import BatchEnv, batch_env, get_family, importable, register
 from maicc.experiments import fits
 from maicc.experiments.benchmark import benchmark
 from maicc.experiments.proof import _NO_MEMORY, LEAST_GAP, prove
@@ -91,6 +91,12 @@ def tiny():
 def test_a_run_with_practice_has_controls_without(tmp_path):
     config = with_overrides(tiny(), {"practice.rounds": 1})
     check(with_overrides(config, _NO_MEMORY), get_family("lbf_7x7"), None)
+
+
+def test_a_plain_number_is_no_hidden_part(tmp_path):
+    register(replace(FAMILY, name="plain", reveal=lambda parameters: 1.0))
+    with pytest.raises(UserError, match=r"reveal gives 1\.0 for task"):
+        prove(replace(tiny(), family="plain"), {}, seeds=1, tasks=1, out=tmp_path)
 
 
 def test_a_variant_cannot_have_the_name_of_a_line_of_the_proof(tmp_path):

@@ -226,7 +226,7 @@ def test_a_game_that_dies_while_a_battle_is_set_up_is_started_again(game):
         env.reset(0)  # without an end in between
     assert (game.Game.launched, game.Game.closed) == (2, 1)
     game.dies += [-1, -1]
-    with pytest.raises(UserError, match="can't be started"):
+    with pytest.raises(OutsideError, match="can't be started"):
         env.reset(0)
     assert game.Game.launched == game.Game.closed
 
@@ -257,7 +257,7 @@ def test_a_game_that_does_not_start_is_tried_twice(game, monkeypatch):
         raise starcraft2.protocol.ConnectionError("no answer")
 
     monkeypatch.setattr(starcraft2.run_configs, "get", broken)
-    with pytest.raises(UserError, match=r"can't be started .* `maicc doctor`"):
+    with pytest.raises(OutsideError, match=r"can't be started .* `maicc doctor`"):
         Smac(**FIXED).reset(0)
 
 
@@ -283,5 +283,5 @@ def test_refused(monkeypatch):
     with pytest.raises(UserError, match="expected allies, enemies, race, seed, vary"):
         Smac(race="terran")
     monkeypatch.setitem(sys.modules, "smacv2.env.starcraft2.wrapper", None)
-    with pytest.raises(UserError, match=r"needs smacv2 .* `maicc doctor` says what is missing"):
+    with pytest.raises(OutsideError, match=r"needs smacv2 .* `maicc doctor` says what is missing"):
         Smac(**FIXED).reset(0)

@@ -21,7 +21,7 @@ from maicc.envs.adapters import ResetResult, StepResult
 from maicc.envs.games.battles import MAX_STEPS, MOST, Battle, battle_families, check_parameters
 from maicc.envs.games.smac_policies import ATTACK, NO_OP, STOP, focus_fire
 from maicc.streams import Stream
-from maicc.types import ObsLayout, UserError
+from maicc.types import ObsLayout, OutsideError
 
 RETURN_MAX = 20.0
 N_ACTIONS = ATTACK + MOST
@@ -65,7 +65,8 @@ class Smac(Battle):
             not, the task's seed draws units of the two basic types, and spawns are fixed.
 
     Raises:
-        UserError: parameters are wrong, or smacv2 or the game can't be started.
+        UserError: parameters are wrong.
+        OutsideError: smacv2 or the game can't be started.
     """
 
     metadata = {"name": "smac", "render_modes": [], "is_parallelizable": True}  # noqa: RUF012
@@ -86,7 +87,7 @@ class Smac(Battle):
                 self._begin(seed, wrapper)
             except errors as error:
                 self.close()
-                raise UserError(
+                raise OutsideError(
                     f"StarCraft II can't be started ({type(error).__name__}: {error}); "
                     "`maicc doctor` says what is missing"
                 ) from None
@@ -259,13 +260,13 @@ def _smacv2() -> Any:
     """Class of smacv2's environment.
 
     Raises:
-        UserError: smacv2 can't be imported.
+        OutsideError: smacv2 can't be imported.
     """
     try:
         from smacv2.env.starcraft2.wrapper import StarCraftCapabilityEnvWrapper
     except (ImportError, TypeError) as error:  # TypeError: protobuf in the wrong mode
         first = str(error).strip().splitlines()[0]
-        raise UserError(
+        raise OutsideError(
             f"StarCraft II needs smacv2 ({first}); `maicc doctor` says what is missing"
         ) from None
     return StarCraftCapabilityEnvWrapper

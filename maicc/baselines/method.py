@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from maicc.config import AdaptConfig, RunConfig
+from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.types import Spec, Task, UserError
 
@@ -147,6 +148,8 @@ class Trained(ABC):
         rosters: Rosters of the dataset's tasks, as `TaskFamily.rosters` gives them.
         content: Hashes of everything that results follow from.
         parameters: Count of the numbers in the networks that act.
+        states_bounds: Whether the family states the bounds of its return, as its run noted down;
+            None where none has, and the family is asked.
     """
 
     spec: Spec
@@ -154,6 +157,17 @@ class Trained(ABC):
     rosters: Sequence[Sequence[str]] = ()
     content: str
     parameters: int
+    states_bounds: bool | None = None
+
+    @property
+    def knows_maximum(self) -> bool:
+        """Whether the family states the bounds of its return; True if nothing tells."""
+        if self.states_bounds is not None:
+            return self.states_bounds
+        try:
+            return get_family(self.spec.family).return_bounds is not None
+        except UserError:
+            return True
 
     @abstractmethod
     def team(

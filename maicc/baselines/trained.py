@@ -14,7 +14,6 @@ from maicc.baselines.options import SamplingAdapt
 from maicc.config import AdaptConfig, MaiccAdapt
 from maicc.data.dataset import EpisodeFile
 from maicc.data.slices import slices
-from maicc.envs import get_family
 from maicc.files import ModelFiles
 from maicc.models.embedding import Embedding
 from maicc.models.matrix_search import MatrixSearch
@@ -24,7 +23,7 @@ from maicc.training.checkpoints import load_module, weights_hash
 from maicc.training.fit import resolve_device
 from maicc.training.modules import DecisionModule, EmbeddingModule
 from maicc.training.offline_keys import offline_keys, offline_memory
-from maicc.types import Spec, UserError
+from maicc.types import Spec
 
 
 class TrainedMAICC(Trained):
@@ -84,7 +83,7 @@ class TrainedMAICC(Trained):
             options.memory,
             seeds,
             episodes=options.episodes,
-            states_bounds=states_bounds(self.spec.family),
+            states_bounds=self.knows_maximum,
             agents=agents,
             agent_mask=agent_mask,
             device=self.device,
@@ -135,18 +134,10 @@ class TrainedRival(Trained):
             replay=how.replay,
             shared_draws=how.draws == "shared",
             redraw=how.redraw,
-            states_bounds=states_bounds(self.spec.family),
+            states_bounds=self.knows_maximum,
             agents=agents,
             device=self.device,
         )
-
-
-def states_bounds(family: str) -> bool:
-    """Says whether a family states the bounds of its return; True if it can't be found."""
-    try:
-        return get_family(family).return_bounds is not None
-    except UserError:
-        return True
 
 
 def count_parameters(net: torch.nn.Module) -> int:

@@ -142,6 +142,7 @@ def fit_command(argv: list[str]) -> None:
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     from maicc.cli.options import one_line, told
+    from maicc.training.fit import Interruptible, handlers_restored
 
     class CLI(LightningCLI):
         """Lightning's command line; the model takes its spec from the data module."""
@@ -154,21 +155,29 @@ def fit_command(argv: list[str]) -> None:
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     # where nothing is held back
     warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+    stop = Interruptible()
     try:
-        CLI(
-            L.LightningModule,
-            L.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_kwargs={"overwrite": True},
-            args=["fit", *argv],
-            parser_class=one_line(LightningArgumentParser),
-            parser_kwargs={"prog": "maicc"},
-        )
+        with handlers_restored():
+            cli = CLI(
+                L.LightningModule,
+                L.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults={"callbacks": [stop]},
+                args=["fit", *argv],
+                parser_class=one_line(LightningArgumentParser),
+                parser_kwargs={"prog": "maicc"},
+            )
     except Exception as error:
         if (mended := told(error)) is None:
             raise
         raise mended from None
+    if stop.interrupted:
+        kept = getattr(cli.trainer.checkpoint_callback, "best_model_path", "")
+        if kept:
+            print(f"the same command with --ckpt_path={kept} goes on")
+        raise KeyboardInterrupt
 
 
 def adapt_command(argv: list[str]) -> None:

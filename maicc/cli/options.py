@@ -127,6 +127,17 @@ def given_data(argv: Sequence[str], data: str | None) -> Path | None:
     return Path(data) if data else None
 
 
+def _refuse_own_runs(argv: Sequence[str], command: str) -> None:
+    """Raises UserError where an option says how many runs to play, which `--tasks` does."""
+    for word in argv:
+        name = word.split("=")[0]
+        if name in ("--adapt.runs", "--adapt.training_runs", "--adapt.traces"):
+            raise UserError(
+                f"{name} is an option of `maicc run`; `maicc {command}` plays one run for each of "
+                "its --tasks, and keeps no traces: leave it out"
+            )
+
+
 def folder_name(argv: Sequence[str], config: RunConfig) -> str:
     """Names the folder by NAME, by the name of FILE.yaml, or else by the family."""
     name = argv[0] if not argv[0].startswith("-") else config.family
@@ -300,6 +311,7 @@ def variant_options(
     for option in ("seeds", "tasks", "threads"):
         if bench[option] < 1:
             raise UserError(f"--{option}={bench[option]} must be at least 1")
+    _refuse_own_runs(argv, command)
     bench["data"] = given_data(argv, bench["data"])
     bench["out"] = Path(bench["out"] or f"runs/{command}-{folder_name(argv, config)}")
     return config, _variants(Path(file or CONFIGS / "variants.yaml"), names), bench

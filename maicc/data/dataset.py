@@ -314,4 +314,5 @@ def spec_with_bounds(spec: Spec, path: str | Path) -> Spec:
             f"{spec.family} gives no return_bounds; make the dataset first, which tells them: "
             f"maicc collect {spec.family} --out {path}"
         )
-    return dataset.require(spec)
+    stored = dataset.require(spec)
+    return replace(spec, return_min=stored.return_min, return_max=stored.return_max)

@@ -269,10 +269,13 @@ def adapt_folder(
             were interrupted.
 
     Raises:
-        UserError: a file of the models is missing or damaged, or `out` is there already.
+        UserError: a file of the models is missing or damaged, the family has other training tasks
+            now, or `out` is there already.
     """
     with opened(folder) as (run, files):
-        family = get_family(EpisodeFile(files.episodes).spec.family)
+        dataset = EpisodeFile(files.episodes)
+        family = get_family(dataset.spec.family)
+        dataset.require_family(family)
         models = method_of(run.method).load(run, files, family.spec, device)
     n = config.runs if held_out else config.training_runs
     tasks = family.draw_tasks(n, seed, held_out=held_out)

@@ -97,13 +97,26 @@ def read_config(run: str | Path) -> RunConfig:
     Raises:
         UserError: config.json is damaged, or names no method.
     """
-    path = Path(run) / "config.json"
-    if is_bundle(run):
-        return parse_config(read_json_member(Path(run), path.name), f"{run}: {path.name}")
-    if not path.exists():
+    stored = read_stored(run)
+    if stored is None:
         spec = EpisodeFile(ModelFiles.in_folder(run).episodes).spec
         return method_of("maicc").config(spec.family)
-    return parse_config(read_json(path), str(path))
+    where = f"{run}: config.json" if is_bundle(run) else str(Path(run) / "config.json")
+    return parse_config(stored, where)
+
+
+def read_stored(run: str | Path) -> Any:
+    """Reads config.json of a run's folder or bundle; None if a folder has none.
+
+    It holds the options, and what the run noted down of its family.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = Path(run) / "config.json"
+    if is_bundle(run):
+        return read_json_member(Path(run), path.name)
+    return read_json(path) if path.exists() else None
 
 
 def parse_config(stored: Any, where: str) -> RunConfig:

@@ -10,7 +10,7 @@ import numpy as np
 from maicc.baselines import method_of
 from maicc.baselines.method import Trained
 from maicc.config import MaiccAdapt, MemoryConfig
-from maicc.evaluation.run_folder import opened, read_config
+from maicc.evaluation.run_folder import opened, read_config, read_stored
 from maicc.teams.lockstep import LockStepTeam
 from maicc.types import Spec, UserError
 
@@ -18,7 +18,9 @@ from maicc.types import Spec, UserError
 def load_folder(folder: str | Path, spec: Spec | None = None, device: str = "auto") -> Trained:
     """Loads the trained networks in the folder of a run or in a bundle, whatever the method."""
     with opened(folder) as (config, files):
-        return method_of(config.method).load(config, files, spec, device)
+        trained = method_of(config.method).load(config, files, spec, device)
+        trained.states_bounds = (read_stored(folder) or {}).get("states_bounds")
+        return trained
 
 
 def load_team(

@@ -122,7 +122,11 @@ def _same_configuration(
         UserError: names up to four options that differ.
     """
     if not path.exists():
-        stamp = {"tasks": family.fingerprint, "version": __version__}
+        stamp = {
+            "tasks": family.fingerprint,
+            "states_bounds": family.return_bounds is not None,
+            "version": __version__,
+        }
         write_json(path, {**config.identity(), **stamp})
         return
     stored = read_json(path)

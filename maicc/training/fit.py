@@ -66,17 +66,14 @@ def save(trainer: L.Trainer, path: Path) -> None:
         trainer.save_checkpoint(temporary, weights_only=False)
 
 
-class Resumable(Callback):
-    """Keeps the state of a fit at `path`, every `every_n_steps`, on Ctrl-C and on SIGTERM.
+class Interruptible(Callback):
+    """Ends a fit after the running step on Ctrl-C and on SIGTERM; a second one stops at once."""
 
-    Both wait for the running step, so that nothing is lost. A second one stops at once.
-    """
-
-    def __init__(self, path: str | Path, every_n_steps: int = 200) -> None:
-        self.path, self.every_n_steps, self.interrupted = Path(path), every_n_steps, False
+    def __init__(self) -> None:
+        self.interrupted = False
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Starts to catch both, in place of Lightning, until `fit` ends.
+        """Starts to catch both, in place of Lightning; see `handlers_restored`.
 
         Only the main thread can.
         """
@@ -90,9 +87,41 @@ class Resumable(Callback):
         self.interrupted = True
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Keeps the state when it is time."""
+        """Ends the fit if it was interrupted."""
         if self.interrupted:
             trainer.should_stop = True
+
+
+@contextmanager
+def handlers_restored() -> Iterator[None]:
+    """Gives Ctrl-C and SIGTERM back, after the block, to those who handled them before.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed before the first step, where Lightning exits.
+    """
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    except SystemExit as end:
+        if end.code == 1:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Resumable(Interruptible):
+    """Keeps the state of a fit at `path`, every `every_n_steps`, on Ctrl-C and on SIGTERM."""
+
+    def __init__(self, path: str | Path, every_n_steps: int = 200) -> None:
+        super().__init__()
+        self.path, self.every_n_steps = Path(path), every_n_steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Keeps the state when it is time."""
+        super().on_train_batch_end(trainer)
         if self.interrupted or trainer.global_step % self.every_n_steps == 0:
             save(trainer, self.path)
 
@@ -168,11 +197,9 @@ def fit(
     )
     if part.exists():  # refuses one of another model or family
         take_over(module, load_module(part, type(module), module.spec), part)
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
-        trainer.fit(module, data, ckpt_path=part if part.exists() else None, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C before the first step
-        raise KeyboardInterrupt from None
+        with handlers_restored():
+            trainer.fit(module, data, ckpt_path=part if part.exists() else None, weights_only=True)
     except (MemoryError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or ["out of memory"])[0]
         if not isinstance(error, MemoryError) and "alloc" not in first and "memory" not in first:
@@ -182,10 +209,6 @@ def fit(
             "of long episodes and large teams, set embedding.window or "
             "embedding.model.attention=factored"
         ) from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
     if trainer.global_step >= steps:
         save(trainer, path)
         part.unlink(missing_ok=True)
