@@ -60,6 +60,27 @@ def test_radt_never_retrieves_its_own_episode_nor_a_near_copy(retriever, monkeyp
 
 
 @pytest.mark.slow
+def test_short_queries_get_any_piece_of_their_task(retriever):
+    data = RADTData("lbf_7x7", str(retriever / "episodes.h5"), str(retriever / "retriever.ckpt"), 4)
+    data.setup("fit")
+    item, rng = np.arange(len(data.length)), np.random.default_rng(0)
+    drawn = np.stack([data.any_of_task(item, rng) for _ in range(400)])
+    for i in item[::9]:
+        pieces = set(drawn[:, i].tolist())
+        of_task = np.flatnonzero(data.task[data.item] == data.task[i])
+        others = of_task[data.episode[data.item[of_task]] != data.episode[i]]
+        assert pieces == {-1, *others.tolist()}
+    whole = RADTData(
+        "lbf_7x7", str(retriever / "episodes.h5"), str(retriever / "retriever.ckpt"), 4,
+        short_query=99,
+    )  # fmt: skip
+    whole.setup("fit")
+    whole.retrieve = None  # nothing is searched
+    batch = next(whole.batches(0))
+    assert batch.piece.any(1).sum() > 70
+
+
+@pytest.mark.slow
 def test_radt_retrieves_what_a_search_one_by_one_retrieves(retriever, monkeypatch):
     data = RADTData("lbf_7x7", str(retriever / "episodes.h5"), str(retriever / "retriever.ckpt"), 4)
     data.setup("fit")

@@ -174,9 +174,15 @@ class RADTConfig(PolicyConfig):
 
 @dataclass
 class RADTFit(RivalFit):
-    """Training of RADT's decision model."""
+    """Training of RADT's decision model.
+
+    Args:
+        short_query: Queries that end before this step get any piece of their task: what the agent
+            has seen by then may not tell the task.
+    """
 
     model: RADTConfig = field(default_factory=RADTConfig)
+    short_query: int = limited(10, 0)
 
 
 @dataclass

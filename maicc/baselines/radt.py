@@ -276,5 +276,5 @@ class RADTModule(BaselineModule):
         fit = config.decision
         return RADTData(
             config.family, str(files.episodes), str(files["retriever"]), fit.model.window,
-            fit.batch_size, config.seed, fit.held_back,
+            fit.batch_size, config.seed, fit.held_back, fit.short_query,
         )  # fmt: skip

@@ -106,7 +106,10 @@ def minmax(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 class RADTData(FamilyData):
-    """Batches of trajectories, each with the piece retrieved for one of its prefixes.
+    """Batches of trajectories, each with a piece for one of its prefixes, the query.
+
+    A piece is retrieved for long queries, and is any of the task for short ones, as in the authors'
+    code: of what an agent sees at first, the retriever may not tell the task.
 
     Args:
         family: Task family; `maicc tasks` lists them.
@@ -116,6 +119,7 @@ class RADTData(FamilyData):
         batch_size: Trajectories per batch.
         seed: Seed of the batches.
         held_back: Share of the episodes that are not trained on.
+        short_query: Queries that end before this step are short.
     """
 
     def __init__(
@@ -127,9 +131,11 @@ class RADTData(FamilyData):
         batch_size: int = 96,
         seed: int = 0,
         held_back: float = 0.0,
+        short_query: int = 10,
     ) -> None:
         super().__init__(family, path, seed, held_back)
         self.retriever, self.window, self.batch_size = Path(retriever), window, batch_size
+        self.short_query = short_query
 
     def prepare_data(self) -> None:
         """Checks the retriever, and collects the dataset if it does not exist."""
@@ -156,6 +162,7 @@ class RADTData(FamilyData):
         vectors = keys(torch.from_numpy(self.states), self.window).numpy()[self.item, self.end]
         self.index = MatrixSearch(vectors, "cpu")
         self.most_pieces = np.bincount(self.episode[self.item]).max()  # of one episode
+        self.by_task = self.task[self.item].argsort(kind="stable")
         self.length = mask.sum(1)
 
     def _whole(self, index: Any) -> Trajectories:
@@ -189,6 +196,15 @@ class RADTData(FamilyData):
         chosen = np.take_along_axis(piece, best[:, None], 1)[:, 0]
         return np.where(valid.any(1), chosen, -1)
 
+    def any_of_task(self, item: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draws a piece of the task of each trajectory (B,), or -1 if it is of the same episode."""
+        tasks = self.task[self.item[self.by_task]]
+        first, last = (np.searchsorted(tasks, self.task[item], side) for side in ("left", "right"))
+        place = (first + rng.random(len(item)) * (last - first)).astype(np.int64)
+        piece = self.by_task[place.clip(max=len(self.by_task) - 1)]
+        other = self.episode[self.item[piece]] != self.episode[item]
+        return np.where(other & (first < last), piece, -1)
+
     def batches(self, step: int, rank: int = 0, *, held_back: bool = False) -> Iterator[RADTBatch]:
         """Yields batches from a fit's step on; they follow from seed, step and rank alone."""
         shown = np.flatnonzero(self.held == held_back)
@@ -197,7 +213,10 @@ class RADTData(FamilyData):
             item = shown[rng.integers(len(shown), size=self.batch_size)]
             last = (rng.random(len(item)) * self.length[item]).astype(np.int64)
             in_query = rng.random((len(item), self.window)) >= QUERY_DROPOUT
-            piece = self.retrieve(item, last, in_query)
+            piece = self.any_of_task(item, rng)
+            long = last >= self.short_query
+            if long.any():
+                piece[long] = self.retrieve(item[long], last[long], in_query[long])
             retrieved = self._whole(self.item[piece])
             steps = around(self.end[piece], self.spec.max_steps, self.window)
             steps &= (piece >= 0)[:, None]
