@@ -150,7 +150,7 @@ def test_at_learns_from_the_last_episode_only_where_asked(dataset):
 
 def test_a_row_of_ad_has_the_fewest_episodes_that_hold_its_context():
     spec = FAMILY.spec  # of 15 steps
-    for context, episodes in ((1000, 50), (700, 47), (60, 4), (61, 5), (1, 2)):
+    for context, episodes in ((1000, 16), (240, 16), (60, 4), (61, 5), (1, 2)):
         assert ADModule.drawn(ADModule.config_type(context_steps=context), spec) == episodes
     assert ADModule.drawn(ADModule.config_type(context_episodes=80), spec) == 67
 
@@ -185,6 +185,18 @@ def test_ad_shows_a_history_from_worst_to_best(dataset):
     assert set(levels) == {(0, 0, 0, 1), (0, 0, 1, 1), (0, 1, 1, 1)}
     assert all(len(set(row)) == 4 for row in rows)
     assert {item for row in rows for item in row} == set(items)
+
+
+def test_a_history_of_ad_is_of_the_learner_alone(dataset, monkeypatch):
+    guess, learner = Behaviour("policy0", 0.0, 0.3, 0.3), Behaviour("annealed", 0.5, 0.5, 0.5)
+    monkeypatch.setattr(EpisodeFile, "behaviours", [guess, learner])
+    data = HistoryData("lbf_7x7", str(dataset), 4, batch_size=40, held_back=0.2)
+    data.setup("fit")
+    for groups in (data.groups, data.held_groups):
+        items = np.concatenate([items for agents in groups for items in agents])
+        assert (data.stored.behaviour[items] == 1).all()
+    assert len(next(data.batches(0)).chain.actions) == 40
+    assert data.held_back_batches()
 
 
 def test_a_short_history_of_ad_stands_anywhere_in_a_row_and_repeats_nothing(dataset):

@@ -42,12 +42,23 @@ def worst_to_best(behaviours: Sequence[Behaviour]) -> np.ndarray:
 
 
 class HistoryData(ChainData):
-    """Rows of episodes of one agent in one task, from worst to best; arguments of `ChainData`."""
+    """Rows of episodes of one agent in one task, from worst to best; arguments of `ChainData`.
+
+    Where the dataset has an expert with less and less noise, the other behaviours are left out:
+    they learned nothing.
+    """
 
     def setup(self, stage: str) -> None:
         """Reads the dataset, and the order of its behaviours."""
         super().setup(stage)
-        self.place = worst_to_best(EpisodeFile(self.path).behaviours)[self.stored.behaviour]
+        behaviours = EpisodeFile(self.path).behaviours
+        self.place = worst_to_best(behaviours)[self.stored.behaviour]
+        annealed = np.array([b.name == ANNEALED for b in behaviours])
+        if annealed.any():
+            learner = annealed[self.stored.behaviour]
+            self.groups, self.held_groups = (
+                _only(learner, groups) for groups in (self.groups, self.held_groups)
+            )
 
     def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draws a history (E,) among the slices `items`, none of them twice.
@@ -61,6 +72,13 @@ class HistoryData(ChainData):
         first = rng.integers(self.episodes - len(history) + 1)
         row[first : first + len(history)] = history[self.place[history].argsort(kind="stable")]
         return row
+
+
+def _only(chosen: np.ndarray, groups: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+    """Keeps those slices of each agent of each task that are `chosen`, (M,) bool."""
+    kept = [[items[chosen[items]] for items in agents] for agents in groups]
+    kept = [[items for items in agents if len(items)] for agents in kept]
+    return [agents for agents in kept if agents]
 
 
 class ADModule(SequenceModule):

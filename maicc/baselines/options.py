@@ -101,12 +101,12 @@ class ADConfig(RememberingConfig):
     Args:
         context_steps: Steps that a row holds at least if its episodes are of full length. A row is
             of whole episodes, two or more, and the running one is one of them.
-        context_episodes: Largest number of episodes in a row, also where they are short: a team
-            that plays no more never fills a longer one.
+        context_episodes: Largest number of episodes in a row, also where they are short. A row in
+            training is a whole history, so that a team gets as far within as many episodes.
     """
 
     context_steps: int = limited(1000, 1)
-    context_episodes: int = limited(50, 2)
+    context_episodes: int = limited(16, 2)
 
     def row(self, max_steps: int) -> int:
         """Counts the episodes of a row, where full length is `max_steps`."""
