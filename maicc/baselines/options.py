@@ -145,8 +145,8 @@ class DPTFit(RivalFit):
 
     Args:
         lived: Sets are drawn as MAICC's memories in training are, of what a team could have lived
-            through: no failure of the expert, and half of them failures alone. As published they
-            hold any episodes.
+            through: no failure of the expert, and half of them failures alone. Else they hold any
+            episodes of the dataset.
     """
 
     model: DPTConfig = field(default_factory=DPTConfig)
