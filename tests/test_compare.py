@@ -64,7 +64,7 @@ def test_ad_has_a_history_of_annealed_noise_where_there_is_an_expert(tiny_run, t
     collect(get_family("lbf_7x7"), tmp_path / "annealed.h5", levels, 0)
     annealed = EpisodeFile(tmp_path / "annealed.h5")
     assert ad.told(mine, annealed) == "tasks; a history of finely annealed noise"
-    assert ad.trained_on(mine) == "6 x 50 trajectories"  # 8 are asked for, a row has 50
+    assert ad.trained_on(mine) == "6 x 16 trajectories"  # 8 are asked for, a row has 16
     config.collect.anneal = 7
     assert with_overrides(config, {"method": "ad"}).collect.anneal == 7
     at_levels = EpisodeFile(tiny_run / "episodes.h5")
