@@ -168,7 +168,7 @@ def reveal(parameters: Mapping[str, Any]) -> list[float]:
 
 
 def game(parameters: Mapping[str, Any]) -> tuple[int, ...]:
-    """Tells all that the levels decide: which agents lift which food together, and its level."""
+    """Tells what the levels decide: those of the foods, and which agents together lift which."""
     levels, heavy = parameters["levels"], parameters["heavy"]
     groups = [g for size in range(1, len(levels) + 1) for g in combinations(levels, size)]
     foods = heavy, sum(levels) - heavy

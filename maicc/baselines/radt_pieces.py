@@ -162,7 +162,8 @@ class RADTData(FamilyData):
         vectors = keys(torch.from_numpy(self.states), self.window).numpy()[self.item, self.end]
         self.index = MatrixSearch(vectors, "cpu")
         self.most_pieces = np.bincount(self.episode[self.item]).max()  # of one episode
-        self.by_task = self.task[self.item].argsort(kind="stable")
+        self.by_task = self.task[self.item].argsort(kind="stable")  # pieces, and their tasks
+        self.tasks = self.task[self.item[self.by_task]]
         self.length = mask.sum(1)
 
     def _whole(self, index: Any) -> Trajectories:
@@ -198,8 +199,8 @@ class RADTData(FamilyData):
 
     def any_of_task(self, item: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draws a piece of the task of each trajectory (B,), or -1 if it is of the same episode."""
-        tasks = self.task[self.item[self.by_task]]
-        first, last = (np.searchsorted(tasks, self.task[item], side) for side in ("left", "right"))
+        task = self.task[item]
+        first, last = (np.searchsorted(self.tasks, task, side) for side in ("left", "right"))
         place = (first + rng.random(len(item)) * (last - first)).astype(np.int64)
         piece = self.by_task[place.clip(max=len(self.by_task) - 1)]
         other = self.episode[self.item[piece]] != self.episode[item]
