@@ -2,6 +2,7 @@
 
     python docs/results.py keep NAME FOLDER --commit HASH    # of a finished benchmark
     python docs/results.py write                             # docs/results.md
+    python docs/results.py episodes NAME 1-5 41-50           # means of these episodes
 
 docs/results/claims.yaml lists the tables of the page in their order, with what is said of each.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from maicc.data.returns import solved
 from maicc.evaluation.markdown import markdown_table
 from maicc.experiments.proof import HEAD as PROOF_HEAD
 from maicc.experiments.proof import cells, make_proof
@@ -37,7 +39,10 @@ anew. Below it is the commit at which its rows were played, and which were playe
 are from two CPU cores of an AMD EPYC or an Intel Xeon, one thread for each unit; which of the two
 it was has not been noted. A sum depends on the processor, and after thousands of steps so does a
 model: where two tables of a family do not share their models, MAICC differs a little between them.
-The [README](../README.md#words) explains the words run, task and held-out.
+The [README](../README.md#words) explains the words run, task and held-out. It and the pages of the
+[families](families/README.md) tell of other episodes of the same returns too, such as the first
+five: `python docs/results.py episodes lbf_levels 1-5 6-10` prints their means and the shares that
+are solved.
 """
 LEGEND = """\
 - *last*: mean return of the last episode; *first 10*, *last 10*: of the first and of the last ten
@@ -149,6 +154,26 @@ def section(claim: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
+def episodes(name: str, windows: Sequence[str]) -> list[str]:
+    """Makes a table of mean returns, and of shares solved, in some episodes.
+
+    Args:
+        name: File in docs/results/, without its ending.
+        windows: First and last episode, counted from 1, such as "1-5".
+    """
+    raw = read_json(RAW / f"{name}.json")
+    bounds = raw["return_min"], raw["return_max"]
+    rows = []
+    for line, returns in tables(raw)[1].items():
+        row = [line]
+        for window in windows:
+            first, last = map(int, window.split("-"))
+            shown = returns[:, first - 1 : last]
+            row.append(f"{shown.mean():.2f}, {solved(shown, bounds).mean():.0%}")
+        rows.append(row)
+    return markdown_table(["line", *windows], rows)
+
+
 def page() -> str:
     """Writes the page."""
     claims = yaml.safe_load((RAW / "claims.yaml").read_text(encoding="utf-8"))
@@ -160,6 +185,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("write")
+    of_episodes = commands.add_parser("episodes")
+    of_episodes.add_argument("name")
+    of_episodes.add_argument("windows", nargs="+")
     of_run = commands.add_parser("keep")
     of_run.add_argument("name")
     of_run.add_argument("folder", type=Path)
@@ -167,6 +195,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "keep":
         keep(options.name, options.folder, options.commit)
+    elif options.command == "episodes":
+        print("\n".join(episodes(options.name, options.windows)))
     else:
         write_text(PAGE, page())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,75 @@ def test_the_page_of_a_family_has_the_same_table(claim):
         text = path.read_text()
         rows = [line for line in results.section(claim) if line.startswith("|")]
         assert all(row in text for row in rows), f"{path.name}: not {rows}"
+
+
+def cells(line):
+    """Splits a row of a Markdown table into its cells, without stress."""
+    return [cell.strip().replace("*", "") for cell in line.strip("|\n").split("|")]
+
+
+def line_of(label):
+    """Tells which line of the results a row is about: the name in backticks, or its first word."""
+    named = re.search(r"`(\w+)`", label)
+    return named.group(1) if named else re.split(r"\W", label)[0].lower()
+
+
+def test_readme_shows_what_the_results_give():
+    text = (DOCS.parent / "README.md").read_text()
+    boards = text[text.index("| board | method |") :].split("\n\n")[0].splitlines()[2:]
+    rivals = text[text.index("| 7x7, 20 teams each |") :].split("\n\n")[0].splitlines()[2:]
+    of_boards = {"MAICC": "default", "scripted explorer": "scripted explorer"}
+    rows = [(f"lbf_{cells(r)[0]}", of_boards[cells(r)[1]], cells(r)[2:]) for r in boards]
+    rows += [("lbf_7x7_rivals", line_of(r.strip("| *")), cells(r)[1:]) for r in rivals]
+    for name, line, numbers in rows:
+        table, _ = results.tables(read_json(DOCS / "results" / f"{name}.json"))
+        row = next(row for row in table["rows"] if row["variant"] == line)
+        given = dict(zip(results.HEAD, results.table_cells(row), strict=True))
+        shown = dict(zip(["first 10", "last 10", "found", "kept", "regret"], numbers, strict=True))
+        shown = {
+            key: cell.removeprefix("episode ").replace(" %", "%") for key, cell in shown.items()
+        }
+        shown["kept"] = shown["kept"].replace("none", "")
+        given["last 10"] = given["last 10"].split(" ")[0]
+        assert shown == {key: given[key] for key in shown}, (name, line)
+
+
+def test_readme_shows_how_much_teams_find_out():
+    text = (DOCS.parent / "README.md").read_text()
+    shown = text[text.index("| hidden | family |") :].split("\n\n")[0].splitlines()[2:]
+    claims = {claim["results"]: claim for claim in CLAIMS if claim["table"] == "proof"}
+    assert len(shown) == len(claims)
+    for _, family, *numbers in map(cells, shown):
+        proof = [cells(row) for row in results.section(claims[family.strip("`")]) if row[:1] == "|"]
+        head, lines = proof[0], {row[0]: dict(zip(proof[0], row, strict=True)) for row in proof}
+        default, forgets, told = (lines[line] for line in ("default", "memoryless", "oracle"))
+        given = [forgets["last 10"], default["first 10"], default["last 10"], told["last 10"]]
+        assert numbers == [*given, default[head[-1]].replace("%", " %")], family
+
+
+RIVALS = sorted(path.stem for path in (DOCS / "results").glob("*_rivals.json"))
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_page_of_a_family_has_the_same_returns_of_rivals(name):
+    path = DOCS / "families" / f"{name.removesuffix('_rivals')}.md"
+    if not path.exists():
+        return
+    raw = read_json(DOCS / "results" / f"{name}.json")
+    curves = results.tables(raw)[1]
+    until = next(iter(curves.values())).shape[1]
+    given = [
+        [cells(row)[0], *(cell.split(", ") for cell in cells(row)[1:])]
+        for row in results.episodes(name, ["1-5", "6-10", "1-10", f"{until - 9}-{until}"])[2:]
+    ]
+    rows = iter(path.read_text().splitlines())
+    assert any(row.startswith("| method | episodes 1 to 5 | 6 to 10 |") for row in rows), name
+    next(rows)
+    for line, *windows in given:
+        label, *numbers = cells(next(rows))
+        assert line_of(label) == line
+        assert numbers[:4] == [mean for mean, _ in windows], label
+        assert not numbers[4:] or numbers[4:] == [windows[-1][1].replace("%", " %")], label
 
 
 @pytest.mark.slow
