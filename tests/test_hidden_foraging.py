@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -54,6 +54,12 @@ def test_no_held_out_task_is_the_game_of_another_task():
     new = {game(task.parameters) for task in LEVELS.held_out_tasks}
     assert len(new) == len(LEVELS.held_out_tasks)
     assert not known & new
+    possible = {
+        game({"levels": levels, "heavy": heavy})
+        for levels, heavy in product(product(range(1, 6), repeat=4), range(2, 11))
+        if 2 * heavy > sum(levels) and len(lifters(levels, heavy)) == 1
+    }
+    assert (len(known), len(possible)) == (251, 444)  # as the family's page says
 
 
 def test_tasks_of_one_game_play_alike():
