@@ -85,6 +85,17 @@ def test_readme_shows_how_much_teams_find_out():
         assert numbers == [*given, default[head[-1]].replace("%", " %")], family
 
 
+def test_readme_shows_where_rivals_end():
+    text = (DOCS.parent / "README.md").read_text()
+    head, _, *rows = text[text.index("| method | `lbf_levels` |") :].split("\n\n")[0].splitlines()
+    for i, family in enumerate(cells(head)[1:], start=1):
+        raw = read_json(DOCS / "results" / f"{family.strip('`')}_rivals.json")
+        curves = results.tables(raw)[1]
+        shown = {line_of(label): row[i - 1] for label, *row in map(cells, rows)}
+        ends = {line: f"{curves[line][:, -10:].mean():.2f}" for line in shown if line in curves}
+        assert shown == dict.fromkeys(shown, "") | ends, family
+
+
 RIVALS = sorted(path.stem for path in (DOCS / "results").glob("*_rivals.json"))
 
 
