@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from maicc.data.returns import solved
 from maicc.experiments.benchmark import benchmark
 from maicc.files import read_json, write_json
 from tests.conftest import tiny_config
@@ -70,6 +71,18 @@ def test_readme_shows_what_the_results_give():
         shown["kept"] = shown["kept"].replace("none", "")
         given["last 10"] = given["last 10"].split(" ")[0]
         assert shown == {key: given[key] for key in shown}, (name, line)
+
+
+def test_readme_says_by_when_every_team_finds_the_food():
+    latest = 0
+    for name in ("lbf_7x7", "lbf_9x9"):
+        raw = read_json(DOCS / "results" / f"{name}.json")
+        found = solved(np.concatenate(raw["returns"]["default"]), (0.0, 2.0))
+        assert found.shape[0] == 50
+        assert found.any(1).all()
+        latest = max(latest, found.argmax(1).max() + 1)
+    text = " ".join((DOCS.parent / "README.md").read_text().split())
+    assert f"each of 100 teams finds the food within {latest} ([results]" in text
 
 
 def test_readme_shows_how_much_teams_find_out():
