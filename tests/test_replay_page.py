@@ -160,6 +160,19 @@ def test_a_gif_has_a_frame_for_each_step(traced_run, tmp_path):
         maicc.cli.main(["replay", str(traced_run), "--gif", str(out), "--episode", "99"])
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--gif", "a.gif", "--out", "b.html"], "leave out --out"),
+        (["--episode", "3"], "give --gif"),
+    ],
+)
+def test_options_that_replay_would_not_read_are_refused(words, says, capsys):
+    with pytest.raises(SystemExit):
+        maicc.cli.main(["replay", "runs/none", *words])
+    assert says in capsys.readouterr().err
+
+
 def test_episodes_that_are_shown():
     assert shown_episodes(5, 10) == [0, 1, 2, 3, 4]
     assert shown_episodes(100, 10) == [0, 1, 2, 3, 4, 5, 28, 52, 76, 99]

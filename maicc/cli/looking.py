@@ -140,6 +140,10 @@ def replay_command(argv: list[str]) -> None:
 
     from maicc.report import pictures, replay
 
+    if options.gif and options.out:
+        raise UserError("--gif writes a picture in place of the page: leave out --out")
+    if not options.gif and (options.run, options.episode) != (0, -1):
+        raise UserError("--run and --episode choose what the picture shows: give --gif FILE.gif")
     source = Path(options.source)
     if options.gif:
         print(pictures.write_gif(source, Path(options.gif), options.run, options.episode))

@@ -123,11 +123,10 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
         METHODS_LEGEND,
         "",
         *markdown_table(METHODS_HEAD, map(_method_cells, methods)),
-        "",
-        RETRIEVAL_LEGEND,
-        "",
-        *markdown_table(RETRIEVAL_HEAD, [_retrieval_cells(m) for m in methods if m["retrieval"]]),
     ]
+    retrieving = [_retrieval_cells(method) for method in methods if method["retrieval"]]
+    if retrieving:
+        lines += ["", RETRIEVAL_LEGEND, "", *markdown_table(RETRIEVAL_HEAD, retrieving)]
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -198,7 +199,8 @@ def fit(
     if part.exists():  # refuses one of another model or family
         take_over(module, load_module(part, type(module), module.spec), part)
     try:
-        with handlers_restored():
+        with handlers_restored(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)")  # Lightning's
             trainer.fit(module, data, ckpt_path=part if part.exists() else None, weights_only=True)
     except (MemoryError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or ["out of memory"])[0]
