@@ -145,7 +145,8 @@ def section(claim: Mapping[str, Any]) -> list[str]:
     else:
         shown = markdown_table(HEAD, map(table_cells, table["rows"]))
     seeds = ", ".join(map(str, raw["seeds"]))
-    told = f"Seeds {seeds}; {len(raw['tasks'])} held-out tasks each; {played_at(raw['commits'])}."
+    tasks = f"{len(raw['tasks'])} {claim.get('tasks', 'held-out tasks')} each"
+    told = f"Seeds {seeds}; {tasks}; {played_at(raw['commits'])}."
     return [
         f"## {claim['title']}", "",
         fill(f"**{claim['claim']}**", 100), "",
