@@ -34,6 +34,7 @@ from maicc.data.behaviour import play
 from maicc.data.dataset import EpisodeFile
 from maicc.data.episodes import concatenate
 from maicc.data.reference import convert_reference
+from maicc.data.slices import Observed
 from maicc.envs import get_family
 from maicc.evaluation.adapt import adapt
 from maicc.evaluation.bundle import bundle
@@ -78,6 +79,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | torch.Tensor):
         array = np.asarray(value)
         return (str(array.dtype), array.shape, array.tobytes())
+    if isinstance(value, Observed):
+        return plain(value[:])
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, Mapping):

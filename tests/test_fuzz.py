@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import case, kinds, plain
+from tests.fuzz import case, kinds, outcome, plain
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +31,13 @@ def good(tmp_path_factory):
         shutil.copy(found[name].good, work / found[name].good.name)
         expected[name] = plain(found[name].read(work / found[name].good.name))
     return found, expected, work
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sound_file_is_read_as_it_was_written(good, name):
+    found, expected, work = good
+    shutil.copy(found[name].good, work / found[name].good.name)
+    assert outcome(found[name], work / found[name].good.name, expected[name]) == "equal"
 
 
 @settings(
