@@ -33,16 +33,18 @@ YARDSTICKS = {"random actions": "random.json", "scripted explorer": "explorer.js
 TOP = """\
 # Results
 
-Every table on this page is made of the raw returns in docs/results/, one file for each, by `python
-docs/results.py write`; a test makes them again. The command above a table makes its returns anew.
-Below it is the commit at which its rows were played, and which were played at another. All are from
-two CPU cores of an AMD EPYC or an Intel Xeon, one thread for each unit; which of the two it was has
-not been noted, but for rows of commit `31ffb6e`, which are from the EPYC. A sum depends on the
-processor, and after thousands of steps so does a model: where two tables of a family do not share
-their models, MAICC differs a little between them. The [README](../README.md#words) explains the
-words run, task and held-out. It and the pages of the [families](families/README.md) tell of other
-episodes of the same returns too, such as the first five: `python docs/results.py episodes
-lbf_levels 1-5 6-10` prints their means and the shares that are solved.
+Every table on this page is made of the raw returns in docs/results/, one file for each, by
+`python docs/results.py write`; a test makes them again. The command above a table makes its returns
+anew. Below it is the commit at which its rows were played, and which were played at another. All
+are from two CPU cores of an AMD EPYC or an Intel Xeon, one thread for each unit; which of the two
+it was has not been noted, but for rows of commit `31ffb6e`, which are from the EPYC. A sum depends
+on the processor, and after thousands of steps so does a model: where two tables of a family do not
+share their models, MAICC differs a little between them.
+
+The [README](../README.md#words) explains the words run, task and held-out. It and the pages of the
+[families](families/README.md) tell of other episodes of the same returns too, such as the first
+five: `python docs/results.py episodes lbf_levels 1-5 6-10` prints their means and the shares that
+are solved.
 """
 LEGEND = """\
 - *last*: mean return of the last episode; *first 10*, *last 10*: of the first and of the last ten
