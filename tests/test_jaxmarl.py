@@ -259,6 +259,7 @@ print("seen", np.concatenate(seen).tobytes().hex())
 def test_what_is_compiled_is_kept_for_other_processes(tmp_path):
     def play(**options):
         env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # 1 leaves out what is quick
         env |= {"XDG_CACHE_HOME": str(tmp_path), **options}
         done = subprocess.run(
             [sys.executable, "-c", ONE_GAME], capture_output=True, text=True, env=env
@@ -268,7 +269,7 @@ def test_what_is_compiled_is_kept_for_other_processes(tmp_path):
         return done.stdout.split("seen ")[1], kept
 
     first, kept = play()
-    assert len(kept) == 2  # reset and step
+    assert {"jit_reset", "jit_step"} <= {path.name.split("-")[0] for path in kept}
     assert all(path.parts[-3] == "maicc" for path in kept)
     assert play(JAX_RAISE_PERSISTENT_CACHE_ERRORS="1") == (first, kept)
 
