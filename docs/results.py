@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -163,14 +164,22 @@ def episodes(name: str, windows: Sequence[str]) -> list[str]:
     Args:
         name: File in docs/results/, without its ending.
         windows: First and last episode, counted from 1, such as "1-5".
+
+    Raises:
+        SystemExit: there is no such file, or it has no such episodes.
     """
+    if name not in (kept := sorted(path.stem for path in RAW.glob("*.json"))):
+        raise SystemExit(f"no results of {name}; there are {', '.join(kept)}")
     raw = read_json(RAW / f"{name}.json")
     bounds = raw["return_min"], raw["return_max"]
     rows = []
     for line, returns in tables(raw)[1].items():
         row = [line]
         for window in windows:
-            first, last = map(int, window.split("-"))
+            ends = re.fullmatch(r"(\d+)-(\d+)", window)
+            first, last = map(int, ends.groups()) if ends else (0, 0)
+            if not 1 <= first <= last <= returns.shape[1]:
+                raise SystemExit(f"{window}: give first-last, from 1 to {returns.shape[1]}")
             shown = returns[:, first - 1 : last]
             row.append(f"{shown.mean():.2f}, {solved(shown, bounds).mean():.0%}")
         rows.append(row)

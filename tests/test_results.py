@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,13 @@ def line_of(label):
     return named.group(1) if named else re.split(r"\W", label)[0].lower()
 
 
+@cache
+def shown_of(name):
+    """Rows of the table that results give, by their names, and the returns of each."""
+    table, curves = results.tables(read_json(DOCS / "results" / f"{name}.json"))
+    return {row["variant"]: row for row in table["rows"]}, curves
+
+
 def test_readme_shows_what_the_results_give():
     text = (DOCS.parent / "README.md").read_text()
     boards = text[text.index("| board | method |") :].split("\n\n")[0].splitlines()[2:]
@@ -61,9 +69,7 @@ def test_readme_shows_what_the_results_give():
     rows = [(f"lbf_{cells(r)[0]}", of_boards[cells(r)[1]], cells(r)[2:]) for r in boards]
     rows += [("lbf_7x7_rivals", line_of(r.strip("| *")), cells(r)[1:]) for r in rivals]
     for name, line, numbers in rows:
-        table, _ = results.tables(read_json(DOCS / "results" / f"{name}.json"))
-        row = next(row for row in table["rows"] if row["variant"] == line)
-        given = dict(zip(results.HEAD, results.table_cells(row), strict=True))
+        given = dict(zip(results.HEAD, results.table_cells(shown_of(name)[0][line]), strict=True))
         shown = dict(zip(["first 10", "last 10", "found", "kept", "regret"], numbers, strict=True))
         shown = {
             key: cell.removeprefix("episode ").replace(" %", "%") for key, cell in shown.items()
@@ -76,8 +82,7 @@ def test_readme_shows_what_the_results_give():
 def test_readme_says_by_when_every_team_finds_the_food():
     latest = 0
     for name in ("lbf_7x7", "lbf_9x9"):
-        raw = read_json(DOCS / "results" / f"{name}.json")
-        found = solved(np.concatenate(raw["returns"]["default"]), (0.0, 2.0))
+        found = solved(shown_of(name)[1]["default"], (0.0, 2.0))
         assert found.shape[0] == 50
         assert found.any(1).all()
         latest = max(latest, found.argmax(1).max() + 1)
@@ -102,36 +107,36 @@ def test_readme_shows_where_rivals_end():
     text = (DOCS.parent / "README.md").read_text()
     head, _, *rows = text[text.index("| method | `lbf_levels` |") :].split("\n\n")[0].splitlines()
     for i, family in enumerate(cells(head)[1:], start=1):
-        raw = read_json(DOCS / "results" / f"{family.strip('`')}_rivals.json")
-        curves = results.tables(raw)[1]
+        _, curves = shown_of(f"{family.strip('`')}_rivals")
         shown = {line_of(label): row[i - 1] for label, *row in map(cells, rows)}
         ends = {line: f"{curves[line][:, -10:].mean():.2f}" for line in shown if line in curves}
         assert shown == dict.fromkeys(shown, "") | ends, family
 
 
-RIVALS = sorted(path.stem for path in (DOCS / "results").glob("*_rivals.json"))
-
-
-@pytest.mark.parametrize("name", RIVALS)
-def test_the_page_of_a_family_has_the_same_returns_of_rivals(name):
-    path = DOCS / "families" / f"{name.removesuffix('_rivals')}.md"
-    if not path.exists():
-        return
-    raw = read_json(DOCS / "results" / f"{name}.json")
-    curves = results.tables(raw)[1]
-    until = next(iter(curves.values())).shape[1]
+@pytest.mark.parametrize("family", ["lbf_levels", "lbf_partners", "smax_commander", "mpe_codebook"])
+def test_the_page_of_a_family_has_the_same_returns_of_rivals(family):
+    name = f"{family}_rivals"
+    until = shown_of(name)[1]["maicc"].shape[1]
     given = [
         [cells(row)[0], *(cell.split(", ") for cell in cells(row)[1:])]
         for row in results.episodes(name, ["1-5", "6-10", "1-10", f"{until - 9}-{until}"])[2:]
     ]
-    rows = iter(path.read_text().splitlines())
-    assert any(row.startswith("| method | episodes 1 to 5 | 6 to 10 |") for row in rows), name
+    rows = iter((DOCS / "families" / f"{family}.md").read_text().splitlines())
+    assert any(row.startswith("| method | episodes 1 to 5 | 6 to 10 |") for row in rows)
     next(rows)
     for line, *windows in given:
         label, *numbers = cells(next(rows))
         assert line_of(label) == line
         assert numbers[:4] == [mean for mean, _ in windows], label
         assert not numbers[4:] or numbers[4:] == [windows[-1][1].replace("%", " %")], label
+
+
+@pytest.mark.parametrize("window", ["0-5", "6-2", "45-51", "5", "a-b"])
+def test_episodes_that_a_table_does_not_have_are_refused(window):
+    with pytest.raises(SystemExit, match=f"{window}: give first-last, from 1 to 50"):
+        results.episodes("lbf_9x9", ["1-5", window])
+    with pytest.raises(SystemExit, match=r"no results of nothing; there are lbf_7x7, "):
+        results.episodes("nothing", ["1-5"])
 
 
 @pytest.mark.slow
