@@ -128,14 +128,15 @@ def tables(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray
     return make_table(raw["family"], raw["seeds"], tasks, results, bounds)
 
 
-def played_at(commits: Mapping[str, str]) -> str:
-    """Says at which commits the lines of a table were played."""
+def played_at(commits: Mapping[str, str | Sequence[str]]) -> str:
+    """Says at which commits the lines of a table were played: one of a line, or of each seed."""
     lines: dict[str, list[str]] = {}
     for line, commit in commits.items():
-        lines.setdefault(commit, []).append(f"`{line}`")
+        each = [commit] if isinstance(commit, str) else commit
+        lines.setdefault(" and ".join(f"`{one}`" for one in each), []).append(f"`{line}`")
     (first, _), *others = lines.items()
-    told = [f"{' and '.join(names)} at `{commit}`" for commit, names in others]
-    return "; ".join([f"commit `{first}`", *told])
+    told = [f"{' and '.join(names)} at {commit}" for commit, names in others]
+    return "; ".join([f"commit {first}", *told])
 
 
 def section(claim: Mapping[str, Any]) -> list[str]:
