@@ -1,6 +1,6 @@
 """Results that the documentation shows: raw returns in docs/results/, and the page made of them.
 
-    python docs/results.py keep NAME FOLDER --commit HASH    # of a finished benchmark
+    python docs/results.py keep NAME FOLDER --commit HASH    # a benchmark's, over what is there
     python docs/results.py write                             # docs/results.md
     python docs/results.py episodes NAME 1-5 41-50           # means of these episodes
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -63,50 +63,78 @@ LEGEND += fill(f"- *more regret*: {COMPARED}.", 100, subsequent_indent="  ") + "
 
 
 def keep(name: str, folder: Path, commit: str) -> None:
-    """Copies the returns of a finished benchmark to docs/results/NAME.json.
+    """Lays the returns of a benchmark's folder over those of docs/results/NAME.json.
 
-    Rows that were there with the same returns keep their commit, and the others get this one.
+    A seed or a line that the file lacks is added. Returns that were there keep their commit, and
+    others get this one.
+
+    Raises:
+        SystemExit: the two are not of the same tasks, or a line would lack a seed of another one.
     """
     table, path = read_json(folder / "benchmark.json"), RAW / f"{name}.json"
-    before = read_json(path) if path.exists() else {"returns": {}}
-    lines: dict[str, list[Any]] = {}
-    for row in table["rows"]:
-        line = row["variant"]
-        if line in YARDSTICKS:
-            lines[line] = [read_json(folder / "results" / YARDSTICKS[line])["runs"]]
-        elif (folder / "results" / line).exists():
-            lines[line] = [_runs(folder / "results" / line, seed) for seed in table["seeds"]]
-    text = ",\n".join(
-        f'  "{line}": [\n' + ",\n".join(f"   {_rows(runs)}" for runs in seeds) + "\n  ]"
-        for line, seeds in lines.items()
-    )
-    returns, old = json.loads(f"{{{text}}}"), before["returns"]
-    commits = {
-        line: before["commits"][line] if old.get(line) == rows else commit
-        for line, rows in returns.items()
+    head = {key: table[key] for key in ("family", "return_min", "return_max", "tasks")}
+    kept = read_json(path) if path.exists() else {**head, "seeds": [], "commits": {}, "returns": {}}
+    if any(kept[key] != value for key, value in head.items()):
+        raise SystemExit(f"{folder}: its family or tasks are not those of {path}")
+    played: dict[str, dict[int, tuple[Any, str]]] = {}  # returns and commit, by line and seed
+    for line, of_seeds in kept["returns"].items():
+        seeds = [0] if line in YARDSTICKS else kept["seeds"]
+        rows = zip(of_seeds, _each(kept["commits"][line], len(of_seeds)), strict=True)
+        played[line] = dict(zip(seeds, rows, strict=True))
+    for line, seed, runs in _finished(folder, table):
+        returns = [[round(value, 3) for value in run["returns"]] for run in runs]
+        before = played.setdefault(line, {}).get(seed)
+        if before is None or before[0] != returns:
+            played[line][seed] = returns, commit
+    of_methods = {line: set(of) for line, of in played.items() if line not in YARDSTICKS}
+    seeds = sorted(set().union(*of_methods.values()))
+    for line, has in of_methods.items():
+        if lacks := set(seeds) - has:
+            raise SystemExit(f"{line}: no results of seeds {sorted(lacks)}; play them first")
+    told = {
+        line: [of_seeds[seed][1] for seed in sorted(of_seeds)] for line, of_seeds in played.items()
     }
-    head = {key: table[key] for key in ("family", "return_min", "return_max", "seeds", "tasks")}
-    head = {"commits": commits, **head}
+    head = {
+        "commits": {line: of[0] if len(set(of)) == 1 else of for line, of in told.items()},
+        **{key: head[key] for key in ("family", "return_min", "return_max")},
+        "seeds": seeds,
+        "tasks": head["tasks"],
+    }
     described = ",\n ".join(f'"{key}": {json.dumps(value)}' for key, value in head.items())
+    text = ",\n".join(
+        f'  "{line}": [\n'
+        + ",\n".join(f"   {json.dumps(of_seeds[seed][0])}" for seed in sorted(of_seeds))
+        + "\n  ]"
+        for line, of_seeds in played.items()
+    )
     write_text(path, f'{{{described},\n "returns": {{\n{text}\n }}}}\n')
 
 
-def _runs(folder: Path, seed: int) -> list[Any]:
-    """Reads the runs of a seed.
+def _finished(folder: Path, table: Mapping[str, Any]) -> Iterator[tuple[str, int, list[Any]]]:
+    """Reads the finished runs of a folder's lines, seed by seed; a yardstick has seed 0.
 
     Raises:
-        SystemExit: the folder has none, or results of several benchmarks.
+        SystemExit: a line has two results of a seed, which are those of two benchmarks.
     """
-    found = list(folder.glob(f"seed{seed}-*.json"))
-    if len(found) != 1:
-        raise SystemExit(f"{folder}: {len(found)} results of seed {seed}, expected one")
-    runs: list[Any] = read_json(found[0])["runs"]
-    return runs
+    results = folder / "results"
+    names = [row["variant"] for row in table["rows"]]
+    names += sorted(path.name for path in results.iterdir() if path.is_dir())
+    for line in dict.fromkeys(names):
+        if line in YARDSTICKS:
+            yield line, 0, read_json(results / YARDSTICKS[line])["runs"]
+            continue
+        seen: set[int] = set()
+        for path in sorted((results / line).glob("seed*.json")):
+            seed = int(path.name.removeprefix("seed").split("-")[0])
+            if seed in seen:
+                raise SystemExit(f"{path.parent}: two results of seed {seed}; leave one")
+            seen.add(seed)
+            yield line, seed, read_json(path)["runs"]
 
 
-def _rows(runs: list[Mapping[str, Any]]) -> str:
-    """Returns of runs as JSON of few letters, one row for each run: of the tasks in turn."""
-    return json.dumps([[round(value, 3) for value in run["returns"]] for run in runs])
+def _each(commits: str | list[str], seeds: int) -> list[str]:
+    """Tells the commit of each seed of a line, for which one may stand for all."""
+    return [commits] * seeds if isinstance(commits, str) else commits
 
 
 def tables(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -128,12 +156,12 @@ def tables(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray
     return make_table(raw["family"], raw["seeds"], tasks, results, bounds)
 
 
-def played_at(commits: Mapping[str, str | Sequence[str]]) -> str:
+def played_at(commits: Mapping[str, str | list[str]]) -> str:
     """Says at which commits the lines of a table were played: one of a line, or of each seed."""
     lines: dict[str, list[str]] = {}
     for line, commit in commits.items():
-        each = [commit] if isinstance(commit, str) else commit
-        lines.setdefault(" and ".join(f"`{one}`" for one in each), []).append(f"`{line}`")
+        each = " and ".join(f"`{one}`" for one in _each(commit, 1))
+        lines.setdefault(each, []).append(f"`{line}`")
     (first, _), *others = lines.items()
     told = [f"{' and '.join(names)} at {commit}" for commit, names in others]
     return "; ".join([f"commit {first}", *told])

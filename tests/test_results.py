@@ -154,10 +154,47 @@ def test_what_is_kept_of_a_benchmark_gives_its_table(tmp_path, monkeypatch):
     write_json(result, changed)
     results.keep("tiny", out, "4567def")
     commits = read_json(tmp_path / "tiny.json")["commits"]
-    assert results.played_at(commits) == "commit `0123abc`; `no_context` at `4567def`"
+    anew = "`no_context` at `0123abc` and `4567def`"
+    assert results.played_at(commits) == f"commit `0123abc`; {anew}"
     again, curves = results.tables(raw)
     lines = [row for row in table["rows"] if not row["variant"].startswith("behaviour")]
     assert [row["variant"] for row in lines] == ["default", "no_context", "scripted explorer"]
     for ours, theirs in zip(again["rows"], lines, strict=True):
         assert results.table_cells(ours) == results.table_cells(theirs)
     assert np.isclose(curves["default"][:, -1].mean(), lines[0]["last"], atol=1e-3)
+
+
+def a_benchmark(folder, played, tasks=("a", "b")):
+    """Writes what `keep` reads of a finished benchmark of two runs a seed."""
+    table = {"family": "tiny", "return_min": 0, "return_max": 2, "tasks": list(tasks)}
+    rows = [{"variant": line} for line in played]
+    write_json(folder / "benchmark.json", table | {"seeds": [0], "rows": rows})
+    for line, seeds in played.items():
+        for seed in seeds:
+            runs = [{"returns": [seed, run / 3]} for run in range(2)]
+            (folder / "results" / line).mkdir(parents=True, exist_ok=True)
+            write_json(folder / "results" / line / f"seed{seed}-0.json", {"runs": runs})
+    return folder
+
+
+def test_lines_and_seeds_are_added_to_what_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RAW", tmp_path)
+    path = tmp_path / "tiny.json"
+    results.keep("tiny", a_benchmark(tmp_path / "first", {"maicc": [0], "dpt": [0]}), "0123abc")
+    first = path.read_bytes()
+    with pytest.raises(SystemExit, match=r"dpt: no results of seeds \[1\]; play them first"):
+        results.keep("tiny", a_benchmark(tmp_path / "half", {"maicc": [1]}), "4567def")
+    with pytest.raises(SystemExit, match="its family or tasks are not those of"):
+        results.keep("tiny", a_benchmark(tmp_path / "other", {"maicc": [0]}, "cd"), "4567def")
+    assert path.read_bytes() == first
+    more = {"ad": [0, 1], "maicc": [1, 0], "dpt": [1]}
+    results.keep("tiny", a_benchmark(tmp_path / "more", more), "4567def")
+    raw = read_json(path)
+    both, new = ["0123abc", "4567def"], "4567def"
+    assert list(raw["commits"].items()) == [("maicc", both), ("dpt", both), ("ad", new)]
+    assert raw["seeds"] == [0, 1]
+    seeds = [[[0, 0], [0, 0.333]], [[1, 0], [1, 0.333]]]
+    assert raw["returns"] == {"maicc": seeds, "dpt": seeds, "ad": seeds}
+    (tmp_path / "more" / "results" / "ad" / "seed1-1.json").write_text("{}")
+    with pytest.raises(SystemExit, match="ad: two results of seed 1; leave one"):
+        results.keep("tiny", tmp_path / "more", "4567def")
