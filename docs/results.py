@@ -30,7 +30,12 @@ from maicc.types import Task
 
 DOCS = Path(__file__).parent
 RAW, PAGE = DOCS / "results", DOCS / "results.md"
-YARDSTICKS = {"random actions": "random.json", "scripted explorer": "explorer.json"}
+RANDOM = "random actions"  # the line that has no seeds
+YARDSTICKS = {
+    RANDOM: "random.json",
+    "scripted explorer": "explorer.json",
+    "scripted explorer, replay": "explorer_replay.json",
+}
 TOP = """\
 # Results
 
@@ -78,7 +83,7 @@ def keep(name: str, folder: Path, commit: str) -> None:
         raise SystemExit(f"{folder}: its family or tasks are not those of {path}")
     played: dict[str, dict[int, tuple[Any, str]]] = {}  # returns and commit, by line and seed
     for line, of_seeds in kept["returns"].items():
-        seeds = [0] if line in YARDSTICKS else kept["seeds"]
+        seeds = [0] if line == RANDOM else kept["seeds"]
         rows = zip(of_seeds, _each(kept["commits"][line], len(of_seeds)), strict=True)
         played[line] = dict(zip(seeds, rows, strict=True))
     for line, seed, runs in _finished(folder, table):
@@ -86,9 +91,9 @@ def keep(name: str, folder: Path, commit: str) -> None:
         before = played.setdefault(line, {}).get(seed)
         if before is None or before[0] != returns:
             played[line][seed] = returns, commit
-    of_methods = {line: set(of) for line, of in played.items() if line not in YARDSTICKS}
-    seeds = sorted(set().union(*of_methods.values()))
-    for line, has in of_methods.items():
+    seeds_of = {line: set(of) for line, of in played.items() if line != RANDOM}
+    seeds = sorted(set().union(*seeds_of.values()))
+    for line, has in seeds_of.items():
         if lacks := set(seeds) - has:
             raise SystemExit(f"{line}: no results of seeds {sorted(lacks)}; play them first")
     told = {
@@ -111,7 +116,7 @@ def keep(name: str, folder: Path, commit: str) -> None:
 
 
 def _finished(folder: Path, table: Mapping[str, Any]) -> Iterator[tuple[str, int, list[Any]]]:
-    """Reads the finished runs of a folder's lines, seed by seed; a yardstick has seed 0.
+    """Reads the finished runs of a folder's lines, seed by seed; random actions have seed 0.
 
     Raises:
         SystemExit: a line has two results of a seed, which are those of two benchmarks.
@@ -121,7 +126,9 @@ def _finished(folder: Path, table: Mapping[str, Any]) -> Iterator[tuple[str, int
     names += sorted(path.name for path in results.iterdir() if path.is_dir())
     for line in dict.fromkeys(names):
         if line in YARDSTICKS:
-            yield line, 0, read_json(results / YARDSTICKS[line])["runs"]
+            runs = read_json(results / YARDSTICKS[line])["runs"]
+            for seed in sorted({run.get("seed", 0) for run in runs}):
+                yield line, seed, [run for run in runs if run.get("seed", 0) == seed]
             continue
         seen: set[int] = set()
         for path in sorted((results / line).glob("seed*.json")):

@@ -8,11 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from maicc.data.returns import solved
 from maicc.envs import get_family, register
 from maicc.experiments import fits, units
-from maicc.experiments.benchmark import benchmark, frozen_tasks, gather, plan, run_explorer
+from maicc.experiments.benchmark import benchmark, gather
+from maicc.experiments.plan import frozen_tasks, plan
 from maicc.experiments.stages import Clock, run_stage
 from maicc.experiments.units import with_overrides
+from maicc.experiments.yardsticks import run_explorers
 from maicc.report.marl_eval import marl_eval
 from maicc.report.table import THRESHOLDS, make_table, markdown, table_cells, table_row
 from maicc.training.episode_data import EpisodeData
@@ -58,7 +61,8 @@ def test_all_units_play_the_same_tasks(finished):
     for path in (out / "results").rglob("seed*.json"):
         names = [run["task"]["name"] for run in json.loads(path.read_text())["runs"]]
         assert names == table["tasks"]
-    assert [r["variant"] for r in table["rows"]] == [*VARIANTS, "scripted explorer"]
+    explorers = ["scripted explorer", "scripted explorer, replay"]
+    assert [r["variant"] for r in table["rows"]] == [*VARIANTS, *explorers]
     assert all(row["runs"] == 4 for row in table["rows"])
     assert "<svg" in (out / "report.html").read_text()
     assert (out / "curves.svg").read_text() in (out / "report.html").read_text()
@@ -177,13 +181,28 @@ def test_the_explorer_of_another_benchmark_is_no_row(tmp_path):
         plan(tiny_config(family=name), VARIANTS, seeds=1, tasks=2, out=tmp_path)
         for name in ("lbf_7x7", "lbf_levels")
     )
-    run_explorer(one)
-    assert list(gather(one)[1]) == ["scripted explorer"]
+    run_explorers(one)
+    assert list(gather(one)[1]) == ["scripted explorer", "scripted explorer, replay"]
     assert list(gather(other)[1]) == []
     register(replace(get_family("lbf_7x7"), name="lbf_mean", team_reward="mean"))
     paid_less = plan(tiny_config(family="lbf_mean"), VARIANTS, seeds=1, tasks=2, out=tmp_path)
     paid_less = replace(paid_less, tasks=one.tasks)  # of other rules
     assert list(gather(paid_less)[1]) == []
+
+
+def test_an_explorer_with_a_replay_repeats_what_it_found(tmp_path):
+    config = tiny_config(family="lbf_9x9")
+    config.adapt.episodes = 12
+    work = plan(config, {"default": {}}, seeds=2, tasks=3, out=tmp_path)
+    run_explorers(work)
+    _, curves = gather(work)
+    plain, replay = (solved(returns, (0.0, 2.0)) for returns in curves.values())
+    found = plain.argmax(1)
+    assert plain.any(1).all()
+    assert (replay.argmax(1) == found).all(), "the first success is the same"
+    later = np.arange(12) > found[:, None]
+    assert replay[later].all()
+    assert not plain[later].all()
 
 
 def test_results_for_marl_eval():

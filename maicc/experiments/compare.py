@@ -15,7 +15,8 @@ from maicc.config import RunConfig
 from maicc.data.dataset import EpisodeFile
 from maicc.evaluation.markdown import markdown_table
 from maicc.evaluation.stats import probability_of_improvement
-from maicc.experiments.benchmark import Plan, benchmark, gather, write_files
+from maicc.experiments.benchmark import benchmark, gather, write_files
+from maicc.experiments.plan import Plan
 from maicc.files import write_json, write_text
 from maicc.report.table import markdown
 from maicc.teams.lookups import first_and_last

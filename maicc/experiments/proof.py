@@ -15,21 +15,12 @@ from typing import Any
 import numpy as np
 
 from maicc.config import RunConfig
-from maicc.data.behaviour import play
 from maicc.envs import get_family
 from maicc.evaluation.markdown import markdown_table
-from maicc.experiments.benchmark import (
-    RANDOM,
-    Plan,
-    finish,
-    gather,
-    plan,
-    played_on,
-    write_files,
-    yardstick,
-)
+from maicc.experiments.benchmark import finish, gather, write_files
+from maicc.experiments.plan import Plan, plan
+from maicc.experiments.yardsticks import run_random
 from maicc.files import write_json, write_text
-from maicc.streams import Stream
 from maicc.types import UserError
 
 ORACLE, MEMORYLESS = "oracle", "memoryless"
@@ -86,22 +77,9 @@ def prove(
         replace(u, hidden=hidden[u.config.seed]) if u.variant == ORACLE else u for u in work.units
     ]
     work = replace(work, units=units)
-    play_random(work)
+    run_random(work)
     finish(work, **options)
     return write_proof(work)
-
-
-def play_random(work: Plan) -> None:
-    """Plays random legal actions on the same tasks, as many episodes as a team has."""
-    path, described = work.out / "results" / RANDOM, played_on(work)
-    if yardstick(path, described):
-        return
-    runs = []
-    for i, task in enumerate(work.tasks):
-        seeds = [(i, Stream.RANDOM_YARDSTICK, e) for e in range(described["episodes"])]
-        returns = play(work.family, task, 1.0, seeds, "random").returns
-        runs.append({"task": task.to_json(), "returns": [round(float(r), 6) for r in returns]})
-    write_json(path, {"described": described, "runs": runs})
 
 
 def write_proof(work: Plan) -> dict[str, Any]:
