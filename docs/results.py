@@ -54,17 +54,23 @@ are solved.
 """
 LEGEND = """\
 - *last*: mean return of the last episode; *first 10*, *last 10*: of the first and of the last ten
-  episodes; what follows ± is a normal 95 % interval over runs;
+  episodes; what follows ± is a normal 95 % interval over runs as if all were independent, which the
+  runs of one model are not: it is too narrow;
 - *of the gap*: how far a line has come from memoryless, 0 %, to the oracle, 100 %, which are taken
-  at their means over all episodes;
+  at their means over all episodes, so that it differs a little from what the columns give;
 - *IQM*: interquartile mean with a bootstrap interval, for which seeds and tasks are resampled, each
-  for itself;
+  for itself; none with one seed;
 - *solved*: share of the last ten episodes that reach the maximum, to within 5 %; *found*: the
-  episode by which half of the runs have reached it once; *kept*: the share of a run's later
-  episodes that reach it again; *regret*: what an episode misses to the maximum; *to 85 %*: the
-  first episode whose 5-episode mean is at 85 % of the range;
+  episode by which half of the runs have reached it once; *kept*: the share of a run's episodes
+  after its first solved one that are solved too, over the runs that solve their task at all;
+  *regret*: what an episode misses to the maximum; *to 85 %*: the first episode whose 5-episode mean
+  is at 85 % of the range;
 """
 LEGEND += fill(f"- *more regret*: {COMPARED}.", 100, subsequent_indent="  ") + "\n"
+LEGEND += """
+Two models say little of how much trainings differ, so that intervals of two seeds are too narrow,
+and they are not corrected for the number of rows. One that just misses 0 is a hint.
+"""
 
 
 def keep(name: str, folder: Path, commit: str) -> None:

@@ -90,7 +90,7 @@ def test_readme_says_by_when_every_team_finds_the_food():
         assert found.any(1).all()
         latest = max(latest, found.argmax(1).max() + 1)
     text = " ".join((DOCS.parent / "README.md").read_text().split())
-    assert f"each of 100 teams finds the food within {latest} ([results]" in text
+    assert f"all of 100 teams had found the food by episode {latest} ([results]" in text
 
 
 def test_readme_shows_how_much_teams_find_out():
