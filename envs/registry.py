@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from operator import attrgetter
 
 from maicc.envs.tasks import REVEALED, TaskFamily
+from maicc.errors import did_you_mean, located
 from maicc.types import UserError
 
 ENTRY_POINTS = "maicc.task_families"
@@ -64,7 +65,8 @@ def get_family(name: str) -> TaskFamily:
         return _registered[name]
     target = _BUILT_IN.get(name) or _plugins().get(name) or (name if ":" in name else None)
     if target is None:
-        raise UserError(f"no task family {name!r}; there are: {', '.join(families())}")
+        near = did_you_mean(name, families())
+        raise UserError(f"no task family {name!r}{near}; there are: {', '.join(families())}")
     module, _, attribute = target.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
         raise UserError(
@@ -75,11 +77,11 @@ def get_family(name: str) -> TaskFamily:
         sys.path.insert(0, os.getcwd())  # a console script does not look there by itself
     try:
         family = attrgetter(attribute)(import_module(module))
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the user's module does
         hint = "; leave .py out" if module.endswith(".py") else ""
         raise UserError(
-            f"task family {name!r} can't be loaded from {target}: {error}{hint}"
-        ) from None
+            f"task family {name!r} can't be loaded from {target}: {located(error, __file__)}{hint}"
+        ) from error
     if not isinstance(family, TaskFamily):
         raise UserError(f"{target} is a {type(family).__name__}, expected a maicc.envs.TaskFamily")
     if family.name == name:

@@ -338,6 +338,11 @@ def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: they are not plain JSON.
     """
+    if not isinstance(parameters, Mapping):
+        raise UserError(
+            f"the parameters of a task are {parameters!r}, expected a dict of the arguments that "
+            "`make` takes for it"
+        )
     try:
         plain = json.dumps(dict(parameters), default=lambda n: n.item(), allow_nan=False)
         return json.loads(plain)

@@ -1,7 +1,7 @@
-"""MAICC: multi-agent in-context reinforcement learning by decentralised memory retrieval.
+"""MAICC: multi-agent in-context reinforcement learning by decentralised memory.
 
 The way of the data through the package is the order of its folders; each imports only from those
-before it, and from `types.py`, `config.py`, `streams.py` and `files.py`, which all share:
+before it, and from the files beside this one, which all share:
 
     envs, memory -> data -> models -> training, teams -> baselines -> evaluation -> report
         -> experiments -> cli

@@ -74,11 +74,30 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno and not error.filename:  # a full disk, which does not say which
+        # a full disk names no file, and others the temporary one, which nobody knows
+        if error.errno and error.filename in (None, str(temporary)):
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: str | Path) -> None:
+    """Tries whether a file can be written, before the long work whose result it is to hold.
+
+    Its folder is made, and what is at `path` stays as it is.
+
+    Raises:
+        OSError: it cannot; names the file.
+    """
+    path = Path(path)
+    tried = path.with_name(f".{path.name}.{token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tried.touch()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    tried.unlink()
 
 
 def same_file(source: str | Path, target: str | Path) -> None:

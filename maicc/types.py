@@ -7,7 +7,7 @@ K retrieved trajectories, D embedding width, M trajectories (one agent's slice o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from operator import index
 from typing import Any, NamedTuple
@@ -91,6 +91,13 @@ class Spec:
         if self.return_min is None or self.return_max is None:
             raise UserError(f"{self.family}: the bounds of the return are not known yet")
         return self.return_min, self.return_max
+
+    def differences(self, other: Spec) -> str:
+        """Lists what another spec has otherwise, as "n_agents 3 instead of 2"."""
+        ours, theirs = asdict(self), asdict(other)
+        return ", ".join(
+            f"{k} {theirs[k]} instead of {v}" for k, v in ours.items() if theirs[k] != v
+        )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Spec:

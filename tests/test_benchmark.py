@@ -244,7 +244,7 @@ def test_what_a_method_does_not_read_repeats_nothing(tmp_path):
 
     assert results("maicc", **{"adapt.memory.cache_gib": 2.0, "adapt.training_runs": 1})
     assert results("at", **{"adapt.runs": 3})
-    with pytest.raises(UserError, match=r"adapt\.memory\.alpha, which is no option of method at"):
+    with pytest.raises(UserError, match=r"adapt\.memory\.alpha is no option of method at"):
         results("at", **{"adapt.memory.alpha": 0.5})
     assert not results("maicc", **{"adapt.memory.alpha": 0.5})
     assert not results("at", **{"adapt.explore": "greedy"})
@@ -271,14 +271,28 @@ def test_a_stage_lets_go_of_the_dataset(tmp_path, monkeypatch):
         gc.enable()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 5}, "variant odd sets seed, which is the same for all variants"),
+        ({"adapt.runs": 3}, r"variant odd sets adapt\.runs"),
+        ({"decision.stepz": 1}, r"variant odd: decision\.stepz is no option of method maicc"),
+        ({"decision.steps": "x"}, r"variant odd: decision\.steps='x', expected int like 6"),
+    ],
+)
+def test_options_that_are_no_variants_are_refused(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        plan(tiny_config(), {"odd": options}, seeds=2, tasks=2, out=tmp_path)
+
+
 def test_overrides():
     config = tiny_config()
     changed = with_overrides(config, {"decision.model.k": 5, "adapt.memory.alpha": 0})
     assert (changed.decision.model.k, changed.adapt.memory.alpha) == (5, 0.0)
     assert config.decision.model.k == 3
     for wrong, message in (
-        ({"decision.model.kk": 1}, "which is no option"),
-        ({"nonsense.k": 1}, "which is no option"),
+        ({"decision.model.kk": 1}, "is no option"),
+        ({"nonsense.k": 1}, "is no option"),
         ({"decision.model.k": "many"}, "expected int"),
         ({"adapt.memory.schedule": "decya"}, "schedule='decya' is not one of: until_solved"),
     ):

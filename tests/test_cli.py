@@ -16,6 +16,7 @@ import h5py
 import pytest
 import yaml
 
+from maicc import load_team
 from maicc.cli import main
 from maicc.cli.commands import COMMANDS
 from maicc.cli.options import _variants
@@ -90,6 +91,18 @@ def test_models_of_another_dataset_are_refused(tiny_run, tmp_path):
     main(["collect", "lbf_7x7", "--episodes=2", "--levels=[1.0]", "--workers=1", out])
     with pytest.raises(UserError, match="another dataset than the one that the models"):
         run(tiny_config(), folder)
+    with pytest.raises(UserError, match="another dataset than the one that the models"):
+        load_team(folder)
+
+
+def test_a_result_has_the_name_of_one_and_a_place(tiny_run, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out, message in (
+        ("v1.0", "the name of a result ends with .json"),
+        ("file/result.json", f"{tmp_path / 'file' / 'result.json'}'"),
+    ):
+        said = refused(capsys, "adapt", str(tiny_run), f"--out={tmp_path / out}")
+        assert message in said
 
 
 def test_actions_to_be_learned_that_nobody_knows_are_refused_before_training(tiny_run, tmp_path):
@@ -198,7 +211,16 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
         (["run", "lbf_7x7", "--collect.levels=[2.0]"], "collect.levels has 2.0"),
         (["collect", "chess"], "no task family 'chess'"),
         (["report", "nowhere"], "no config.json"),
-        (["adapt", "nowhere", "--out=x.json"], "nowhere/episodes.h5: no such dataset"),
+        (["rum", "lbf_7x7"], "no command 'rum' (did you mean run?)"),
+        (["run", "lbf_7x7", "--method=dtp"], "(did you mean dpt?)"),
+        (["benchmark", "lbf_7x7", "--variants=defualt"], "(did you mean default?)"),
+        (["run", "variants"], "no task family 'variants'"),
+        (["run", "battles"], "no task family 'battles'"),
+        (["run", "lbf_9x9", "--family=lbf_7x7"], "leave --family=lbf_7x7 out"),
+        (["bench", "--part=teachers", "--device=cpu"], "leave --device out"),
+        (["adapt", ".", "--out=x.json"], ".: not the folder of a run"),
+        (["adapt", "nowhere", "--out=v1.0"], "--out=v1.0: the name of a result ends with .json"),
+        (["adapt", "nowhere", "--out=x.json"], "nowhere: no such folder; `maicc run NAME --out"),
     ],
 )
 def test_bad_input_is_refused_in_a_line_or_two(capsys, tmp_path, monkeypatch, arguments, message):
@@ -210,7 +232,13 @@ def test_bad_input_is_refused_in_a_line_or_two(capsys, tmp_path, monkeypatch, ar
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[a, b]", "expected names of variants"), ("a: 3", "expected names"), ("{", "is not YAML")],
+    [
+        ("[a, b]", "expected names of variants"),
+        ("a: 3", "expected names"),
+        ("{", "is not YAML"),
+        ("1: {}", "1 is no name of a variant"),
+        ("../up: {}", "'../up' is no name of a variant"),
+    ],
 )
 def test_a_file_of_variants_that_is_none(capsys, tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)

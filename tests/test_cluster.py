@@ -94,6 +94,12 @@ def test_a_cluster_of_two_machines_goes_on_when_one_is_lost(tmp_path, monkeypatc
     assert together == alone
 
 
+def test_more_threads_than_any_machine_has_are_refused(tmp_path):
+    options = {"seeds": 1, "tasks": 1, "out": tmp_path, "cluster": "local"}
+    with pytest.raises(UserError, match="--threads=999, and no machine of the cluster has more"):
+        benchmark(tiny_config(), VARIANTS, threads=999, **options)
+
+
 def test_no_cluster_at_the_address():
     with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
         run_units([], "127.0.0.1:1", 1, lambda: None)

@@ -18,6 +18,7 @@ from maicc.files import (
     hdf5_to_write,
     locked,
     read_json,
+    require_writable,
     whole_file,
     write_json,
     write_text,
@@ -55,6 +56,17 @@ def test_a_file_that_is_being_made_is_waited_for(tmp_path, capsys):
         assert path.read_text() == "made"
     assert "waiting" in capsys.readouterr().out
     maker.wait()
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path):
+    path = tmp_path / "new" / "result.json"
+    require_writable(path)
+    assert list(path.parent.iterdir()) == []
+    write_text(path, "kept")
+    require_writable(path)
+    assert path.read_text() == "kept"
+    with pytest.raises(OSError, match=r"new.result\.json.x'"):
+        require_writable(path / "x")
 
 
 def test_a_killed_process_holds_nothing_up(tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 
 from maicc.baselines import method_of
 from maicc.config import CollectConfig, DecisionConfig, DecisionFit, PracticeFit
@@ -18,7 +20,7 @@ from maicc.experiments.run import run
 from maicc.experiments.validate import check
 from maicc.files import read_json
 from maicc.memory import OnlineMemory, best_and_latest
-from maicc.training import PracticeData
+from maicc.training import PracticeData, RecordData
 from maicc.training.checkpoints import load_module, weights_hash
 from maicc.training.modules import DecisionModule
 from maicc.training.practice_data import PracticeRuns
@@ -121,6 +123,16 @@ def test_a_query_of_a_run_has_the_record_that_its_agent_had(folder, runs):
     assert len(batch.shown) == 12
     first = batch.shown[:6]
     assert (first[::2] == first[1::2]).all()  # half of the queries share records
+
+
+def test_no_round_draws_what_another_fit_has_drawn(folder, runs):
+    rounds = [practice_data(folder, practised=practised) for practised in (1, 2)]
+    decision = RecordData(
+        RECORD, share=2, family="lbf_7x7", path=str(folder / "episodes.h5"), k=0, batch_size=6
+    )
+    decision.setup("fit")
+    drawn = [next(data.batches(0)).current.actions[:6] for data in (*rounds, decision)]
+    assert not any(torch.equal(a, b) for a, b in combinations(drawn, 2))
 
 
 def test_runs_of_a_task_that_is_held_back_whole_are_not_trained_on(folder, runs):

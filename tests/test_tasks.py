@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -117,7 +118,8 @@ def changed(**changes):
         ({"sizes": (2, 2, 0)}, "at least 1"),
         ({"at_once": 0}, "at_once=0, expected 1 whole"),
         ({"training": [{"x": float("inf")}]}, "use finite numbers"),
-        ({"training": [3]}, "task parameters 3 are not plain JSON"),
+        ({"training": [3]}, "the parameters of a task are 3, expected a dict"),
+        ({"training": {"first": 1}}, "the parameters of a task are 1, expected a dict"),
         ({"training": [{"a": 1, "b": 2}, {"b": 2, "a": 1}]}, "the same task is listed twice"),
         ({"training": [{"a": 1}, {"a": "1"}]}, "two tasks have the same name"),
     ],
@@ -151,6 +153,28 @@ def test_a_path_is_no_name_of_a_family(name):
 def test_the_ending_of_a_file_is_left_out():
     with pytest.raises(UserError, match=r"leave \.py out"):
         get_family("nowhere.py:f")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nothing_of_that_name", "No module named 'nothing_of_that_name' .*broken.py:1"),
+        ("\nnames.of_nothing", r"NameError: name 'names' is not defined .*broken\.py:2"),
+        ("x = (", "SyntaxError: .*broken.py, line 1"),
+        ("y = 1", "AttributeError: .*has no attribute 'family'"),
+    ],
+)
+def test_the_line_of_a_module_that_fails_is_named(tmp_path, monkeypatch, text, message):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(UserError, match=f"can't be loaded from broken:family: .*{message}"):
+        get_family("broken:family")
+
+
+def test_a_name_that_is_nearly_right_is_named():
+    with pytest.raises(UserError, match=r"no task family 'lbf_8x' \(did you mean lbf_8x8\?\)"):
+        get_family("lbf_8x")
 
 
 def test_a_broken_family_does_not_hide_the_others(monkeypatch, capsys):

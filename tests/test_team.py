@@ -240,6 +240,16 @@ def test_refused(models):
         team.act(now.observations, now.action_mask)
     with pytest.raises(UserError, match="rewards must be finite"):
         team.observe(actions, np.array([0, np.nan, 0]), np.zeros(3))
+    for wrong in (99, -1):
+        with pytest.raises(UserError, match="expected numbers from 0 to 5"):
+            team.observe(np.full((3, 3), wrong), np.zeros(3), np.zeros(3))
+    for arrays, message in (
+        ((actions[:2], np.zeros(3), np.zeros(3)), "actions has 6 numbers, expected 9"),
+        ((actions, np.zeros(2), np.zeros(3)), "rewards has 2 numbers, expected 3"),
+        ((actions, np.zeros(3), True), "done has 1 numbers, expected 3"),
+    ):
+        with pytest.raises(UserError, match=message):
+            team.observe(*arrays)
     with pytest.raises(UserError, match="needs the number of episodes in advance"):
         Team(
             models.spec, models.embedding, models.decision, models.offline,

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from maicc.baselines.maicc import MAICC
 from maicc.baselines.method import Method
 from maicc.baselines.rivals import RIVALS
+from maicc.errors import did_you_mean
 from maicc.types import UserError
 
 METHODS: Mapping[str, Method] = {method.name: method for method in (MAICC(), *RIVALS)}
@@ -25,5 +26,6 @@ def method_of(name: str) -> Method:
         UserError: there is none of that name.
     """
     if not isinstance(name, str) or name not in METHODS:
-        raise UserError(f"method={name!r} is not one of: {', '.join(METHODS)}")
+        near = did_you_mean(str(name), METHODS)
+        raise UserError(f"method={name!r} is not one of: {', '.join(METHODS)}{near}")
     return METHODS[name]

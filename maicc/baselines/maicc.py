@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maicc.baselines.method import HIDDEN_PART, WHOSE_EPISODES, Method, Trained
-from maicc.config import MaiccRun, MemoryConfig, check_schedule
+from maicc.config import MaiccRun, MemoryConfig, RetrievalConfig, check_schedule
 from maicc.data.behaviour import informed
 from maicc.envs import get_family
 from maicc.files import ModelFiles
@@ -93,7 +93,8 @@ class MAICC(Method):
         if practice is not None:
             p = config.practice
             options |= {"batch_size": p.batch_size, "held_back": p.held_back}
-            data = PracticeData(runs=str(practice), **options)
+            practised = int(fit.removeprefix(_PRACTICE))
+            data = PracticeData(str(practice), practised, **options)
         elif d.model.record or own:
             data = RecordData(**options)
         else:
@@ -146,10 +147,11 @@ class MAICC(Method):
         return config.embedding.model.width if config.decision.model.k else 0
 
     def check(self, config: MaiccRun, stored: int) -> None:
-        from maicc.memory.index import empty_index
-
         e, d = config.embedding.model, config.decision
-        empty_index(e.width, d.retrieval.index)
+        if d.model.k or d.retrieval.index != RetrievalConfig().index:
+            from maicc.memory.index import empty_index
+
+            empty_index(e.width, d.retrieval.index)
         if d.model.k > stored:
             raise UserError(
                 f"decision.model.k={d.model.k} must be between 0 and {stored}, the trajectories of "

@@ -13,10 +13,11 @@ import threading
 from collections.abc import Callable, Sequence
 
 from maicc.cli import looking, making
+from maicc.errors import did_you_mean
 from maicc.types import UserError
 
 USAGE = """\
-maicc: teams of agents that adapt to tasks they have never seen, by looking up what they remember.
+maicc: teams of agents that adapt to unseen tasks by a record of what they have lived through.
 
 usage: maicc COMMAND [options]        maicc COMMAND --help tells more
 
@@ -75,7 +76,8 @@ def _main(arguments: Sequence[str] | None) -> None:
     command = COMMANDS.get(argv[0])
     try:
         if command is None:
-            raise UserError(f"no command {argv[0]!r}; there are: {', '.join(COMMANDS)}")
+            near = did_you_mean(argv[0], COMMANDS)
+            raise UserError(f"no command {argv[0]!r}{near}; there are: {', '.join(COMMANDS)}")
         command(argv[1:])
         sys.stdout.flush()
     except UserError as error:

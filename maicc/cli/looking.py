@@ -32,9 +32,15 @@ def bench_command(argv: list[str]) -> None:
     )  # fmt: skip
     options = parser.parse_args(argv)
 
-    from maicc.evaluation import speed, speed_parts, speed_search
-    from maicc.files import write_json, write_text
+    if options.part in ("environments", "teachers") and options.device != "auto":
+        raise UserError(f"--part {options.part} is timed on the processor: leave --device out")
 
+    from maicc.evaluation import speed, speed_parts, speed_search
+    from maicc.files import require_writable, write_json, write_text
+
+    name = "bench" if options.part == "models" else options.part
+    out = Path(options.out)
+    require_writable(out / f"{name}.json")
     result: Any
     if options.part in ("models", "shipped"):
         shipped = _shipped(options.family) if options.part == "shipped" else None
@@ -50,8 +56,6 @@ def bench_command(argv: list[str]) -> None:
         else:
             result = speed_parts.bench_teachers(options.family)
         text = speed_parts.markdown(result)
-    name = "bench" if options.part == "models" else options.part
-    out = Path(options.out)
     write_json(out / f"{name}.json", result)
     write_text(out / f"{name}.md", text)
     print(text)

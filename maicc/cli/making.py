@@ -205,6 +205,8 @@ def adapt_command(argv: list[str]) -> None:
     parser.set_defaults(_settings(settings))
     options = parser.instantiate(parser.parse_args(argv))
     out = Path(options.out)
+    if out.suffix != ".json":
+        raise UserError(f"--out={out}: the name of a result ends with .json")
     if out.exists():
         raise UserError(f"{out} is there already; choose another --out, or remove it")
     _check_seed(options.seed)

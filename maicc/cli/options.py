@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_type_hints
 
+from maicc.errors import did_you_mean
 from maicc.types import UserError
 
 if TYPE_CHECKING:
@@ -94,6 +96,9 @@ def run_options(parser: ArgumentParser, argv: Sequence[str]) -> tuple[RunConfig,
     options.pop("config")
     _require_sections(options, method.config)
     values = parser.instantiate(options).as_dict()
+    named = (_family_of(argv[0]) or argv[0]) if has_name and not is_file else values["family"]
+    if named != values["family"]:
+        raise UserError(f"{argv[0]} is of family {named}: leave --family={values['family']} out")
     return (
         method.config(**{k: value for k, value in values.items() if k not in command_names}),
         {k: value for k, value in values.items() if k in command_names},
@@ -187,13 +192,13 @@ def _shipped(name: str, method: Method) -> list[str]:
 
     Shipped configurations are MAICC's; another method takes over the options that it has too.
     """
-    path, family = CONFIGS / f"{name}.yaml", []
-    if not path.exists():
+    configuration: str | None = name
+    family: list[str] = []
+    if _family_of(name) is None:
         from maicc.envs import get_family
 
-        shared, family = get_family(name).configuration, [f"--family={name}"]
-        path = CONFIGS / f"{shared}.yaml" if shared else path
-    shipped = [f"--config={path}"] if path.exists() else []
+        configuration, family = get_family(name).configuration, [f"--family={name}"]
+    shipped = [f"--config={CONFIGS / configuration}.yaml"] if configuration else []
     if method.name == "maicc":
         return [*shipped, *family]
     from maicc.config import MaiccRun
@@ -204,6 +209,17 @@ def _shipped(name: str, method: Method) -> list[str]:
     options = parser.parse_args([f"--family={name}", *shipped]).as_dict()
     part = _part_of(method.config, method.adopt(options))
     return [f"--config={json.dumps(part)}", *family]
+
+
+def _family_of(name: str) -> str | None:
+    """Tells the family of a shipped configuration; None if there is no such one."""
+    import yaml
+
+    path = CONFIGS / f"{name}.yaml"
+    if not path.exists():
+        return None
+    family: str | None = yaml.safe_load(path.read_text(encoding="utf-8")).get("family")
+    return family
 
 
 def _part_of(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,8 +346,14 @@ def _variants(path: Path, names: str) -> dict[str, Any]:
         isinstance(options or {}, dict) for options in variants.values()
     ):
         raise UserError(f"{path}: expected names of variants, each with the options it sets")
-    chosen = list(variants) if names == "every" else names.split(",")
+    for name in variants:
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name):
+            raise UserError(
+                f"{path}: {name!r} is no name of a variant, which letters, digits and _ . + - make"
+            )
+    chosen = list(variants) if names == "every" else [name.strip() for name in names.split(",")]
     for name in chosen:
         if name not in variants:
-            raise UserError(f"no variant {name!r}; {path.name} has: {', '.join(variants)}")
+            near = did_you_mean(name, variants)
+            raise UserError(f"no variant {name!r}{near}; {path.name} has: {', '.join(variants)}")
     return {name: variants[name] or {} for name in chosen}

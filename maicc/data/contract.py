@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, redirect_stdout
@@ -25,6 +24,7 @@ from maicc.data.behaviour import AT_ONCE, behaviour_names, play
 from maicc.data.episodes import EpisodeBatch
 from maicc.envs import TaskFamily, batch_env, importable
 from maicc.envs.spaces import observation_box, random_actions, random_legal
+from maicc.errors import located
 from maicc.types import Task, UserError
 
 _SECONDS = 1.0  # of the speed trial
@@ -84,12 +84,7 @@ def _verdict(item: str, look: Callable[[], Verdict | str], fix: str) -> Verdict:
     try:
         result = look()
     except Exception as error:
-        message = str(error).strip() or type(error).__name__
-        if not isinstance(error, UserError):
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"({last.filename}:{last.lineno}, {last.name})"
-            message = f"{type(error).__name__}: {message} {where}"
-        return Verdict(item, False, message, fix)
+        return Verdict(item, False, located(error), fix)
     return result if isinstance(result, Verdict) else Verdict(item, True, result)
 
 

@@ -127,10 +127,7 @@ def _require_spec(where: str, stored: Spec, spec: Spec) -> None:
     if spec.return_max is None:
         expected = replace(spec, return_min=stored.return_min, return_max=stored.return_max)
     if stored != expected:
-        ours, theirs = asdict(expected), asdict(stored)
-        differ = ", ".join(
-            f"{k} {theirs[k]} instead of {v}" for k, v in ours.items() if theirs[k] != v
-        )
+        differ = expected.differences(stored)
         raise UserError(f"{where}: made for another family or size: {differ}")
 
 

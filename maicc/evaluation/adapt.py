@@ -20,7 +20,7 @@ from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env, get_family
 from maicc.evaluation.run_folder import opened
 from maicc.evaluation.stats import summary
 from maicc.evaluation.traces import SUFFIX, Tracer
-from maicc.files import locked, read_arrays, write_arrays, write_json
+from maicc.files import locked, read_arrays, require_writable, write_arrays, write_json
 from maicc.streams import Stream
 from maicc.teams.lockstep import LockStepTeam
 from maicc.teams.lookups import DIAGNOSTICS, as_json, nearest_tasks
@@ -277,6 +277,7 @@ def adapt_folder(
         family = get_family(dataset.spec.family)
         dataset.require_family(family)
         models = method_of(run.method).load(run, files, family.spec, device)
+    require_writable(out)
     n = config.runs if held_out else config.training_runs
     tasks = family.draw_tasks(n, seed, held_out=held_out)
     state_file = out.with_suffix(".part.npz")

@@ -24,7 +24,7 @@ from maicc.data.dataset import EpisodeFile, write_episodes
 from maicc.evaluation.archive import write_archive
 from maicc.evaluation.markdown import markdown_table
 from maicc.evaluation.run_folder import opened
-from maicc.files import ModelFiles, read_json
+from maicc.files import ModelFiles, read_json, require_writable
 from maicc.training.checkpoints import export_weights
 from maicc.training.offline_keys import GIVEN, content_hash, export_keys, offline_keys
 from maicc.types import UserError
@@ -44,6 +44,7 @@ def bundle(folder: Path, out: Path) -> None:
                 f"{folder}: no {needed}, so this is no folder of a finished `maicc run`; the run "
                 "goes on when the same command is given again"
             )
+    require_writable(out)
     stored = read_json(folder / "config.json")
     results = {
         label: read_json(folder / "adapt" / name)

@@ -26,9 +26,9 @@ def context_value(
 ) -> dict[str, Any]:
     """Measures the decision model's error with each query's contexts, and with other queries'.
 
-    The error is the cross-entropy and the accuracy on the dataset's actions. If it is the same with
-    both, the contexts tell the model nothing that it does not see anyway. Then a memory can't help,
-    however good it is.
+    The error is the cross-entropy and the accuracy on the actions that the model was trained on. If
+    it is the same with both, the contexts tell the model nothing that it does not see anyway. Then
+    a memory can't help, however good it is.
 
     Args:
         files: The trained model.

@@ -47,7 +47,9 @@ def opened(run: str | Path) -> Iterator[tuple[RunConfig, ModelFiles]]:
     config = read_config(run)
     if not is_bundle(run):
         rename_old_files(run, config)
-        yield config, files_of(run, config)
+        files = files_of(run, config)
+        require_own_dataset(files.episodes)
+        yield config, files
         return
     with TemporaryDirectory(prefix="maicc-") as name:
         folder = Path(name)
@@ -98,6 +100,10 @@ def read_config(run: str | Path) -> RunConfig:
         UserError: config.json is damaged, or names no method.
     """
     stored = read_stored(run)
+    if not Path(run).exists():
+        raise UserError(f"{run}: no such folder; `maicc run NAME --out {run}` makes it")
+    if stored is None and not (Path(run) / "episodes.h5").exists():
+        raise UserError(f"{run}: not the folder of a run, since it has no config.json")
     if stored is None:
         spec = EpisodeFile(ModelFiles.in_folder(run).episodes).spec
         return method_of("maicc").config(spec.family)
@@ -117,6 +123,20 @@ def read_stored(run: str | Path) -> Any:
     if is_bundle(run):
         return read_json_member(Path(run), path.name)
     return read_json(path) if path.exists() else None
+
+
+def require_own_dataset(episodes: Path) -> None:
+    """Refuses a run's dataset that is not the one from which its models were made.
+
+    Raises:
+        UserError: the fingerprint in the folder's dataset.json is another one.
+    """
+    noted = episodes.parent / "dataset.json"
+    if noted.exists() and read_json(noted) != {"fingerprint": EpisodeFile(episodes).fingerprint}:
+        raise UserError(
+            f"{episodes} is another dataset than the one that the models in {noted.parent} were "
+            "made from; put that one back, or start a run in another folder"
+        )
 
 
 def parse_config(stored: Any, where: str) -> RunConfig:

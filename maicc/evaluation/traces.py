@@ -115,7 +115,7 @@ def load_traces(path: str | Path) -> Traces:
     if not path.name.endswith(SUFFIX):
         raise UserError(f"{path}: expected the folder of a run, or a trace named NAME{SUFFIX}")
     if not path.exists():
-        raise UserError(f"{path}: no traces; set adapt.traces to the number of runs to trace")
+        raise UserError(f"{path}: no traces; the run has not adapted yet, or had adapt.traces=0")
     arrays = read_arrays(path)
     try:
         told = json.loads(str(arrays["told"]))

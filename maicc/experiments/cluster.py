@@ -94,6 +94,9 @@ def _run(ray: Any, units: Sequence[Unit], threads: int, on_result: Callable[[], 
 
     stage_task = ray.remote(num_cpus=threads, max_retries=_RETRIES)(maicc_stage)
     share_task = ray.remote(num_cpus=1, max_retries=_RETRIES)(maicc_share)
+    most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    if threads > most:
+        raise UserError(f"--threads={threads}, and no machine of the cluster has more than {most}")
     cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
     started: dict[Any, Any] = {}
     shares: dict[Any, Unit] = {}

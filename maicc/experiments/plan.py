@@ -20,6 +20,7 @@ from maicc.experiments.validate import check, say_not_annealed
 from maicc.files import read_json
 from maicc.types import Task, UserError
 
+OF_THE_PLAN = ("seed", "adapt.runs", "adapt.training_runs", "adapt.traces")  # no variant's options
 _TASK_SEED = 2026  # of the frozen list of tasks, which all variants and seeds share
 
 
@@ -90,9 +91,17 @@ def plan(
     dataset = EpisodeFile(data) if data else None
     fingerprint = dataset.fingerprint if dataset else ""
     units = []
+    for name, overrides in variants.items():
+        if taken := [option for option in OF_THE_PLAN if option in overrides]:
+            raise UserError(
+                f"variant {name} sets {taken[0]}, which is the same for all variants: leave it out"
+            )
     for seed in range(config.seed, config.seed + seeds):
         for name, overrides in variants.items():
-            own = with_overrides(config, {"seed": seed, **overrides})
+            try:
+                own = with_overrides(config, {"seed": seed, **overrides})
+            except UserError as error:
+                raise UserError(f"variant {name}: {error}") from None
             if data:
                 _take_given(name, overrides, own, data, say=seed == config.seed)
             # of the same family, or of the one that tells its hidden part

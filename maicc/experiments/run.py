@@ -11,7 +11,12 @@ from maicc.config import RunConfig
 from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile, put_dataset
 from maicc.envs import TaskFamily, get_family
-from maicc.evaluation.run_folder import files_of, parse_config, rename_old_files
+from maicc.evaluation.run_folder import (
+    files_of,
+    parse_config,
+    rename_old_files,
+    require_own_dataset,
+)
 from maicc.evaluation.traces import traces_of
 from maicc.experiments.fits import collect_stage, fit_stages
 from maicc.experiments.memory_needed import memory_needed
@@ -54,7 +59,10 @@ def _run(config: RunConfig, family: TaskFamily, out: Path, data: Path | None) ->
     if data is not None:
         put_dataset(data, files.episodes)
     run_stage(collect_stage(config, files, None), clock)
-    _same_dataset(files.episodes, out / "dataset.json")
+    noted = out / "dataset.json"
+    if not noted.exists():
+        write_json(noted, {"fingerprint": EpisodeFile(files.episodes).fingerprint})
+    require_own_dataset(files.episodes)
     method = method_of(config.method)
     for fit in method.fits:
         if fit not in method.fits_of(config):
@@ -141,18 +149,6 @@ def _same_configuration(
         raise UserError(
             f"{path.parent} was made with another configuration ({'; '.join(differ[:4])}); "
             "choose another --out, or remove the folder"
-        )
-
-
-def _same_dataset(episodes: Path, path: Path) -> None:
-    """Writes the dataset's fingerprint, or refuses models that were made from another dataset."""
-    dataset = {"fingerprint": EpisodeFile(episodes).fingerprint}
-    if not path.exists():
-        write_json(path, dataset)
-    elif read_json(path) != dataset:
-        raise UserError(
-            f"{episodes} is another dataset than the one that the models in {path.parent} were "
-            "made from; choose another --out, or remove all else in the folder"
         )
 
 

@@ -187,13 +187,11 @@ def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig
         for name in path:
             part = getattr(part, name, None)
         if not is_dataclass(part) or not hasattr(part, last):
-            raise UserError(f"a variant sets {key}, which is no option of method {method.name}")
+            raise UserError(f"{key} is no option of method {method.name}")
         old = getattr(part, last)
         number = isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool)
         if type(old) is not type(value) and not number:
-            raise UserError(
-                f"a variant sets {key} to {value!r}, expected {type(old).__name__} like {old!r}"
-            )
+            raise UserError(f"{key}={value!r}, expected {type(old).__name__} like {old!r}")
         setattr(part, last, float(value) if number else value)
     check_options(config)
     return config

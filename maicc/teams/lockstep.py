@@ -266,12 +266,26 @@ class LockStepTeam(ABC):
             done: (R,) end of the episode; a single run may pass a truth value.
 
         Raises:
-            UserError: `act` was left out, or a reward is not finite.
+            UserError: `act` was left out, a reward is not finite, an action is not one of the
+                family's, or an array has another size.
         """
         if not self._awaits_observe:
             raise UserError("observe was called before act: every step starts with act")
         t, trajectories = self._step, self._now
         was_active = ~self._ended
+        for name, array, size in (
+            ("actions", actions, self.R * self.N),
+            ("rewards", rewards, self.R),
+            ("done", done, self.R),
+        ):
+            if np.size(array) != size:
+                raise UserError(f"{name} has {np.size(array)} numbers, expected {size}")
+        played = self._rows(np.reshape(actions, (self.R, self.N)))
+        unknown = (played < 0) | (played >= self.spec.n_actions)
+        if (unknown & self._each_agent(was_active)).any():
+            raise UserError(
+                f"actions are {actions}, expected numbers from 0 to {self.spec.n_actions - 1}"
+            )
         rewards = np.reshape(np.asarray(rewards, np.float32), self.R)
         if not np.isfinite(rewards[was_active]).all():
             raise UserError(f"team reward is {rewards} at step {t}: rewards must be finite")
@@ -279,7 +293,7 @@ class LockStepTeam(ABC):
         self._so_far += rewards
         self._ended |= np.reshape(np.asarray(done, bool), self.R)
         at_maximum = completed(self._so_far, self._ended, self.spec.bounds)
-        trajectories.actions[:, t] = self._rows(np.reshape(actions, (self.R, self.N)))
+        trajectories.actions[:, t] = played
         trajectories.rewards[:, t] = self._each_agent(rewards)
         trajectories.done[:, t] = self._each_agent(self._ended)
         trajectories.completed[:, t] = self._each_agent(at_maximum)

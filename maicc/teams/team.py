@@ -1,4 +1,4 @@
-"""MAICC's team: each agent embeds its own prefix, looks it up, and acts on the trajectories."""
+"""MAICC's team: each agent acts on a record of its own episodes, on what it looks up, or both."""
 
 from __future__ import annotations
 

@@ -47,7 +47,8 @@ def load_module(path: str | Path, module: type[Module], spec: Spec | None = None
         raise UserError(f"{path}: made by another version of maicc; train it again") from None
     if spec is not None and trained_for != spec:
         raise UserError(
-            f"{path}: trained for {trained_for}, expected {spec}; train one for this family"
+            f"{path}: trained for another family or size: {spec.differences(trained_for)}; train "
+            "one for this family"
         )
     try:
         loaded: Module = described.from_header(trained_for, header)

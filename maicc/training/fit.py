@@ -204,13 +204,14 @@ def fit(
             trainer.fit(module, data, ckpt_path=part if part.exists() else None, weights_only=True)
     except (MemoryError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or ["out of memory"])[0]
-        if not isinstance(error, MemoryError) and "alloc" not in first and "memory" not in first:
+        full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not full and "can't allocate memory" not in first:  # of the processor
             raise
         raise UserError(
             f"{label}: out of memory ({first:.200}); lower its batch_size, or, for the embedding "
             "of long episodes and large teams, set embedding.window or "
             "embedding.model.attention=factored"
-        ) from None
+        ) from error
     if trainer.global_step >= steps:
         save(trainer, path)
         part.unlink(missing_ok=True)

@@ -208,7 +208,7 @@ class EmbeddingModule(MaiccModule):
 
 
 class DecisionModule(MaiccModule):
-    """Trains the decision transformer on retrieved contexts.
+    """Trains the decision transformer on records, retrieved contexts, or both.
 
     Args:
         spec: Sizes of the task family; the data module fills it in.

@@ -9,6 +9,7 @@ import numpy as np
 
 from maicc.data.slices import Slices
 from maicc.files import read_arrays, write_arrays
+from maicc.streams import Stream
 from maicc.training.checkpoints import load_module
 from maicc.training.modules import EmbeddingModule
 from maicc.training.offline_keys import OfflineKeys, embed
@@ -50,12 +51,14 @@ class PracticeData(RecordData):
 
     Args:
         runs: File of the runs.
+        practised: Number of the round, from 1.
         options: Arguments of `RecordData`.
     """
 
-    def __init__(self, runs: str, **options: Any) -> None:
+    def __init__(self, runs: str, practised: int = 1, **options: Any) -> None:
         super().__init__(**options)
         self.runs_path = Path(runs)
+        self.stream = (Stream.PRACTICE_BATCHES, practised)
 
     def use(self, keys: OfflineKeys | None, stored: Slices, held: np.ndarray | None = None) -> None:
         """Sets the dataset's trajectories and keys, and puts those of the runs behind them."""

@@ -45,6 +45,8 @@ class RecordData(RetrievalData):
         options: Arguments of `RetrievalData`.
     """
 
+    stream: tuple[int, ...] = (Stream.RECORD_BATCHES,)
+
     def __init__(
         self,
         record: int | None = None,
@@ -79,7 +81,7 @@ class RecordData(RetrievalData):
     ) -> Iterator[DecisionBatch]:
         """Yields queries with their records."""
         while True:
-            rng = np.random.default_rng([self.seed, Stream.RECORD_BATCHES, rank, step])
+            rng = np.random.default_rng([self.seed, *self.stream, rank, step])
             drawn = self._draw(rng, self.batch_size, held_back)
             item = np.concatenate([part.queries for part in drawn])
             set_of = np.repeat(np.arange(len(drawn)), [len(part.queries) for part in drawn])
