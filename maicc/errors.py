@@ -11,7 +11,7 @@ from maicc.types import UserError
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Names what is most like an unknown word, for the end of a sentence; "" if nothing is."""
-    near = get_close_matches(word, list(known), n=1)
+    near = get_close_matches(word, list(known), n=1, cutoff=0.65)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

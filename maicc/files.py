@@ -82,6 +82,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_new(path: Path, choose: str = "another --out") -> None:
+    """Refuses a path that is taken.
+
+    Raises:
+        UserError: something is there.
+    """
+    if path.exists():
+        raise UserError(f"{path} is there already; choose {choose}, or remove it")
+
+
 def require_writable(path: str | Path) -> None:
     """Tries whether a file can be written, before the long work whose result it is to hold.
 

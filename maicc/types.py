@@ -138,6 +138,16 @@ class Trajectories(NamedTuple):
     return_to_go: Any  # (..., T) float32
     step_mask: Any  # (..., T) bool, True at steps that were played
 
+    @classmethod
+    def blank(cls, shape: tuple[int, ...], observation_size: int) -> Trajectories:
+        """Makes arrays (*shape, ...) of zeros; the last dimension of `shape` is the steps."""
+        import numpy as np
+
+        observations = np.zeros((*shape, observation_size), np.float32)
+        actions, step_mask = np.zeros(shape, np.int64), np.zeros(shape, bool)
+        a, b, c, d = (np.zeros(shape, np.float32) for _ in range(4))
+        return cls(observations, actions, a, b, c, d, step_mask)
+
     def take(self, index: Any) -> Trajectories:
         """Selects slices by the first dimension."""
         return Trajectories(*(part[index] for part in self))

@@ -89,15 +89,7 @@ class OnlineMemory:
         """Makes empty arrays with so many slots for trajectories in each row."""
         T, shape = self._steps, (rows, slots)
         self.keys = np.zeros((*shape, T, self._width), np.float32)
-        self.trajectories = Trajectories(
-            observations=np.zeros((*shape, T, self._observation_size), np.float32),
-            actions=np.zeros((*shape, T), np.int64),
-            rewards=np.zeros((*shape, T), np.float32),
-            done=np.zeros((*shape, T), np.float32),
-            completed=np.zeros((*shape, T), np.float32),
-            return_to_go=np.zeros((*shape, T), np.float32),
-            step_mask=np.zeros((*shape, T), bool),
-        )
+        self.trajectories = Trajectories.blank((*shape, T), self._observation_size)
         self.team_return = np.zeros(shape, np.float32)
         self.individual_return = np.zeros(shape, np.float32)
         self.order = np.zeros(shape)  # random rank of each trajectory, for ties

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from maicc.cli.options import (
     DATA,
@@ -16,6 +16,10 @@ from maicc.cli.options import (
     variant_options,
 )
 from maicc.types import UserError
+
+if TYPE_CHECKING:
+    from maicc.config import CollectConfig
+    from maicc.envs import TaskFamily
 
 
 def run_command(argv: list[str]) -> None:
@@ -78,17 +82,25 @@ def collect_command(argv: list[str]) -> None:
     parser.add_class_arguments(CollectConfig)
     options = parser.parse_args(argv)
 
-    from maicc.data.arrays import convert_arrays
-    from maicc.data.collect import check_settings, collect, plan_of
-    from maicc.data.contract import check_family
-    from maicc.data.dataset import EpisodeFile
-    from maicc.data.minari import export_minari, import_minari
-    from maicc.data.reference import convert_reference
     from maicc.envs import get_family
-    from maicc.files import locked
 
     family = get_family(options.family)
     _check_seed(options.seed)
+    _refuse_mixed(options, argv)
+    out = Path(options.out or f"runs/{family.name.replace(':', '.')}.h5")
+    if options.to_minari or options.from_reference or options.from_arrays or options.from_minari:
+        _convert(options, family, out)
+    else:
+        values = {f.name: getattr(options, f.name) for f in fields(CollectConfig)}
+        _play(family, CollectConfig(**values), options.seed, out)
+
+
+def _refuse_mixed(options: Any, argv: list[str]) -> None:
+    """Refuses options of `maicc collect` that do not go together.
+
+    Raises:
+        UserError: names them.
+    """
     others = [f"--{name}" for name in ("from-reference", "from-arrays", "from-minari", "to-minari")]
     given = [name for name in others if options[name[2:].replace("-", "_")]]
     if len(given) > 1:
@@ -100,28 +112,41 @@ def collect_command(argv: list[str]) -> None:
         words = {w.partition("=")[0].replace("_", "-") for w in argv if w.startswith("--")}
         if words - needed:
             raise UserError(f"{min(words - needed)} does not go with {given[0]}; leave it out")
+
+
+def _convert(options: Any, family: TaskFamily, out: Path) -> None:
+    """Reads a dataset of another layout, or writes one."""
+    from maicc.data.arrays import convert_arrays
+    from maicc.data.minari import export_minari, import_minari
+    from maicc.data.reference import convert_reference
+    from maicc.files import require_new
+
     if options.to_minari:
         export_minari(Path(options.data), family, options.to_minari)
         return
-    out = Path(options.out or f"runs/{family.name.replace(':', '.')}.h5")
-    if out.exists():
-        raise UserError(f"{out} is there already; choose another --out, or remove it")
+    require_new(out)
     if options.from_reference:
         convert_reference(Path(options.from_reference), family, out)
-        return
-    if options.from_arrays:
+    elif options.from_arrays:
         convert_arrays(Path(options.from_arrays), family, out)
-        return
-    if options.from_minari:
+    else:
         import_minari(options.from_minari, family, out)
-        return
-    config = CollectConfig(**{f.name: getattr(options, f.name) for f in fields(CollectConfig)})
+
+
+def _play(family: TaskFamily, config: CollectConfig, seed: int, out: Path) -> None:
+    """Plays the episodes of a dataset."""
+    from maicc.data.collect import check_settings, collect, plan_of
+    from maicc.data.contract import check_family
+    from maicc.data.dataset import EpisodeFile
+    from maicc.files import locked, require_new
+
+    require_new(out)
     check_settings(family, config)
     check_family(family)
     with locked(out):
         if not out.exists():
-            collect(family, out, config, options.seed)
-        elif EpisodeFile(out).plan == plan_of(family, config, options.seed):
+            collect(family, out, config, seed)
+        elif EpisodeFile(out).plan == plan_of(family, config, seed):
             print(f"{out} is there")
         else:
             raise UserError(f"{out}: another process has made it, with other options; remove it")
@@ -136,6 +161,11 @@ def _check_seed(seed: int) -> None:
 
 
 def fit_command(argv: list[str]) -> None:
+    if not argv:
+        raise UserError(
+            "what to fit? Give --config FILE.yaml, such as configs/decision.yaml, or --model and "
+            "--data; `maicc fit --help` lists the options"
+        )
     import warnings
 
     import lightning as L
@@ -183,6 +213,7 @@ def fit_command(argv: list[str]) -> None:
 def adapt_command(argv: list[str]) -> None:
     from maicc.config import MaiccAdapt
     from maicc.evaluation.run_folder import BUNDLE, read_config
+    from maicc.files import require_new
     from maicc.schema import check_options
 
     parser = make_parser(
@@ -207,8 +238,7 @@ def adapt_command(argv: list[str]) -> None:
     out = Path(options.out)
     if out.suffix != ".json":
         raise UserError(f"--out={out}: the name of a result ends with .json")
-    if out.exists():
-        raise UserError(f"{out} is there already; choose another --out, or remove it")
+    require_new(out)
     _check_seed(options.seed)
     names = [f.name for f in fields(settings) if f.name != "training_runs"]
     config = type(settings)(
@@ -231,6 +261,7 @@ def _settings(settings: Any) -> dict[str, Any]:
 
 def bundle_command(argv: list[str]) -> None:
     from maicc.evaluation.run_folder import BUNDLE
+    from maicc.files import require_new
 
     parser = make_parser(
         "bundle",
@@ -243,8 +274,7 @@ def bundle_command(argv: list[str]) -> None:
     out = Path(options.out)
     if out.suffix != BUNDLE:
         raise UserError(f"{out}: the name of a bundle ends with {BUNDLE}")
-    if out.exists():
-        raise UserError(f"{out} is there already; choose another name, or remove it")
+    require_new(out, "another name")
 
     from maicc.evaluation.bundle import bundle
 

@@ -23,6 +23,10 @@ DATA: dict[str, Any] = {
     "type": str, "default": None, "metavar": "FILE.h5",
     "help": "dataset that `maicc collect` has made, in place of collecting",
 }  # fmt: skip
+_KINDS = {
+    "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false",
+    "list": "a list such as [0.5, 1.0]",
+}  # fmt: skip
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -51,11 +55,19 @@ def one_line(parser: type) -> Any:
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             prog = self.prog.replace(" [options]", "")  # of a command within Lightning's
-            raise told(ex) or UserError(
-                f"{' '.join(message.split())}; `{prog} --help` lists the options"
-            )
+            message = _in_words(" ".join(message.split()))
+            if unknown := re.match(r"unrecognized arguments: (--[^ =]*)", message):
+                message += did_you_mean(unknown[1], self._option_string_actions)
+            raise told(ex) or UserError(f"{message}; `{prog} --help` lists the options")
 
     return Parser
+
+
+def _in_words(message: str) -> str:
+    """Writes the types in an error of the parser in words."""
+    for kind, words in _KINDS.items():
+        message = message.replace(f"a <class '{kind}'>", words)
+    return re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", message)
 
 
 def told(error: BaseException | None) -> UserError | None:
@@ -82,7 +94,7 @@ def run_options(parser: ArgumentParser, argv: Sequence[str]) -> tuple[RunConfig,
     words = list(argv)
     has_name = bool(words) and not words[0].startswith("-")
     if not has_name and not any(w in ("-h", "--help") or w.startswith("--config") for w in words):
-        raise UserError(f"what to run? {parser.usage}")
+        raise UserError(f"what to run? The name comes first: {parser.usage}")
     is_file = has_name and words[0].endswith((".yaml", ".yml"))
     if is_file:
         words[0] = f"--config={_existing(words[0])}"

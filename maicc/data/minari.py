@@ -33,7 +33,7 @@ from gymnasium import spaces
 from maicc.data.dataset import EpisodeFile, require_fit, write_episodes
 from maicc.data.episodes import EpisodeBatch, empty_episodes
 from maicc.envs import TaskFamily
-from maicc.files import first_line
+from maicc.files import first_line, require_new
 from maicc.types import Behaviour, Spec, Task, UserError
 
 _OF_STEPS = ("alive", "individual_rewards", "expert_actions")  # infos with a row for each step
@@ -47,8 +47,7 @@ def export_minari(source: Path, family: TaskFamily, name: str) -> None:
             family.
     """
     folder = _folder(name)
-    if folder.exists():
-        raise UserError(f"{folder} is there already; choose another name, or remove it")
+    require_new(folder, "another name")
     dataset = EpisodeFile(source)
     dataset.require_family(family)
     episodes, spec = dataset.mapped(), dataset.spec

@@ -20,7 +20,7 @@ from maicc.envs import BatchEnv, BatchStep, TaskFamily, batch_env, get_family
 from maicc.evaluation.run_folder import opened
 from maicc.evaluation.stats import summary
 from maicc.evaluation.traces import SUFFIX, Tracer
-from maicc.files import locked, read_arrays, require_writable, write_arrays, write_json
+from maicc.files import locked, read_arrays, require_new, require_writable, write_arrays, write_json
 from maicc.streams import Stream
 from maicc.teams.lockstep import LockStepTeam
 from maicc.teams.lookups import DIAGNOSTICS, as_json, nearest_tasks
@@ -284,8 +284,7 @@ def adapt_folder(
     label = "adapt" if held_out else "adapt (training tasks)"
     traces = out.with_name(f"{out.stem}{SUFFIX}") if held_out else None
     with locked(out):
-        if out.exists():
-            raise UserError(f"{out} is there already; choose another --out, or remove it")
+        require_new(out)
         start = time.monotonic()
         result = adapt(models, family, tasks, config, seed, state_file, label, traces)
         before = (seconds or {}).get(label, 0.0)

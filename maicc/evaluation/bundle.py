@@ -23,13 +23,11 @@ from maicc.config import RunConfig
 from maicc.data.dataset import EpisodeFile, write_episodes
 from maicc.evaluation.archive import write_archive
 from maicc.evaluation.markdown import markdown_table
-from maicc.evaluation.run_folder import opened
+from maicc.evaluation.run_folder import opened, read_results
 from maicc.files import ModelFiles, read_json, require_writable
 from maicc.training.checkpoints import export_weights
 from maicc.training.offline_keys import GIVEN, content_hash, export_keys, offline_keys
 from maicc.types import UserError
-
-_RESULTS = {"held-out tasks": "result.json", "training tasks": "training.json"}
 
 
 def bundle(folder: Path, out: Path) -> None:
@@ -46,11 +44,7 @@ def bundle(folder: Path, out: Path) -> None:
             )
     require_writable(out)
     stored = read_json(folder / "config.json")
-    results = {
-        label: read_json(folder / "adapt" / name)
-        for label, name in _RESULTS.items()
-        if (folder / "adapt" / name).exists()
-    }
+    results = read_results(folder)
     with opened(folder) as (config, files), TemporaryDirectory(prefix="maicc-") as name:
         method = method_of(config.method)
         models = method.load(config, files, None, "cpu")

@@ -125,6 +125,13 @@ def read_stored(run: str | Path) -> Any:
     return read_json(path) if path.exists() else None
 
 
+def read_results(folder: Path) -> dict[str, Any]:
+    """Reads the results of a run that are there, by the kind of their tasks."""
+    named = {"held-out tasks": "result.json", "training tasks": "training.json"}
+    paths = {kind: folder / "adapt" / name for kind, name in named.items()}
+    return {kind: read_json(path) for kind, path in paths.items() if path.exists()}
+
+
 def require_own_dataset(episodes: Path) -> None:
     """Refuses a run's dataset that is not the one from which its models were made.
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, Template
 from maicc.data.dataset import EpisodeFile
 from maicc.data.episodes import EpisodeBatch, outcomes
 from maicc.envs import get_family
-from maicc.evaluation.run_folder import files_of, parse_config
+from maicc.evaluation.run_folder import files_of, parse_config, read_results
 from maicc.evaluation.traces import load_traces, traces_of
 from maicc.files import ModelFiles, hdf5_to_read, mapped, read_json, read_metrics, write_text
 from maicc.report.figures import (
@@ -51,11 +51,7 @@ def write_report(folder: Path) -> Path:
     values = read_json(folder / "config.json")
     config = parse_config(values, str(folder / "config.json"))
     dataset = EpisodeFile(folder / "episodes.h5")
-    results = {
-        label: read_json(folder / "adapt" / name)
-        for label, name in (("held-out tasks", "result.json"), ("training tasks", "training.json"))
-        if (folder / "adapt" / name).exists()
-    }
+    results = read_results(folder)
     sections = _results(results, dataset) if results else []
     sections += _boards(folder)
     sections += _training(files_of(folder, config))

@@ -27,7 +27,7 @@ _REPLAYED = 32  # own trajectories, the latest that reached the goal, which are 
 
 
 class EpisodeKeys(NamedTuple):
-    """Record of an episode for each row, which a method keeps besides the trajectories."""
+    """Keys of an episode for each row, which a method keeps besides the trajectories."""
 
     keys: np.ndarray  # (rows, T, D)
     individual_return: np.ndarray  # (rows,) in [0, 1] on the family's scale
@@ -309,19 +309,11 @@ class LockStepTeam(ABC):
         self._running = self._awaits_observe = False
 
     def _begin_episode(self) -> None:
-        spec, rows, T = self.spec, len(self._run), self.spec.max_steps
+        rows, T = len(self._run), self.spec.max_steps
         self._running, self._step = True, 0
         self._so_far = np.zeros(self.R)
         self._ended = np.zeros(self.R, bool)
-        self._now = Trajectories(
-            observations=np.zeros((rows, T, spec.observation_size), np.float32),
-            actions=np.zeros((rows, T), np.int64),
-            rewards=np.zeros((rows, T), np.float32),
-            done=np.zeros((rows, T), np.float32),
-            completed=np.zeros((rows, T), np.float32),
-            return_to_go=np.zeros((rows, T), np.float32),
-            step_mask=np.zeros((rows, T), bool),
-        )
+        self._now = Trajectories.blank((rows, T), self.spec.observation_size)
         self._alive = np.ones((rows, T), bool)
         self._draws = self._draw()
         self._replayed = self.replayable()
@@ -375,13 +367,13 @@ class LockStepTeam(ABC):
         trajectories = self._now._replace(return_to_go=return_to_go(self._now.rewards))
         alive = alive_up_to_last(self._alive & trajectories.step_mask)
         trajectories = cut_at_death(trajectories, alive)
-        record, (low, high) = self.make_keys(trajectories), self.spec.bounds
+        made, (low, high) = self.make_keys(trajectories), self.spec.bounds
         team_return = (trajectories.return_to_go[:, 0] - low) / (high - low)
         places = self.online.store(
-            record.keys,
+            made.keys,
             trajectories,
             team_return,  # not clipped: it may beat all data
-            record.individual_return,
+            made.individual_return,
             self._draws.order[:, 0],
         )
         self.on_stored(places)
