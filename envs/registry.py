@@ -65,7 +65,9 @@ def get_family(name: str) -> TaskFamily:
         return _registered[name]
     target = _BUILT_IN.get(name) or _plugins().get(name) or (name if ":" in name else None)
     if target is None:
-        near = did_you_mean(name, families())
+        near, module = did_you_mean(name, families()), name.removesuffix(".py")
+        if os.path.exists(f"{module}.py"):
+            near = f"; write {module}:NAME for the family NAME in {module}.py"
         raise UserError(f"no task family {name!r}{near}; there are: {', '.join(families())}")
     module, _, attribute = target.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):

@@ -172,9 +172,14 @@ def test_the_line_of_a_module_that_fails_is_named(tmp_path, monkeypatch, text, m
         get_family("broken:family")
 
 
-def test_a_name_that_is_nearly_right_is_named():
+def test_a_name_that_is_nearly_right_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"no task family 'lbf_8x' \(did you mean lbf_8x8\?\)"):
         get_family("lbf_8x")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "levers.py").write_text("")
+    for name in ("levers", "levers.py"):
+        with pytest.raises(UserError, match=r"write levers:NAME for the family NAME in levers\.py"):
+            get_family(name)
 
 
 def test_a_broken_family_does_not_hide_the_others(monkeypatch, capsys):

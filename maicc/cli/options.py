@@ -323,7 +323,7 @@ def variant_options(
     )  # fmt: skip
     parser.add_argument(f"--{listed}", type=str, default=default, help="names, or `every`")
     parser.add_argument(
-        "--variants_file", type=str, default=None,
+        "--variants_file", "--variants-file", type=str, default=None,
         help="YAML: variant name, then the options it sets; configs/variants.yaml by default",
     )  # fmt: skip
     if command == "benchmark":
