@@ -169,7 +169,7 @@ class RetrievalConfig:
             of the task that is played at test time. `own`: those of a memory such as the agent has
             at test time, drawn from its episodes in the task; the record is chosen from the same
             memory, and both as at test time.
-        memory: Most episodes of such a memory.
+        memory: Most episodes of such a memory, unless a record holds more.
     """
 
     candidates: int = limited(50, 1)
@@ -281,8 +281,8 @@ class MemoryConfig:
             their bounds, and else `maximum`.
         source: Memory that is looked up: a `blend` of the dataset and the agent's own episodes, as
             the schedule says, or its `own` episodes alone.
-        floor: Least probability in `evidence` of asking the offline memory, also when the goal is
-            reached. Half of it is the least probability of sampling.
+        floor: Least probability of asking the offline memory in `evidence` and `until_solved`, also
+            when the goal is reached. Half of it is the least probability of sampling in `evidence`.
         decay: Lambda of the schedule `decay`.
         beta: Share of offline look-ups under `fixed`: 0 is online only, 1 offline only.
         toss: The coin between the memories falls at each `step` (the authors' code) or once per
@@ -336,7 +336,8 @@ class AdaptConfig:
             seed s has the seed 1000 s + i.
         training_runs: Runs on training tasks, for comparison; written to a file of their own.
         traces: Runs of `maicc run` and `maicc adapt` that are traced, the first ones: what agents
-            saw and did, and what they remembered. `maicc replay` shows them.
+            saw and did, and what they remembered. `maicc replay` shows them. Their number may
+            change the last digits of probabilities, as the size of a batch does.
     """
 
     episodes: int = limited(100, 1)

@@ -64,8 +64,8 @@ def until_settled(history: np.ndarray, window: int, floor: float, margin: float)
     """A schedule that samples every action until a run's own best return is beaten no more.
 
     It needs no goal: a run has settled once `window` episodes in a row were no better than the best
-    one before them, and that one was above the lowest return. From then on the best actions are
-    taken. While a run has not settled, the offline memory is asked every time.
+    one before them, and that one was above the lowest return by more than the margin. From then on
+    the best actions are taken. While a run has not settled, the offline memory is asked every time.
 
     Args:
         history: (R, episodes) team returns of each run, on the family's scale [0, 1].

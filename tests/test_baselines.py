@@ -115,6 +115,16 @@ def test_sets_of_what_a_team_could_have_lived_through(tmp_path):
     assert missed[sets[True]].all(1).mean() > 0.5
 
 
+def test_a_query_is_in_no_set_of_its_own_where_episodes_are_few(dataset):
+    data = SetData(family="lbf_7x7", path=str(dataset), episodes=9)
+    data.setup("fit")
+    items, rng = data.groups[0][0], np.random.default_rng(0)
+    assert len(items) < 9
+    rows = [data.draw(items, rng) for _ in range(100)]
+    assert all(row[-1] not in row[:-1] and len(row) == 9 for row in rows)
+    assert {item for row in rows for item in row} == set(items)
+
+
 def test_a_set_of_an_agent_who_lived_through_nothing_is_blank(dataset):
     options = {"family": "lbf_7x7", "path": str(dataset), "episodes": 9, "batch_size": 3}
     data = SetData(lived=True, **options)

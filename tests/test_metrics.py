@@ -218,7 +218,7 @@ def test_whole_tasks_are_held_back_where_the_share_makes_four(tiny_run):
     assert not tasks & set(data.task[~held])
     rng = np.random.default_rng(0)
     for held_back in (False, True):
-        sets = [data._draw_set(rng, held_back) for _ in range(50)]
+        sets = [data._draw_set(rng, data.share, held_back) for _ in range(50)]
         drawn = np.concatenate([part for one in sets for part in one])
         assert (held[drawn] == held_back).all()
         assert max(len(one.memory) for one in sets) == 3  # of six, half are queries

@@ -54,12 +54,18 @@ def data(tiny_run) -> RecordData:
     return data
 
 
+@pytest.mark.parametrize("n", [1, 3, 4, 11])
+def test_a_batch_has_as_many_queries_as_asked(data, n):
+    drawn = data._draw(np.random.default_rng(0), n, held_back=False)
+    assert sum(len(part.queries) for part in drawn) == n
+
+
 def test_records_are_of_the_querys_agent_in_its_task(data, tiny_run):
     episodes = EpisodeFile(tiny_run / "episodes.h5").read()
     rng, sizes, failures = np.random.default_rng(0), [], 0
     group = {item: (data.task[item], item % 3) for item in range(len(data.task))}
     for _ in range(200):
-        queries, shown = data._draw_set(rng)
+        queries, shown = data._draw_set(rng, data.share)
         assert len({group[i] for i in (*queries, *shown)}) == 1
         assert not set(queries) & set(shown)
         assert len(set(shown)) == len(shown)
@@ -81,7 +87,7 @@ def test_of_few_episodes_some_are_remembered(data):
     data.lived = {data._whose(group): group for agents in data.groups for group in agents}
     data.failures = 0.0
     drawn = data._draw(np.random.default_rng(0), 12, held_back=False)
-    assert [len(part.queries) for part in drawn] == [1] * 11
+    assert [len(part.queries) for part in drawn] == [1] * 12
     assert {len(part.memory) for part in drawn} == {0, 1, 2}
 
 
@@ -134,7 +140,7 @@ def test_contexts_of_ones_own_are_those_that_a_team_retrieves(data, tiny_run):
     data.retrieval = RetrievalConfig(source="own", memory=12)
     rng, found = np.random.default_rng(0), 0
     for _ in range(60):
-        queries, remembered = data._draw_set(rng)
+        queries, remembered = data._draw_set(rng, data.share)
         T = data.vectors.shape[1]
         own = OnlineMemory(1, T, data.vectors.shape[2], FAMILY.spec.observation_size)
         for item in remembered:
@@ -215,6 +221,6 @@ def test_failures_of_those_who_know_are_not_remembered(tmp_path, shown):
     data.setup("fit")
     rng, seen = np.random.default_rng(0), set()
     for _ in range(300):
-        memory = data._draw_set(rng).memory
+        memory = data._draw_set(rng, data.share).memory
         seen |= set(zip(data.stored.behaviour[memory], data.memories.missed[memory], strict=True))
     assert seen == {(0, True), (1, False)} | ({(1, True)} if shown else set())

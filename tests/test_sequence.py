@@ -62,7 +62,7 @@ def test_what_was_seen_is_kept_whoever_is_asked(dataset, method):
     def both(active):
         before = team._before
         before = None if before is None else before.take(torch.from_numpy(active))
-        whole, _ = team.net.decide(team._current(active), before, team._place)
+        whole, _ = team.net.decide(module.running(team._current(active)), before, team._place)
         found = kept(active)
         assert np.allclose(found, whole.numpy(), atol=1e-4)
         asked.append(len(active))
@@ -134,6 +134,8 @@ def test_at_sorts_ascending_and_relabels(dataset):
     labelled = relabelled(chain, torch.tensor([2.0]), spec)
     assert labelled.return_to_go.tolist() == [[[2.0, 1.5, 1.5], [2.0, 2.0, 1.5]]]
     assert labelled.completed.tolist() == [[[0.0, 0, 0], [0, 0, 1]]]
+    running = make("at", dataset).running(chain)  # read as in training
+    assert running.completed.tolist() == [[[0.0, 0, 1], [0, 0, 1]]]
 
 
 def test_at_learns_from_the_last_episode_only_where_asked(dataset):
@@ -197,6 +199,15 @@ def test_a_history_of_ad_is_of_the_learner_alone(dataset, monkeypatch):
         assert (data.stored.behaviour[items] == 1).all()
     assert len(next(data.batches(0)).chain.actions) == 40
     assert data.held_back_batches()
+
+    def guesses_alone(self, episodes):
+        self.holds_back = True
+        return episodes.behaviour == 0
+
+    monkeypatch.setattr(HistoryData, "hold_back", guesses_alone)
+    data = HistoryData("lbf_7x7", str(dataset), 4, batch_size=40, held_back=0.2)
+    data.setup("fit")
+    assert data.held_back_batches() == []
 
 
 def test_a_short_history_of_ad_stands_anywhere_in_a_row_and_repeats_nothing(dataset):

@@ -59,6 +59,7 @@ class HistoryData(ChainData):
             self.groups, self.held_groups = (
                 _only(learner, groups) for groups in (self.groups, self.held_groups)
             )
+            self.holds_back = self.holds_back and bool(self.held_groups)
 
     def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draws a history (E,) among the slices `items`, none of them twice.

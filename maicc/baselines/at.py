@@ -58,6 +58,10 @@ class ATModule(SequenceModule):
         """Counts the episodes of a chain whose actions are learned: all of them, or the last."""
         return 1 if model.supervise == "last" else model.episodes
 
+    def running(self, current: Trajectories) -> Trajectories:
+        """Marks the running episodes completed at their last step alone, as `relabelled` does."""
+        return current._replace(completed=current.completed * current.done)
+
     def prepare(self, batch: ChainBatch) -> tuple[Trajectories, Tensor]:
         """Sorts each chain by return, ascending, and relabels it with its best return.
 

@@ -115,11 +115,13 @@ class SetData(ChainData):
 
     def draw(self, items: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draws the chain (E,) of an agent in a task, whose slices are `items`."""
-        if self.memories is None:
-            return super().draw(items, rng)
         assert self.episodes is not None
+        if self.memories is None and len(items) >= self.episodes:
+            return super().draw(items, rng)
         last, n = rng.choice(items), self.episodes - 1
-        others = self.memories.among(items[items != last], rng)
+        others = items[items != last]
+        if self.memories is not None:
+            others = self.memories.among(others, rng)
         others = others if len(others) else np.array([-1])
         return np.append(rng.choice(others, n, replace=len(others) < n), last)
 

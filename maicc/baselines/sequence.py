@@ -250,7 +250,7 @@ class SequenceTeam(BaselineTeam):
             steps_read, past, self._asked = 0, self._before, active
             if past is not None and len(active) < len(self._run):
                 past = past.take(torch.from_numpy(active).to(self.device))
-        current = self._current(self._asked)
+        current = self.module.running(self._current(self._asked))
         logits, self._past = self.net.decide(current, past, self._place, steps_read)
         is_active = np.isin(self._asked, active)
         return logits.double().cpu().numpy()[is_active]
@@ -294,6 +294,10 @@ class SequenceModule(BaselineModule):
             return logits, part.actions[mask], errors
 
         return self.imitation(*concat_by_length(chain.step_mask.sum((1, 2)), supervised))
+
+    def running(self, current: Trajectories) -> Trajectories:
+        """Gives the running episodes as the model reads them, as in training."""
+        return current
 
     def contexts(self, online: OnlineMemory) -> Trajectories | None:
         """Gives the past episodes as the model reads them: (rows, C, T, ...) arrays, or None."""

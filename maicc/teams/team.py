@@ -103,14 +103,15 @@ class Team(LockStepTeam):
         self.k, self.record = k, decision.config.record
         token = 8 * decision.config.layers * decision.config.width  # bytes of keys and values
         self._longest = spec.max_steps * (1 if decision.config.tokens == "fused" else 4)  # tokens
-        self.encoded_contexts = Encoded(
-            self.decision.encode_contexts, _CONTEXTS, self._longest * token, memory.cache_gib
-        )
-        # Which entities are read together depends on the batch. So an episode is read alone.
-        batch = 1 if decision.config.encoder == "entities" else _EPISODES
+        # which entities are read together depends on the batch, so that they are read alone
+        alone = decision.config.encoder == "entities"
+        contexts, episodes = (1, 1) if alone else (_CONTEXTS, _EPISODES)
         kept = min(spec.max_steps, decision.most_steps)
+        self.encoded_contexts = Encoded(
+            self.decision.encode_contexts, contexts, self._longest * token, memory.cache_gib
+        )
         self.encoded_episodes = Encoded(
-            self.decision.encode_episodes, batch, kept * token, memory.cache_gib
+            self.decision.encode_episodes, episodes, kept * token, memory.cache_gib
         )
 
     def on_episode_start(self) -> None:

@@ -104,21 +104,21 @@ class RecordData(RetrievalData):
             step += 1
 
     def _draw(self, rng: np.random.Generator, n: int, held_back: bool) -> list[Drawn]:
-        """Draws sets of at most n queries, and at least one set."""
+        """Draws sets of n queries in all."""
         drawn: list[Drawn] = []
-        while not drawn or sum(len(part.queries) for part in drawn) + self.share <= n:
-            drawn.append(self._draw_set(rng, held_back))
+        while left := n - sum(len(part.queries) for part in drawn):
+            drawn.append(self._draw_set(rng, min(self.share, left), held_back))
         return drawn
 
-    def _draw_set(self, rng: np.random.Generator, held_back: bool = False) -> Drawn:
-        """Draws queries of one agent in one task, and other episodes that it remembers.
+    def _draw_set(self, rng: np.random.Generator, share: int, held_back: bool = False) -> Drawn:
+        """Draws up to `share` queries of one agent in one task, and episodes that it remembers.
 
         What it remembers is held back only where the whole task is.
         """
         groups = self.held_groups if held_back else self.groups
         agents = groups[rng.integers(len(groups))]
         group = agents[rng.integers(len(agents))]
-        share = min(self.share, max(len(group) // 2, 1))  # of few episodes some are remembered
+        share = min(share, max(len(group) // 2, 1))  # of few episodes some are remembered
         queries = rng.choice(group, share, replace=False)
         others = np.setdiff1d(self.lived.get(self._whose(group), group), queries)
         others = self.memories.among(others, rng)
