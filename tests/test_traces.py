@@ -110,7 +110,7 @@ def test_no_trace_is_told(traced_run, tmp_path, capsys):  # noqa: F811
     out = str(tmp_path / "x.json")
     maicc.cli.main(["adapt", str(traced_run), "--out", out, "--traces", "0", "--episodes", "1"])
     assert not list(tmp_path.glob("*.npz"))
-    with pytest.raises(UserError, match=r"set adapt\.traces"):
+    with pytest.raises(UserError, match=r"had adapt\.traces=0"):
         load_traces(tmp_path / "x.traces.npz")
     other = tmp_path / "other.traces.npz"
     other.write_text(json.dumps({}))
