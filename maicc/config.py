@@ -12,6 +12,7 @@ from typing import Any, Literal
 from maicc.schema import identity, limited
 from maicc.types import Spec, UserError
 
+OWN_RUNS = ("adapt.runs", "adapt.training_runs", "adapt.traces")  # not those of a benchmark
 MOST_SEED = 2**31 - 1  # torch's seeds, which are made of it, have 64 bits
 
 

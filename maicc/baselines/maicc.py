@@ -148,6 +148,7 @@ class MAICC(Method):
 
     def check(self, config: MaiccRun, stored: int) -> None:
         e, d = config.embedding.model, config.decision
+        # without look-ups FAISS need not be there; an index that the user names is checked anyway
         if d.model.k or d.retrieval.index != RetrievalConfig().index:
             from maicc.memory.index import empty_index
 

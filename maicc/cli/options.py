@@ -146,9 +146,11 @@ def given_data(argv: Sequence[str], data: str | None) -> Path | None:
 
 def _refuse_own_runs(argv: Sequence[str], command: str) -> None:
     """Raises UserError where an option says how many runs to play, which `--tasks` does."""
+    from maicc.config import OWN_RUNS
+
     for word in argv:
         name = word.split("=")[0]
-        if name in ("--adapt.runs", "--adapt.training_runs", "--adapt.traces"):
+        if name.removeprefix("--") in OWN_RUNS:
             raise UserError(
                 f"{name} is an option of `maicc run`; `maicc {command}` plays one run for each of "
                 "its --tasks, and keeps no traces: leave it out"

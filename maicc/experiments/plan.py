@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from maicc.baselines import method_of
-from maicc.config import CollectConfig, RunConfig
+from maicc.config import OWN_RUNS, CollectConfig, RunConfig
 from maicc.data.contract import check_family
 from maicc.data.dataset import EpisodeFile, put_dataset
 from maicc.envs import TaskFamily, get_family
@@ -20,7 +20,6 @@ from maicc.experiments.validate import check, say_not_annealed
 from maicc.files import read_json
 from maicc.types import Task, UserError
 
-OF_THE_PLAN = ("seed", "adapt.runs", "adapt.training_runs", "adapt.traces")  # no variant's options
 _TASK_SEED = 2026  # of the frozen list of tasks, which all variants and seeds share
 
 
@@ -92,7 +91,7 @@ def plan(
     fingerprint = dataset.fingerprint if dataset else ""
     units = []
     for name, overrides in variants.items():
-        if taken := [option for option in OF_THE_PLAN if option in overrides]:
+        if taken := [option for option in ("seed", *OWN_RUNS) if option in overrides]:
             raise UserError(
                 f"variant {name} sets {taken[0]}, which is the same for all variants: leave it out"
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -271,29 +271,15 @@ class LockStepTeam(ABC):
         """
         if not self._awaits_observe:
             raise UserError("observe was called before act: every step starts with act")
+        self._check_followed(actions, rewards, done)
         t, trajectories = self._step, self._now
         was_active = ~self._ended
-        for name, array, size in (
-            ("actions", actions, self.R * self.N),
-            ("rewards", rewards, self.R),
-            ("done", done, self.R),
-        ):
-            if np.size(array) != size:
-                raise UserError(f"{name} has {np.size(array)} numbers, expected {size}")
-        played = self._rows(np.reshape(actions, (self.R, self.N)))
-        unknown = (played < 0) | (played >= self.spec.n_actions)
-        if (unknown & self._each_agent(was_active)).any():
-            raise UserError(
-                f"actions are {actions}, expected numbers from 0 to {self.spec.n_actions - 1}"
-            )
         rewards = np.reshape(np.asarray(rewards, np.float32), self.R)
-        if not np.isfinite(rewards[was_active]).all():
-            raise UserError(f"team reward is {rewards} at step {t}: rewards must be finite")
         rewards = np.where(was_active, rewards, 0.0).astype(np.float32)
         self._so_far += rewards
         self._ended |= np.reshape(np.asarray(done, bool), self.R)
         at_maximum = completed(self._so_far, self._ended, self.spec.bounds)
-        trajectories.actions[:, t] = played
+        trajectories.actions[:, t] = self._rows(np.reshape(actions, (self.R, self.N)))
         trajectories.rewards[:, t] = self._each_agent(rewards)
         trajectories.done[:, t] = self._each_agent(self._ended)
         trajectories.completed[:, t] = self._each_agent(at_maximum)
@@ -303,6 +289,29 @@ class LockStepTeam(ABC):
         self._awaits_observe = False
         if self._ended.all():
             self._store_episode()
+
+    def _check_followed(self, actions: Any, rewards: Any, done: Any) -> None:
+        """Checks the arrays of `observe`, where a run goes on.
+
+        Raises:
+            UserError: one has another size, an action is none of the family's, or a reward is not
+                finite.
+        """
+        for name, array, size in (
+            ("actions", actions, self.R * self.N),
+            ("rewards", rewards, self.R),
+            ("done", done, self.R),
+        ):
+            if np.size(array) != size:
+                raise UserError(f"{name} has {np.size(array)} numbers, expected {size}")
+        played, last = np.reshape(actions, (self.R, self.N)), self.spec.n_actions - 1
+        unknown = self._rows((played < 0) | (played > last)) & self._each_agent(~self._ended)
+        if unknown.any():
+            raise UserError(f"actions are {actions}, expected numbers from 0 to {last}")
+        if not np.isfinite(np.reshape(rewards, self.R)[~self._ended]).all():
+            raise UserError(
+                f"team reward is {rewards} at step {self._step}: rewards must be finite"
+            )
 
     def abandon(self) -> None:
         """Drops the running episode and remembers nothing of it; the next `act` starts anew."""

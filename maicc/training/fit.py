@@ -205,7 +205,7 @@ def fit(
     except (MemoryError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or ["out of memory"])[0]
         full = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not full and "can't allocate memory" not in first:  # of the processor
+        if not full and "DefaultCPUAllocator" not in first:  # torch's, which has no class for it
             raise
         raise UserError(
             f"{label}: out of memory ({first:.200}); lower its batch_size, or, for the embedding "
