@@ -89,7 +89,7 @@ def as_parallel(env: Any) -> ParallelEnv:
 
 
 class _Mapped(BaseParallelWrapper):
-    """Wrapper that applies `change` to every observation and to the bounds of its space.
+    """Wrapper that applies `change` to every observation.
 
     Of a dict observation it changes what is under `observation`.
     """
@@ -107,8 +107,9 @@ class _Mapped(BaseParallelWrapper):
                     f"{name_of(env)}: {agent} has observation space {whole}, and "
                     "map_observations changes Boxes only"
                 )
-            low, high = (np.asarray(change(bound), np.float32) for bound in (box.low, box.high))
-            mapped = spaces.Box(low, high, dtype=np.float32)
+            with np.errstate(all="ignore"):
+                shown = change(np.where(np.isfinite(box.low), box.low, 0).astype(box.dtype))
+            mapped = spaces.Box(-np.inf, np.inf, np.shape(shown), np.float32)
             self._spaces[agent] = spaces.Dict({**parts, "observation": mapped}) if parts else mapped
 
     def observation_space(self, agent: str) -> spaces.Space:
@@ -140,7 +141,7 @@ def map_observations(env: Any, change: Callable[[np.ndarray], np.ndarray]) -> Pa
     Args:
         env: Whatever `make` of a TaskFamily may return; its observations are Boxes, or dicts with
             one under `observation`.
-        change: Picks, leaves out or arranges numbers; it is applied to the bounds of the space too.
+        change: Picks, arranges or scales numbers. What it makes has no bounds in its space.
     """
     return _Mapped(as_parallel(env), change)
 
@@ -164,7 +165,11 @@ class TupleEnv(ParallelEnv):
         self._action_spaces = self._by_agent(env.action_space)
 
     def _by_agent(self, values: Any) -> dict[str, Any]:
-        if not hasattr(values, "__len__") or len(values) != len(self.possible_agents):
+        try:
+            one_each = len(values) == len(self.possible_agents)
+        except TypeError:  # it has no length
+            one_each = False
+        if not one_each:
             raise UserError(
                 f"{name_of(self)} has actions for {len(self.possible_agents)} "
                 f"agents, and gave {values!r:.200}; expected one value for each"

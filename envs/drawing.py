@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from PIL import ImageColor
 
 from maicc.files import first_line
 from maicc.types import UserError
@@ -24,7 +26,7 @@ class Shape(NamedTuple):
     x: float  # of its middle
     y: float
     size: float = 0.8  # width of a circle or a square, height of a text
-    colour: str = ""  # as in CSS; the agent's own, or grey, by default
+    colour: str = ""  # #rrggbb, rgb(r, g, b) or a name; the agent's own, or grey, by default
     label: str = ""  # written on it
     agent: int | None = None  # number of the agent that it is
 
@@ -60,7 +62,7 @@ def checked(drawing: Drawing, family: str) -> Drawing:
     """Checks what a family has drawn.
 
     Raises:
-        UserError: it is no drawing, or a number is not finite.
+        UserError: it is no drawing, a number is not finite, or a colour is not known.
     """
     if not isinstance(drawing, Drawing) or not all(isinstance(s, Shape) for s in drawing.shapes):
         raise UserError(f"{family}: draw gave {drawing!r:.100}, expected a Drawing of Shapes")
@@ -68,10 +70,29 @@ def checked(drawing: Drawing, family: str) -> Drawing:
     for shape in drawing.shapes:
         if shape.kind not in get_args(Kind):
             raise UserError(f"{family}: draw gave a {shape.kind!r}, there are {get_args(Kind)}")
+        if not isinstance(shape.label, str):
+            raise UserError(f"{family}: draw gave the label {shape.label!r:.50}, expected a text")
+        try:
+            rgb(shape.colour or COLOURS[0])
+        except ValueError:
+            raise UserError(
+                f"{family}: draw gave the colour {shape.colour!r}; expected one as #2563eb, "
+                "rgb(37, 99, 235) or steelblue"
+            ) from None
         numbers += [shape.x, shape.y, shape.size]
     if not np.isfinite(np.array(numbers, float)).all() or min(numbers[:2]) <= 0:
         raise UserError(f"{family}: draw gave a number that is not finite, or an empty board")
     return drawing
+
+
+@lru_cache
+def rgb(colour: str) -> tuple[int, ...]:
+    """Red, green and blue of a colour, from 0 to 255; an alpha follows if it has one.
+
+    Raises:
+        ValueError: there is no such colour.
+    """
+    return ImageColor.getrgb(colour)
 
 
 def agent_colour(agent: int) -> str:

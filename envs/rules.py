@@ -34,9 +34,7 @@ def require_known_agents(
         )
 
 
-def require_agents(
-    env: ParallelEnv, before: Sequence[str], *, at_reset: bool = False
-) -> Collection[str]:
+def require_agents(env: ParallelEnv, before: Sequence[str], *, at_reset: bool = False) -> list[str]:
     """Returns the agents that are there, which are some of those that were there before."""
     agents: Any = getattr(env, "agents", None)
     listed = isinstance(agents, Collection) and not isinstance(agents, str)
@@ -46,7 +44,7 @@ def require_agents(
         raise UserError(
             f"{name_of(env)}: `agents` is {agents!r} {when}, and was {list(before)} before: {rule}"
         )
-    return agents
+    return list(agents)
 
 
 def require_named(

@@ -237,6 +237,26 @@ class TaskFamily:
                     f"{here} here; give the agents a fixed order (a set has none)"
                 )
 
+    def require_within(self, returns: Sequence[float] | np.ndarray, source: object) -> None:
+        """Checks that returns are within `return_bounds`, where the family states them.
+
+        Args:
+            returns: Returns of episodes.
+            source: What they are of, for the error.
+
+        Raises:
+            UserError: one of them is lower or higher.
+        """
+        low, high = self.return_bounds or (-np.inf, np.inf)
+        lowest, highest = np.min(returns), np.max(returns)
+        slack = 1e-3 + 1e-5 * (high - low)  # sums of rewards are of single precision
+        if lowest < low - slack or highest > high + slack:
+            raise UserError(
+                f"{source}: returns from {lowest:.4g} to {highest:.4g}, outside the family's "
+                f"return_bounds {low:g} to {high:g}; widen them, or leave them out: they are then "
+                "those of the dataset"
+            )
+
     @cached_property
     def spec(self) -> Spec:
         """Sizes of the largest task, with the step limit, the return bounds and the layout."""

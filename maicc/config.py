@@ -416,7 +416,7 @@ class MaiccRun(RunConfig):
 
 
 def check_schedule(memory: MemoryConfig, name: str) -> None:
-    """Refuses a goal that the schedule does not know.
+    """Refuses a goal that the schedule does not know, and changed options that it does not read.
 
     Args:
         name: Name of the section of options.
@@ -424,6 +424,14 @@ def check_schedule(memory: MemoryConfig, name: str) -> None:
     Raises:
         UserError: names both options.
     """
+    read_by = {"beta": ("fixed",), "decay": ("decay",), "window": ("until_solved", "evidence")}
+    for option, schedules in read_by.items():
+        changed = getattr(memory, option) != getattr(MemoryConfig(), option)
+        if changed and memory.schedule not in schedules:
+            raise UserError(
+                f"{name}.{option} is read with {name}.schedule={' or '.join(schedules)}, not with "
+                f"{memory.schedule}: set the schedule too, or leave {option} out"
+            )
     if memory.goal == "own" and memory.schedule != "until_solved":
         raise UserError(
             f"{name}.goal=own needs {name}.schedule=until_solved, not {memory.schedule}: no other "

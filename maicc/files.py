@@ -75,7 +75,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         # a full disk names no file, and others the temporary one, which nobody knows
-        if error.errno and error.filename in (None, str(temporary)):
+        named = {error.filename, error.filename2} - {None}
+        if error.errno and (not named or str(temporary) in named):
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         raise
     finally:

@@ -9,6 +9,8 @@ import numpy as np
 from maicc.memory.index import KeyIndex
 from maicc.types import Candidates, Trajectories
 
+SAME = 5e-4  # observations that differ by less are the same
+
 
 def best_and_latest(utility: np.ndarray, n: int) -> np.ndarray:
     """Chooses trajectories that make up a record: what was best, and what happened last.
@@ -192,7 +194,7 @@ class OnlineMemory:
         Args:
             slots: (Q, n) trajectories that are looked through, the first match counts; -1 is none.
             step: The same step of an episode.
-            observations: (Q, O) the same to three decimals.
+            observations: (Q, O), the same to within `SAME`.
 
         Returns:
             Actions (Q,) and the slots (Q,) they are from; -1 in both where a row was never in it.
@@ -201,7 +203,7 @@ class OnlineMemory:
         if slots.shape[1] == 0 or self.keys.shape[1] == 0:
             return never, never
         seen, row = self.trajectories, rows[:, None]
-        near = np.abs(seen.observations[row, slots, step] - observations[:, None]).max(-1) < 5e-4
+        near = np.abs(seen.observations[row, slots, step] - observations[:, None]).max(-1) < SAME
         same = near & seen.step_mask[row, slots, step] & (slots >= 0)
         first = same.argmax(1)
         slot = np.take_along_axis(slots, first[:, None], 1)[:, 0]

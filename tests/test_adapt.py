@@ -12,7 +12,7 @@ from maicc.evaluation import adapt as module
 from maicc.evaluation.adapt import adapt, adapt_folder
 from maicc.evaluation.stats import summary
 from maicc.files import ModelFiles, write_arrays
-from maicc.types import UserError
+from maicc.types import OutsideError, UserError
 
 FAMILY = get_family("lbf_7x7")
 
@@ -150,3 +150,28 @@ def test_what_is_refused_leaves_no_environment_open(models, tmp_path):
     with pytest.raises(UserError, match="with other models or settings"):
         adapt(models, family, tasks, MaiccAdapt(episodes=1), 0, kept)
     assert opened == []
+
+
+def test_returns_outside_the_bounds_are_refused(models):
+    lower = dataclasses.replace(FAMILY, return_bounds=(-2.0, -1.0))
+    with pytest.raises(UserError, match=r"lbf_7x7, episode 0: returns from .* outside"):
+        adapt(models, lower, FAMILY.draw_tasks(1, 0), MaiccAdapt(episodes=2), seed=0)
+
+
+def test_what_was_played_before_the_game_broke_off_is_kept(models, tmp_path, monkeypatch):
+    config, kept, real = MaiccAdapt(episodes=3), tmp_path / "kept.npz", module.play_episode
+    tasks = FAMILY.draw_tasks(2, 0)
+    whole = adapt(models, FAMILY, tasks, config, seed=0)
+
+    def breaks_off(team, *args, **options):
+        if team.episode == 2:
+            raise OutsideError("the game broke off")
+        return real(team, *args, **options)
+
+    monkeypatch.setattr(module, "play_episode", breaks_off)
+    with pytest.raises(OutsideError):
+        adapt(models, FAMILY, tasks, config, 0, kept)
+    played = []
+    monkeypatch.setattr(module, "play_episode", lambda *a, **k: played.append(1) or real(*a, **k))
+    assert adapt(models, FAMILY, tasks, config, 0, kept) == whole
+    assert len(played) == 1

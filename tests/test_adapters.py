@@ -91,6 +91,7 @@ SEEN = (np.zeros(2), np.zeros(2))
     [
         ((SEEN, 1.0, False, {}), "step must return observations, rewards, terminated"),
         ((SEEN, 1.0, False, False, {}), "has actions for 2 agents, and gave 1.0"),
+        ((SEEN, np.array(1.0), False, False, {}), r"has actions for 2 agents, and gave array\(1"),
         ((SEEN[:1], (1, 1), False, False, {}), "expected one value for each"),
         ((SEEN, (1, 1), "False", False, {}), "terminated is 'False', expected True or False"),
         ((SEEN, (1, 1), False, (False,) * 3, {}), "truncated is .*expected True or False"),
@@ -142,3 +143,19 @@ def test_an_aec_environment_without_metadata_is_refused():
 
     with pytest.raises(UserError, match="does not say in its metadata"):
         as_parallel(Turns())
+
+
+def test_observations_may_be_scaled_and_counted():
+    plain = FAMILY.make_env(TASK)
+    seen, agent = plain.reset(seed=0)[0], plain.possible_agents[0]
+    size = len(seen[agent])
+    for change in (
+        lambda o: 1 - o,
+        lambda o: (o - o.mean()) / o.std(),
+        lambda o: np.eye(20)[o.astype(int)].ravel(),  # one-hot
+    ):
+        env = map_observations(FAMILY.make_env(TASK), change)
+        mapped = env.reset(seed=0)[0][agent]
+        assert np.allclose(mapped, change(seen[agent]))
+        assert env.observation_space(agent).contains(mapped)
+        assert mapped.shape in ((size,), (20 * size,))

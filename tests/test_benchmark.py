@@ -16,6 +16,7 @@ from maicc.experiments.plan import frozen_tasks, plan
 from maicc.experiments.stages import Clock, run_stage
 from maicc.experiments.units import with_overrides
 from maicc.experiments.yardsticks import run_explorers
+from maicc.files import write_json
 from maicc.report.marl_eval import marl_eval
 from maicc.report.table import THRESHOLDS, make_table, markdown, table_cells, table_row
 from maicc.training.episode_data import EpisodeData
@@ -278,6 +279,7 @@ def test_a_stage_lets_go_of_the_dataset(tmp_path, monkeypatch):
         ({"adapt.runs": 3}, r"variant odd sets adapt\.runs"),
         ({"decision.stepz": 1}, r"variant odd: decision\.stepz is no option of method maicc"),
         ({"decision.steps": "x"}, r"variant odd: decision\.steps='x', expected int like 6"),
+        ({"family": "lbf_9x9"}, r"variant odd sets family=lbf_9x9; all play lbf_7x7, or lbf_7x7\+"),
     ],
 )
 def test_options_that_are_no_variants_are_refused(tmp_path, options, message):
@@ -298,3 +300,31 @@ def test_overrides():
     ):
         with pytest.raises(UserError, match=message):
             with_overrides(config, wrong)
+
+
+def test_a_family_without_held_out_tasks_is_refused_before_work(tmp_path):
+    register(replace(FAMILY, name="lbf_trained", held_out=[]))
+    with pytest.raises(UserError, match="lbf_trained: no training or no held-out tasks"):
+        plan(tiny_config(family="lbf_trained"), VARIANTS, seeds=1, tasks=2, out=tmp_path)
+
+
+def write_result(unit, returns):
+    runs = [{"task": task.to_json(), "returns": returns} for task in unit.tasks]
+    write_json(unit.result, {"runs": runs, "adapt_seconds": 1.0})
+
+
+def test_where_no_bounds_are_known_the_best_return_is_the_maximum(tmp_path):
+    register(replace(FAMILY, name="lbf_unbounded", return_bounds=None, expert=None))
+    config = tiny_config(family="lbf_unbounded")
+    work = plan(config, {"default": {}, "no_context": {}}, seeds=1, tasks=2, out=tmp_path)
+    for unit, returns in zip(work.units, ([0.5, 1.5], [-1.0, 1.0]), strict=True):
+        write_result(unit, returns)
+    table, _ = gather(work)
+    assert (table["return_min"], table["return_max"]) == (-1.0, 1.5)
+    assert [row["regret_per_episode"] for row in table["rows"]] == [0.5, 1.5]
+
+
+def test_a_variant_may_be_called_as_behaviours_are(tmp_path):
+    work = plan(tiny_config(), {"behaviour_cloning": {}}, seeds=1, tasks=2, out=tmp_path)
+    write_result(work.units[0], [0.0, 2.0])
+    assert list(gather(work)[1]) == ["behaviour_cloning"]

@@ -135,7 +135,7 @@ def test_tasks_bounds_and_history():
     both = {v.item: v for v in check_contract(family(held_out=[{"goal": 0, "broken": ""}]))}
     assert "held out, and trained on as well" in both["tasks"].found
     narrow = {v.item: v for v in check_contract(family(return_bounds=(0.5, 1.0)))}
-    assert "outside return_bounds (0.5, 1.0)" in narrow["returns"].found
+    assert "outside the family's return_bounds 0.5 to 1" in narrow["returns"].found
     free = {v.item: v for v in check_contract(family(return_bounds=None))}
     assert "bounds will be those of the dataset" in free["returns"].found
     lost = next(iter(check_contract(family(training=[]))))

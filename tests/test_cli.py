@@ -190,6 +190,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
             "needs embedding.model.layers",
         ),
         (["run", "lbf_7x7", "--adapt.memory.window=0"], "adapt.memory.window=0"),
+        (["run", "lbf_7x7", "--adapt.memory.beta=0"], "is read with adapt.memory.schedule=fixed"),
         (["benchmark", "lbf_7x7", "--threads=0"], "--threads=0"),
         (["benchmark", "lbf_7x7", "--variants=none"], "no variant 'none'"),
         (["compare", "lbf_7x7", "--adapt.runs=9"], "one run for each of its --tasks"),
@@ -327,6 +328,14 @@ def test_adapt_refuses_what_cannot_work(capsys, tiny_run, tmp_path):
     out = f"--out={tmp_path / 'a.json'}"
     said = refused(capsys, "adapt", str(tiny_run), out, "--memory.max_episodes=-1")
     assert "max_episodes=-1 must be at least 0" in said
+
+
+def test_the_run_that_adapts_is_no_value_of_an_option(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("training", "mine"):
+        (tmp_path / name).mkdir()
+    said = refused(capsys, "adapt", "--tasks", "training", "mine", "--out=x.json")
+    assert "mine: not the folder of a run" in said
 
 
 def test_unknown_key_in_a_file(capsys, tmp_path):

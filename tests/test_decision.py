@@ -196,3 +196,13 @@ def test_the_experts_actions_are_learned_where_there_are_any():
     module.trainer = SimpleNamespace(datamodule=unknown)
     with pytest.raises(UserError, match="this dataset has none"):
         module.on_fit_start()
+
+
+def test_a_batch_without_labels_teaches_nothing(slices):
+    current, contexts = slices.take(slice(0, 2)), contexts_of(slices, [[4, 5, 6], [7, 8, 9]])
+    unknown = torch.full_like(current.actions, -1)
+    model = make(labels="expert")
+    losses = model.loss(DecisionBatch(current, contexts, torch.tensor([2, 4]), unknown))
+    losses.actions.backward()
+    assert (float(losses.actions), float(losses.accuracy)) == (0, 0)
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())

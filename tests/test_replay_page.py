@@ -12,7 +12,8 @@ from PIL import Image
 
 import maicc
 from maicc.envs import Drawing, Shape, batch_env, get_family
-from maicc.envs.drawing import checked, drawn
+from maicc.envs.drawing import checked, drawn, rgb
+from maicc.report.figures import episode_boards
 from maicc.report.pictures import painted
 from maicc.report.replay import shown_episodes, write_replay
 from maicc.report.write import write_report
@@ -141,6 +142,15 @@ def test_a_family_without_a_drawing_shows_numbers_or_frames(traced_run, monkeypa
         env.render = lambda: np.full((40, 60, 3), 200, np.uint8)
         return env
 
+    def broken(**parameters):
+        env = rendering(**parameters)
+        env.render = lambda: 1 / 0
+        return env
+
+    monkeypatch.setattr("maicc.report.replay.get_family", lambda name: replace(plain, make=broken))
+    with pytest.raises(UserError, match=r"lbf_7x7: an episode can't be rendered \(ZeroDivision"):
+        write_replay(traced_run, tmp_path / "broken.html")
+
     renders = replace(plain, make=rendering)
     monkeypatch.setattr("maicc.report.replay.get_family", lambda name: renders)
     write_replay(traced_run, tmp_path / "frames.html")
@@ -228,6 +238,17 @@ def test_a_wrong_drawing_is_refused():
         checked(Drawing(1, 1, [Shape("star", 0, 0)]), "mine")
     with pytest.raises(UserError, match="not finite"):
         checked(Drawing(1, 1, [Shape("circle", float("nan"), 0)]), "mine")
+    with pytest.raises(UserError, match="the label 3, expected a text"):
+        checked(Drawing(1, 1, [Shape("circle", 0, 0, label=3)]), "mine")
+    with pytest.raises(UserError, match="the colour 'lila'; expected one as #2563eb"):
+        checked(Drawing(1, 1, [Shape("circle", 0, 0, colour="lila")]), "mine")
+
+
+@pytest.mark.parametrize("colour", ["#2563eb", "rgb(37, 99, 235)", "royalblue"])
+def test_colours_are_the_same_in_a_gif_and_in_a_report(colour):
+    drawing = checked(Drawing(4, 4, [Shape("square", 2, 2, size=4, colour=colour)]), "mine")
+    assert tuple(painted(drawing)[180, 180]) == rgb(colour)
+    assert "#{:02x}{:02x}{:02x}".format(*rgb(colour)) in episode_boards({"one": [drawing]})
 
 
 def test_the_grid_of_a_board_that_is_not_square_is_whole():

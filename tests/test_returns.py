@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from maicc.data.returns import completed, normalised, return_to_go, share_of_maximum
+from maicc.data.returns import completed, normalised, return_to_go, share_of_maximum, solved
 
 
 def test_return_to_go():
@@ -31,3 +31,11 @@ def test_normalised():
 
 def test_share_of_the_way_from_the_lowest_to_the_highest():
     assert share_of_maximum(np.array([-50.0, -5.0, -5.0]), (-50.0, -5.0)) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (0.0, 20.0), (-10.0, 10.0), (0.0, 100.0)])
+def test_a_return_right_at_the_margin_is_solved_in_any_precision(kind, bounds):
+    low, high = bounds
+    at = np.array([high - 0.05 * (high - low), high - 0.0501 * (high - low)], kind)
+    assert solved(at, bounds).tolist() == [True, False]

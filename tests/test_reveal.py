@@ -80,6 +80,7 @@ def test_a_dataset_that_tells_is_the_one_that_would_have_been_collected(tmp_path
     reveal_dataset(tmp_path / "hidden.h5", TOLD, tmp_path / "made.h5")
     made, told = (EpisodeFile(tmp_path / name) for name in ("made.h5", "told.h5"))
     assert made.fingerprint == told.fingerprint
+    assert made.rosters == told.rosters != []
 
 
 def tiny():

@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from maicc.cli import main
+from maicc.data.behaviour import play
 from maicc.envs import families, get_family, importable, register, registry, sample_tasks
 from maicc.types import ObsLayout, Task, UserError
 
@@ -198,3 +200,14 @@ def test_only_the_order_of_the_same_agents_counts():
         family.require_rosters(fine)
     with pytest.raises(UserError, match="give the agents a fixed order"):
         family.require_rosters([first, last[::-1]])
+
+
+def test_returns_outside_the_bounds_are_refused_but_for_rounding():
+    narrow = replace(get_family("lbf_7x7"), return_bounds=(0.0, 0.5))
+    with pytest.raises(UserError, match=r"lbf_7x7, expert on task .*returns from 2 to 2, outside"):
+        play(narrow, narrow.training_tasks[0], 0.0, [(0, 0)])
+    with pytest.raises(UserError, match="mine: returns from 0 to 1, outside the family's return_b"):
+        narrow.require_within([0.0, 1.0], "mine")
+    large = replace(narrow, return_bounds=(0.0, 33330.0))
+    large.require_within(np.full((1, 100), 333.3, np.float32).sum(1), "rounded")
+    replace(narrow, return_bounds=None).require_within([-1e9, 1e9], "unknown")

@@ -238,8 +238,9 @@ def test_refused(models):
     actions = team.act(now.observations, now.action_mask)
     with pytest.raises(UserError, match="act was called twice"):
         team.act(now.observations, now.action_mask)
-    with pytest.raises(UserError, match="rewards must be finite"):
-        team.observe(actions, np.array([0, np.nan, 0]), np.zeros(3))
+    for wrong in (np.nan, 1e39):  # which is infinite in single precision
+        with pytest.raises(UserError, match="rewards must be finite"):
+            team.observe(actions, np.array([0, wrong, 0]), np.zeros(3))
     for wrong in (99, -1):
         with pytest.raises(UserError, match="expected numbers from 0 to 5"):
             team.observe(np.full((3, 3), wrong), np.zeros(3), np.zeros(3))

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from maicc.config import MemoryConfig, OptimiserConfig, PolicyConfig
 from maicc.envs import get_family
 from maicc.files import ModelFiles
+from maicc.models.heads import imitation_losses
 from maicc.teams.lockstep import LockStepTeam
 from maicc.training.chain_data import ChainData
 from maicc.training.family_data import FamilyData
@@ -176,9 +176,6 @@ class BaselineModule(MaiccModule):
         The share of actions that are predicted right comes with it. So does the mean of
         `hidden_errors` (M,), of the model's second loss, if there are any.
         """
-        loss = F.cross_entropy(logits, actions, label_smoothing=self.config.label_smoothing)
-        accuracy = (logits.argmax(-1) == actions).float().mean()
-        losses = {"loss": loss, "accuracy": accuracy}
-        if hidden_errors is None or not len(hidden_errors):
-            return losses
-        return self.with_hidden(losses, hidden_errors.mean())
+        smoothing = self.config.label_smoothing
+        loss, accuracy, hidden = imitation_losses(logits, actions, hidden_errors, smoothing)
+        return self.with_hidden({"loss": loss, "accuracy": accuracy}, hidden)

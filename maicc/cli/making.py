@@ -228,8 +228,9 @@ def adapt_command(argv: list[str]) -> None:
     parser.add_argument(
         "--tasks", type=Literal["held_out", "training"], default="held_out", help="which"
     )
-    named = (a for a in argv if not a.startswith("-") and (Path(a).is_dir() or a.endswith(BUNDLE)))
-    run = next(named, None)
+    values = {i + 1 for i, word in enumerate(argv) if word.startswith("-") and "=" not in word}
+    words = (word for i, word in enumerate(argv) if i not in values and not word.startswith("-"))
+    run = next((word for word in words if Path(word).is_dir() or word.endswith(BUNDLE)), None)
     settings: Any = read_config(run).adapt if run else MaiccAdapt()
     # --runs is the number of runs on held-out tasks and on training tasks alike
     parser.add_class_arguments(type(settings), skip={"training_runs"})

@@ -72,15 +72,8 @@ def bounded(family: TaskFamily, returns: np.ndarray, source: Path) -> TaskFamily
     Raises:
         UserError: a return of the file `source` is outside the bounds.
     """
-    if family.return_bounds is None:
-        family = with_bounds(family, returns)
-    low, high = family.spec.bounds
-    if returns.min() < low - 1e-3 or returns.max() > high + 1e-3:
-        raise UserError(
-            f"{source}: returns from {returns.min():.4g} to {returns.max():.4g}, outside the "
-            f"family's return_bounds {low:g} to {high:g}"
-        )
-    return family
+    family.require_within(returns, source)
+    return with_bounds(family, returns) if family.return_bounds is None else family
 
 
 def _check(arrays: Mapping[str, np.ndarray], family: TaskFamily) -> None:

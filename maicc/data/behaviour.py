@@ -48,7 +48,8 @@ def play(
             `random`.
 
     Raises:
-        UserError: an environment breaks the contract, or the policy chooses what it may not.
+        UserError: an environment breaks the contract, the policy chooses what it may not, or a
+            return is outside the family's bounds.
     """
     policy = "expert" if policy == ANNEALED else policy
     limit = len(seeds) if family.make_batch else AT_ONCE
@@ -70,7 +71,9 @@ def play(
             parts.append(part)
     finally:
         env.close()
-    return concatenate(parts).take(slice(len(seeds)))
+    episodes = concatenate(parts).take(slice(len(seeds)))
+    family.require_within(episodes.returns, f"{family.name}, {policy} on task {task.name}")
+    return episodes
 
 
 def labelling_policy(family: TaskFamily) -> str | None:

@@ -172,6 +172,8 @@ def check_episodes(
         UserError: the first field and episode that break it.
     """
     T, A, E = spec.max_steps, spec.n_actions, len(np.atleast_1d(arrays["length"]))
+    if not E:
+        raise UserError(f"{where}: there are no episodes")
     expected = shapes(spec, E)
     for name, array in arrays.items():
         if array.dtype.kind not in _KINDS[FIELDS[name].kind]:

@@ -39,4 +39,5 @@ def reveal_dataset(hidden: Path, family: TaskFamily, out: Path) -> None:
         replace(spec, return_min=own.return_min, return_max=own.return_max),
         family.training_tasks,
         source.behaviours,
+        rosters=source.rosters,
     )

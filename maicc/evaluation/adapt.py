@@ -24,7 +24,7 @@ from maicc.files import locked, read_arrays, require_new, require_writable, writ
 from maicc.streams import Stream
 from maicc.teams.lockstep import LockStepTeam
 from maicc.teams.lookups import DIAGNOSTICS, as_json, nearest_tasks
-from maicc.types import Task, UserError
+from maicc.types import OutsideError, Task, UserError
 
 SCHEMA = 1
 _SAVE_EVERY_SECONDS = 20.0
@@ -143,8 +143,8 @@ class _Adaptation:
         }
         return Tracer(self.team, n, self.config.episodes, told)
 
-    def play(self, episode: int) -> float:
-        """Plays the next episode in all runs and gives their mean return."""
+    def play(self, episode: int) -> np.ndarray:
+        """Plays the next episode in all runs and gives their returns (R,)."""
         resets = [
             int(np.random.default_rng([seed, Stream.ADAPT_RESET, episode]).integers(2**31))
             for seed in self.seeds
@@ -155,7 +155,7 @@ class _Adaptation:
                 self.nearest, self.return_range
             )
         self.finished = episode + 1
-        return float(self.returns[:, episode].mean())
+        return self.returns[:, episode]
 
     def keep(self) -> None:
         """Writes the state after the last finished episode."""
@@ -196,7 +196,8 @@ def adapt(
         traces: File of the trace of the first `config.traces` runs; None traces none.
 
     Raises:
-        UserError: no episodes or no tasks, or an environment breaks the contract.
+        UserError: no episodes or no tasks, an environment breaks the contract, or a return is
+            outside the family's bounds.
     """
     if config.episodes < 1 or not tasks:
         raise UserError("adapt.episodes and adapt.runs must be at least 1")
@@ -208,13 +209,14 @@ def adapt(
     with tqdm(desc=label, unit="episode", total=config.episodes, initial=first) as bar:
         try:
             for episode in range(first, config.episodes):
-                mean = state.play(episode)
+                returns = state.play(episode)
+                family.require_within(returns, f"{family.name}, episode {episode}")
                 bar.update()
-                bar.set_postfix({"return": f"{mean:.2f}"}, refresh=False)
+                bar.set_postfix({"return": f"{returns.mean():.2f}"}, refresh=False)
                 if time.monotonic() - last_saved > _SAVE_EVERY_SECONDS:
                     state.keep()
                     last_saved = time.monotonic()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OutsideError):
             state.keep()
             raise
         finally:

@@ -17,7 +17,12 @@ from maicc.data.dataset import spec_with_bounds
 from maicc.envs import get_family
 from maicc.experiments.cluster import require_ray, run_units
 from maicc.experiments.plan import Plan, plan
-from maicc.experiments.yardsticks import read_yardsticks, run_behaviours, run_explorers
+from maicc.experiments.yardsticks import (
+    BEHAVIOUR,
+    read_yardsticks,
+    run_behaviours,
+    run_explorers,
+)
 from maicc.files import write_json, write_text
 from maicc.report import write_benchmark
 from maicc.report.marl_eval import marl_eval
@@ -120,18 +125,18 @@ def gather(work: Plan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     names = dict.fromkeys(unit.variant for unit in work.units)
     results = {name: work.results(name) for name in names} | read_yardsticks(work)
-    table, curves = make_table(work.family.name, work.seeds, work.tasks, results, _bounds(work))
-    return table, {name: c for name, c in curves.items() if not name.startswith("behaviour")}
+    bounds = work.family.return_bounds or _widest_bounds(work, results)
+    table, curves = make_table(work.family.name, work.seeds, work.tasks, results, bounds)
+    return table, {name: curve for name, curve in curves.items() if not name.startswith(BEHAVIOUR)}
 
 
-def _bounds(work: Plan) -> tuple[float, float]:
-    """Finds the lowest and the highest return of the table.
+def _widest_bounds(work: Plan, results: Mapping[str, Sequence[Any]]) -> tuple[float, float]:
+    """Finds the lowest and the highest return of all datasets and results.
 
-    In families whose bounds the data tell, each seed has bounds of its own. The table takes the
-    widest.
+    Where a family states no bounds each dataset has its own, and teams may beat them.
     """
+    known = [run["returns"] for of in results.values() for result in of for run in result["runs"]]
     families = {u.files.episodes: u.config.family for u in work.units if u.files.episodes.exists()}
-    specs = [spec_with_bounds(get_family(name).spec, path) for path, name in families.items()]
-    specs = specs or [work.family.spec]
-    lows, highs = zip(*(spec.bounds for spec in specs), strict=True)
-    return min(lows), max(highs)
+    for path, name in families.items():
+        known.append(spec_with_bounds(get_family(name).spec, path).bounds)
+    return min(map(min, known)), max(map(max, known))

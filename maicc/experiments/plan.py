@@ -87,6 +87,8 @@ def plan(
         UserError: an option or the dataset is wrong, or the family breaks its contract.
     """
     family, out = get_family(config.family), out.resolve()
+    check_family(family)
+    told = f"{family.name}{REVEALED}"  # its dataset is made of the other one
     dataset = EpisodeFile(data) if data else None
     fingerprint = dataset.fingerprint if dataset else ""
     units = []
@@ -101,16 +103,16 @@ def plan(
                 own = with_overrides(config, {"seed": seed, **overrides})
             except UserError as error:
                 raise UserError(f"variant {name}: {error}") from None
+            if own.family not in (family.name, told):
+                raise UserError(
+                    f"variant {name} sets family={own.family}; all play {family.name}, or {told}"
+                )
             if data:
                 _take_given(name, overrides, own, data, say=seed == config.seed)
-            # of the same family, or of the one that tells its hidden part
             frozen = frozen_tasks(get_family(own.family), tasks, draw)
             units.append(Unit(name, own, tuple(frozen), out, fingerprint))
-    told = f"{family.name}{REVEALED}"  # its dataset is made of the other one
     if dataset is not None:
-        for name in {unit.config.family for unit in units} - {told}:
-            dataset.require_family(get_family(name))
-    check_family(family)
+        dataset.require_family(family)
     for unit in units:
         check(unit.config, get_family(unit.config.family), dataset)
     if data:

@@ -15,18 +15,21 @@ from maicc.data.returns import solved
 from maicc.envs import batch_env
 from maicc.experiments.plan import Plan
 from maicc.files import read_json, write_json
+from maicc.memory.stores import SAME
 from maicc.streams import Stream
 
 RANDOM = "random.json"
 EXPLORER, EXPLORER_REPLAY = "explorer.json", "explorer_replay.json"
+BEHAVIOUR = "behaviour: "  # how names of behaviour policies begin in a table
 _BEHAVIOUR_EPISODES = 20  # of each task
 
 
 def run_explorers(work: Plan) -> None:
     """Plays the family's scripted explorer on the same tasks, as it is and with a replay.
 
-    The replay is that of a team (`adapt.memory.replay`). It is left out where the family does not
-    state its highest return.
+    With a replay it repeats the latest episode that reached the maximum, where it sees the same; a
+    team repeats one of the latest 32 (`adapt.memory.replay`). This is left out where the family
+    does not state its highest return.
     """
     _run_explorer(work, EXPLORER, None)
     if work.family.return_bounds is not None:
@@ -90,7 +93,7 @@ class _Replaying:
         action = self.policy.act(observation, action_mask, rng)
         if len(self._now) < len(self._kept):
             seen, done = self._kept[len(self._now)]
-            if action_mask[done] and np.allclose(seen, observation, rtol=0, atol=5e-4):
+            if action_mask[done] and np.allclose(seen, observation, rtol=0, atol=SAME):
                 action = done
         self._now.append((observation.copy(), action))
         return int(action)
@@ -134,7 +137,7 @@ def run_behaviours(work: Plan) -> None:
         level = f", aim {behaviour.target:.0%}" if behaviour.name == "expert" else ""
         if behaviour.name == ANNEALED:
             level = f", {behaviour.random_rate:.1%} random"
-        name, runs = f"behaviour: {behaviour.name}{level}", []
+        name, runs = f"{BEHAVIOUR}{behaviour.name}{level}", []
         for i, task in enumerate(tqdm(tasks, desc=name, unit="task")):
             played = play(
                 family,

@@ -18,7 +18,13 @@ from torch.nn import functional as F
 
 from maicc.config import DecisionConfig
 from maicc.models.batching import concat_by_length, split_by_length, take_where, trimmed
-from maicc.models.heads import ActionHead, hidden_errors, hidden_head
+from maicc.models.heads import (
+    ActionHead,
+    ImitationLosses,
+    hidden_errors,
+    hidden_head,
+    imitation_losses,
+)
 from maicc.models.observations import EncodedObservations
 from maicc.models.past import Past
 from maicc.models.record import packed, paid_in_between, step_tokens, transitions
@@ -45,14 +51,6 @@ class DecisionBatch(NamedTuple):
             steps = F.pad(self.record.step_mask.sum(1), (0, 1))  # the last, of none, is 0
             return steps[self.shown].sum(1)
         return self.current.step_mask.sum(1) + self.contexts.step_mask.sum((1, 2))
-
-
-class DecisionLosses(NamedTuple):
-    """Means over the supervised steps."""
-
-    actions: Tensor  # cross-entropy
-    accuracy: Tensor  # share of the actions that are predicted right
-    hidden: Tensor | None  # squared error of the hidden part; None where it is not learned
 
 
 class DecisionTransformer(nn.Module):
@@ -325,7 +323,7 @@ class DecisionTransformer(nn.Module):
         """The current tokens at which actions are read, the observations; None if all are."""
         return None if self.config.tokens == "fused" else slice(1, None, 4)
 
-    def loss(self, batch: DecisionBatch) -> DecisionLosses:
+    def loss(self, batch: DecisionBatch) -> ImitationLosses:
         """Computes the losses of a batch; queries are read with others of about their length."""
         self._check(batch.contexts, batch.record)
         remembered = None if batch.record is None else self.encode_record(batch.record)
@@ -342,12 +340,8 @@ class DecisionTransformer(nn.Module):
             learned = labels[rows, : here.shape[1]][here]
             return logits, learned, hidden_errors(self.infer, y, batch.hidden, rows, here)
 
-        logits, learned, error = concat_by_length(batch.length, supervised)
-        return DecisionLosses(
-            F.cross_entropy(logits, learned, label_smoothing=self.config.label_smoothing),
-            (logits.argmax(-1) == learned).float().mean(),
-            error.mean() if len(error) else None,
-        )
+        logits, learned, errors = concat_by_length(batch.length, supervised)
+        return imitation_losses(logits, learned, errors, self.config.label_smoothing)
 
     def _labels(self, batch: DecisionBatch) -> tuple[Tensor, Tensor]:
         """Actions (Q, T) that are learned, and the steps (Q, T) at which they are."""

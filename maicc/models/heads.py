@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,6 +43,32 @@ def hidden_head(spec: Spec, width: int, weight: float) -> nn.Linear | None:
     None if the family does not tell it, or its loss has no weight.
     """
     return nn.Linear(width, spec.hidden) if spec.hidden > 0 and weight > 0 else None
+
+
+class ImitationLosses(NamedTuple):
+    """Means over the steps that are learned."""
+
+    actions: Tensor  # cross-entropy
+    accuracy: Tensor  # share of the actions that are predicted right
+    hidden: Tensor | None  # squared error of the hidden part; None where it is not learned
+
+
+def imitation_losses(
+    logits: Tensor, actions: Tensor, hidden: Tensor | None, label_smoothing: float
+) -> ImitationLosses:
+    """Computes the losses of S steps; those of no step are 0.
+
+    Args:
+        logits: (S, A).
+        actions: (S,) int64, what is learned.
+        hidden: (S,) errors of `hidden_errors`, or none.
+    """
+    if not len(actions):
+        return ImitationLosses(logits.sum(), logits.new_zeros(()), None)
+    loss = F.cross_entropy(logits, actions, label_smoothing=label_smoothing)
+    accuracy = (logits.argmax(-1) == actions).float().mean()
+    told = None if hidden is None or not len(hidden) else hidden.mean()
+    return ImitationLosses(loss, accuracy, told)
 
 
 def hidden_errors(

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
-from maicc.envs.drawing import Drawing, Shape, agent_colour
+from maicc.envs.drawing import Drawing, Shape, agent_colour, rgb
 from maicc.evaluation.stats import WINDOW
 from maicc.types import Behaviour
 
@@ -113,7 +113,7 @@ def episode_boards(episodes: Mapping[str, Sequence[Drawing]]) -> str:
 def _shape(axes: Any, shape: Shape) -> None:
     """Draws one shape of a drawing."""
     own = "#9ca3af" if shape.agent is None else agent_colour(shape.agent)
-    colour, half = shape.colour or own, shape.size / 2
+    colour, half = np.divide(rgb(shape.colour or own), 255), shape.size / 2
     if shape.kind == "circle":
         axes.add_patch(Circle((shape.x, shape.y), half, color=colour, zorder=3))
     elif shape.kind == "square":

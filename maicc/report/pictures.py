@@ -11,6 +11,8 @@ import numpy as np
 
 from maicc.envs import TaskFamily, get_family
 from maicc.envs.drawing import Drawing, agent_colour, drawn
+from maicc.envs.spaces import roster_of
+from maicc.errors import located
 from maicc.evaluation.traces import Traces, load_traces
 from maicc.files import whole_file
 from maicc.types import UserError
@@ -38,16 +40,31 @@ def frames(family: TaskFamily, traces: Traces, run: int, episode: int) -> list[n
     """Plays an episode again in an environment that renders itself; none if it does not.
 
     An episode that does not come out the same again has no frames either.
+
+    Raises:
+        UserError: the environment fails, for example where it needs a display.
     """
+    try:
+        return _frames(family, traces, run, episode)
+    except Exception as error:  # whatever a user's environment raises
+        raise UserError(
+            f"{family.name}: an episode can't be rendered ({located(error)}); environments that "
+            "are made without a render_mode are shown as numbers"
+        ) from error
+
+
+def _frames(family: TaskFamily, traces: Traces, run: int, episode: int) -> list[np.ndarray]:
+    """Does the work of `frames`."""
     steps = int(traces.played[run, episode].sum())
     with closing(family.make_env(traces.tasks[run])) as env:
         if getattr(env, "render_mode", None) != "rgb_array":
             return []
+        roster = roster_of(env)  # names as they are; a trace keeps them as texts
         seen, _ = env.reset(seed=int(traces.resets[run, episode]))
         rendered: list[np.ndarray] = []
         for step in range(steps):
             kept = traces.observations[run, episode, step]
-            for i, agent in enumerate(traces.rosters[run]):
+            for i, agent in enumerate(roster):
                 if agent in seen and not _same(seen[agent], kept[i]):
                     return []
             frame = env.render()
@@ -56,7 +73,7 @@ def frames(family: TaskFamily, traces: Traces, run: int, episode: int) -> list[n
             rendered.append(frame.astype(np.uint8))
             actions = {
                 agent: int(traces.actions[run, episode, step, i])
-                for i, agent in enumerate(traces.rosters[run])
+                for i, agent in enumerate(roster)
                 if agent in env.agents
             }
             seen = env.step(actions)[0]

@@ -249,7 +249,7 @@ class LockStepTeam(ABC):
                 raise UserError(f"{name} has shape {np.shape(array)}, expected {shape}")
         if self._awaits_observe:
             raise UserError("act was called twice: report what followed with observe in between")
-        if not np.isfinite(observations).all():
+        if not np.isfinite(_single(observations)).all():
             raise UserError("observations must be finite; one is NaN or infinite")
 
     def observe(
@@ -274,8 +274,7 @@ class LockStepTeam(ABC):
         self._check_followed(actions, rewards, done)
         t, trajectories = self._step, self._now
         was_active = ~self._ended
-        rewards = np.reshape(np.asarray(rewards, np.float32), self.R)
-        rewards = np.where(was_active, rewards, 0.0).astype(np.float32)
+        rewards = np.where(was_active, _single(rewards).reshape(self.R), np.float32(0))
         self._so_far += rewards
         self._ended |= np.reshape(np.asarray(done, bool), self.R)
         at_maximum = completed(self._so_far, self._ended, self.spec.bounds)
@@ -308,7 +307,7 @@ class LockStepTeam(ABC):
         unknown = self._rows((played < 0) | (played > last)) & self._each_agent(~self._ended)
         if unknown.any():
             raise UserError(f"actions are {actions}, expected numbers from 0 to {last}")
-        if not np.isfinite(np.reshape(rewards, self.R)[~self._ended]).all():
+        if not np.isfinite(_single(rewards).reshape(self.R)[~self._ended]).all():
             raise UserError(
                 f"team reward is {rewards} at step {self._step}: rewards must be finite"
             )
@@ -416,6 +415,12 @@ class LockStepTeam(ABC):
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Goes on from a `state`."""
         self.online.load_state(state)
+
+
+def _single(numbers: Any) -> np.ndarray:
+    """Numbers in single precision, in which those that are too large are infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(numbers, np.float32)
 
 
 def _targets(spec: Spec) -> np.ndarray:

@@ -65,8 +65,8 @@ class FamilyData(L.LightningDataModule):
 
         Whole tasks where the share makes a few of them: what a model knows of these is what it
         knows of new tasks, also where it has learned its records by heart. Else an even share of
-        every task and behaviour. They follow from the dataset and the seed, so that all fits of a
-        run hold back the same.
+        every task and behaviour. They follow from the dataset and the seed, so that fits of a run
+        that hold back the same share hold back the same.
         """
         rng = np.random.default_rng([self.seed, Stream.HELD_BACK])
         tasks = np.unique(episodes.task)

@@ -97,7 +97,7 @@ class Metrics(Callback):
         """Computes the mean losses on held-back episodes; none where none are held back."""
         training = [part for part in module.modules() if part.training]
         module.eval()
-        with torch.no_grad():
+        with trainer.precision_plugin.val_step_context(), torch.no_grad():
             losses = [
                 module.losses(trainer.strategy.batch_to_device(batch)) for batch in self.held_back
             ]

@@ -248,6 +248,11 @@ class DecisionModule(MaiccModule):
                 trajectories.
         """
         data = self.data_module
+        if not hasattr(data, "stored"):
+            raise UserError(
+                f"{type(self).__name__} is trained on RecordData or RetrievalData, not on "
+                f"{type(data).__name__}; set data.class_path"
+            )
         if self.config.labels == "auto":
             known = "expert" if labels_known(data.stored.expert) else "behaviour"
             self.config = replace(self.config, labels=known)
