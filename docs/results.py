@@ -21,11 +21,11 @@ import numpy as np
 import yaml
 
 from maicc.data.returns import solved
-from maicc.evaluation.markdown import markdown_table
+from maicc.evaluation.markdown import markdown_legend, markdown_table
 from maicc.experiments.proof import HEAD as PROOF_HEAD
 from maicc.experiments.proof import cells, make_proof
 from maicc.files import read_json, write_text
-from maicc.report.table import COMPARED, HEAD, make_table, table_cells
+from maicc.report.table import COLUMNS, HEAD, make_table, table_cells
 from maicc.types import Task
 
 DOCS = Path(__file__).parent
@@ -52,22 +52,11 @@ The [README](../README.md#words) explains the words run, task and held-out. It a
 five: `python docs/results.py episodes lbf_levels 1-5 6-10` prints their means and the shares that
 are solved.
 """
-LEGEND = """\
-- *last*: mean return of the last episode; *first 10*, *last 10*: of the first and of the last ten
-  episodes; what follows ± is a normal 95 % interval over runs as if all were independent, which the
-  runs of one model are not: it is too narrow;
-- *of the gap*: how far a line has come from memoryless, 0 %, to the oracle, 100 %, which are taken
-  at their means over all episodes, so that it differs a little from what the columns give;
-- *IQM*: interquartile mean with a bootstrap interval, for which seeds and tasks are resampled, each
-  for itself; none with one seed;
-- *solved*: share of the last ten episodes that reach the maximum, to within 5 %; *found*: the
-  episode by which half of the runs have reached it once; *kept*: the share of a run's episodes
-  after its first solved one that are solved too, over the runs that solve their task at all;
-  *regret*: what an episode misses to the maximum; *to 85 %*: the first episode whose 5-episode mean
-  is at 85 % of the range;
-"""
-LEGEND += fill(f"- *more regret*: {COMPARED}.", 100, subsequent_indent="  ") + "\n"
-LEGEND += """
+GAP = {
+    "of the gap": "how far a line has come from memoryless, 0 %, to the oracle, 100 %, which are "
+    "taken at their means over all episodes, so that it differs a little from what the columns give"
+}
+NOTE = """
 Two models say little of how much trainings differ, so that intervals of two seeds are too narrow,
 and they are not corrected for the number of rows. One that just misses 0 is a hint.
 """
@@ -232,7 +221,8 @@ def page() -> str:
     """Writes the page."""
     claims = yaml.safe_load((RAW / "claims.yaml").read_text(encoding="utf-8"))
     sections = [line for claim in claims for line in section(claim)]
-    return "\n".join([TOP, LEGEND, *sections]).rstrip() + "\n"
+    legend = [fill(line, 100, subsequent_indent="  ") for line in markdown_legend(COLUMNS | GAP)]
+    return "\n".join([TOP, *legend, NOTE, *sections]).rstrip() + "\n"
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -255,7 +256,8 @@ def adapt_folder(
     device: str = "auto",
     *,
     held_out: bool = True,
-    seconds: Mapping[str, float] | None = None,
+    label: str = "adapt",
+    seconds: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
     """Adapts teams of the models in `folder` and writes the result to `out`.
 
@@ -267,8 +269,9 @@ def adapt_folder(
         seed: Every random choice follows from it.
         out: Result file.
         held_out: Adapt to held-out tasks; else to training tasks.
-        seconds: Seconds that each stage has taken before, with those of this stage in calls that
-            were interrupted.
+        label: Name of the progress bar, and of the seconds of this call.
+        seconds: Seconds of the stages before, with those of this one in calls that were
+            interrupted.
 
     Raises:
         UserError: a file of the models is missing or damaged, the family has other training tasks
@@ -283,15 +286,13 @@ def adapt_folder(
     n = config.runs if held_out else config.training_runs
     tasks = family.draw_tasks(n, seed, held_out=held_out)
     state_file = out.with_suffix(".part.npz")
-    label = "adapt" if held_out else "adapt (training tasks)"
     traces = out.with_name(f"{out.stem}{SUFFIX}") if held_out else None
     with locked(out):
         require_new(out)
         start = time.monotonic()
         result = adapt(models, family, tasks, config, seed, state_file, label, traces)
-        before = (seconds or {}).get(label, 0.0)
-        own_seconds = {label: round(before + time.monotonic() - start, 2)}
-        write_json(out, {**result, "seconds": {**(seconds or {}), **own_seconds}})
+        took = round(seconds.get(label, 0.0) + time.monotonic() - start, 2)
+        write_json(out, {**result, "seconds": {**seconds, label: took}})
         state_file.unlink(missing_ok=True)
     s = result["summary"]
     print(

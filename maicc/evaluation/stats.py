@@ -10,14 +10,15 @@ from scipy.stats import trim_mean
 
 from maicc.streams import Stream
 
+RESAMPLES = 2000  # of a bootstrap
 WINDOW = 5  # episodes of the running mean that is compared with a threshold
 
 
-def mean_ci95(values: np.ndarray) -> tuple[float, float]:
-    """Mean over runs (R,), and half the width of its normal 95 % interval, as in the paper."""
-    n = len(values)
-    spread = float(np.std(values, ddof=1)) if n > 1 else 0.0
-    return float(np.mean(values)), 1.96 * spread / n**0.5
+def mean_ci95(values: np.ndarray) -> tuple[Any, Any]:
+    """Mean over runs (R, ...), and half the width of its normal 95 % interval, as in the paper."""
+    n, mean = len(values), values.mean(0)
+    spread = values.std(0, ddof=1) if n > 1 else np.zeros_like(mean)
+    return mean, 1.96 * spread / n**0.5
 
 
 def iqm(values: np.ndarray, axis: int | None = None) -> Any:
@@ -29,8 +30,6 @@ def bootstrap_ci95(
     values: np.ndarray,
     strata: np.ndarray,
     statistic: Callable[[np.ndarray, int], Any] = iqm,
-    seed: int = 0,
-    resamples: int = 2000,
 ) -> tuple[Any, Any]:
     """Computes a 95 % interval by a percentile bootstrap of runs within their stratum.
 
@@ -38,17 +37,15 @@ def bootstrap_ci95(
         values: One value of each run, or one row, (R, ...).
         strata: Stratum of each run, (R,).
         statistic: Statistic along an axis, whose interval is wanted.
-        seed: Seed of the resampling.
-        resamples: Number of resamples.
 
     Returns:
         The lower and the upper end, numbers or arrays, as the statistic is.
     """
-    rng = np.random.default_rng([seed, Stream.BOOTSTRAP])
+    rng = np.random.default_rng([0, Stream.BOOTSTRAP])
     groups = [np.flatnonzero(strata == s) for s in np.unique(strata)]
     drawn = [
         np.concatenate([g[rng.integers(len(g), size=len(g))] for g in groups])
-        for _ in range(resamples)
+        for _ in range(RESAMPLES)
     ]
     return _interval(values, drawn, statistic)
 
@@ -58,8 +55,6 @@ def crossed_ci95(
     models: np.ndarray,
     tasks: np.ndarray,
     statistic: Callable[[np.ndarray, int], Any] = iqm,
-    seed: int = 0,
-    resamples: int = 2000,
 ) -> tuple[Any, Any]:
     """Computes a 95 % interval by a percentile bootstrap of models and of tasks.
 
@@ -72,13 +67,11 @@ def crossed_ci95(
         models: Model of each run, (R,).
         tasks: Task of each run, (R,). A model may have several runs on one task.
         statistic: Statistic along an axis, whose interval is wanted.
-        seed: Seed of the resampling.
-        resamples: Number of resamples.
 
     Returns:
         The lower and the upper end, numbers or arrays, as the statistic is.
     """
-    rng = np.random.default_rng([seed, Stream.BOOTSTRAP])
+    rng = np.random.default_rng([0, Stream.BOOTSTRAP])
     model, task = (np.unique(of, return_inverse=True)[1] for of in (models, tasks))
     n_models, n_tasks = model.max() + 1, task.max() + 1
     cell = model * n_tasks + task  # of each run
@@ -86,7 +79,7 @@ def crossed_ci95(
     count = np.bincount(cell, minlength=n_models * n_tasks)
     first = count.cumsum() - count
     drawn = []
-    for _ in range(resamples):
+    for _ in range(RESAMPLES):
         rows = rng.integers(n_models, size=(n_models, 1))
         chosen = (rows * n_tasks + rng.integers(n_tasks, size=n_tasks)).ravel()
         per_run = chosen.repeat(count[chosen])
@@ -122,11 +115,6 @@ def probability_of_improvement(x: np.ndarray, y: np.ndarray, strata: np.ndarray)
         difference = x[strata == s][:, None] - y[strata == s]
         chances.append((np.sign(difference) / 2 + 0.5).mean())
     return float(np.mean(chances))
-
-
-def regret(returns: np.ndarray, return_max: float) -> np.ndarray:
-    """Cumulative regret of each run against the maximum: (R,)."""
-    return (return_max - returns).sum(1)
 
 
 def episodes_to(curve: np.ndarray, threshold: float) -> int | None:
@@ -170,7 +158,7 @@ def summary(returns: np.ndarray) -> dict[str, float]:
     return {
         "first3": float(returns[:, :3].mean()),
         "first10": float(returns[:, :10].mean()),
-        "last10": last10,
+        "last10": float(last10),
         "last": float(returns[:, -1].mean()),
-        "ci95": ci95,
+        "ci95": float(ci95),
     }

@@ -26,7 +26,7 @@ from maicc.experiments.yardsticks import (
 from maicc.files import write_json, write_text
 from maicc.report import write_benchmark
 from maicc.report.marl_eval import marl_eval
-from maicc.report.table import make_table, markdown
+from maicc.report.table import FurtherTable, make_table, markdown
 
 
 def benchmark(
@@ -102,19 +102,20 @@ def write_files(
     work: Plan,
     table: Mapping[str, Any],
     curves: Mapping[str, np.ndarray],
-    methods: Sequence[Mapping[str, Any]] = (),
+    more: Sequence[FurtherTable] = (),
 ) -> None:
     """Writes benchmark.json, benchmark.md, marl_eval.json and the report's files.
 
     Args:
         table, curves: What `gather` returns.
-        methods: Rows that the report has of a comparison's methods.
+        more: Further tables of the report.
     """
     write_json(work.out / "benchmark.json", table)
-    results = {unit.variant: work.results(unit.variant) for unit in work.units}
+    names = dict.fromkeys(unit.variant for unit in work.units)
+    results = {name: work.results(name) for name in names}
     write_json(work.out / "marl_eval.json", marl_eval(work.family.name, results))
     write_text(work.out / "benchmark.md", markdown(table))
-    write_benchmark(work.out, table, curves, work.flat, methods)
+    write_benchmark(work.out, table, curves, work.flat, more)
 
 
 def gather(work: Plan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -13,35 +13,27 @@ import numpy as np
 from maicc.baselines import method_of
 from maicc.config import RunConfig
 from maicc.data.dataset import EpisodeFile
-from maicc.evaluation.markdown import markdown_table
 from maicc.evaluation.stats import probability_of_improvement
 from maicc.experiments.benchmark import benchmark, gather, write_files
 from maicc.experiments.plan import Plan
 from maicc.files import write_json, write_text
-from maicc.report.table import markdown
+from maicc.report.table import FurtherTable, markdown
 from maicc.teams.lookups import first_and_last
 from maicc.types import UserError
 
-METHODS_HEAD = (
-    "method", "better than the best other", "seconds per episode", "parameters", "trained on",
-    "and given",
-)  # fmt: skip
-METHODS_LEGEND = """\
-- *better than the best other*: probability that a run ends above one of the best other method.
-- *seconds per episode*: wall-clock seconds of one run's episode, with many runs in lock step.
-- *parameters*: count of the numbers in the networks that act.
-- *trained on*: steps, and trajectories or episodes in each.
-- *and given*: what training tells the method besides one agent's own experience.
-
-A run ends above another one of the same task if its mean return of the last ten episodes is higher;
-ties count half."""
-RETRIEVAL_HEAD = ("method", "asks the dataset", "nearest task", "return gap")
-RETRIEVAL_LEGEND = """\
-Retrieval, in the first ten and in the last ten episodes:
-
-- *asks the dataset*: the share of look-ups that ask the dataset.
-- *nearest task*: the share of the dataset's trajectories that are of the nearest training tasks.
-- *return gap*: the mean return that retrieved trajectories miss to the maximum."""
+METHODS = {
+    "better than the best other": "probability that a run ends above one of the best other method "
+    "on the same task, by the mean return of the last ten episodes; ties count half",
+    "seconds per episode": "wall-clock seconds of one run's episode, with many runs in lock step",
+    "parameters": "count of the numbers in the networks that act",
+    "trained on": "steps, and trajectories or episodes in each",
+    "and given": "what training tells the method besides one agent's own experience",
+}
+RETRIEVAL = {
+    "asks the dataset": "share of the look-ups that ask the dataset",
+    "nearest task": "share of the dataset's trajectories that are of the nearest training tasks",
+    "return gap": "mean return that retrieved trajectories miss to the maximum",
+}
 
 
 def compare(
@@ -71,18 +63,18 @@ def compare(
 def write_comparison(work: Plan) -> dict[str, Any]:
     """Writes the benchmark's table, and what a comparison adds: compare.json and compare.md."""
     table, curves = gather(work)
-    rows = _rows(work, table, curves)
-    write_files(work, table, curves, rows)
-    comparison = {"table": table, "methods": rows}
+    methods = _methods(work, table, curves)
+    write_files(work, table, curves, further_tables(methods))
+    comparison = {"table": table, "methods": methods}
     write_json(work.out / "compare.json", comparison)
     write_text(work.out / "compare.md", comparison_markdown(comparison))
     return comparison
 
 
-def _rows(
+def _methods(
     work: Plan, table: Mapping[str, Any], curves: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """Columns that a comparison adds to the table, by method."""
+    """Describes each method: what a comparison adds to the table."""
     methods = list(dict.fromkeys(unit.variant for unit in work.units))
     names = np.array([task.name for task in work.tasks] * len(work.seeds))
     last10 = {name: curves[name][:, -10:].mean(1) for name in methods}
@@ -117,22 +109,21 @@ def _rows(
 
 
 def comparison_markdown(comparison: Mapping[str, Any]) -> str:
-    """Writes the comparison as Markdown: each table after a list that explains its columns."""
-    methods = comparison["methods"]
-    lines = [
-        markdown(comparison["table"]),
-        METHODS_LEGEND,
-        "",
-        *markdown_table(METHODS_HEAD, map(_method_cells, methods)),
-    ]
-    retrieving = [_retrieval_cells(method) for method in methods if method["retrieval"]]
-    if retrieving:
-        lines += ["", RETRIEVAL_LEGEND, "", *markdown_table(RETRIEVAL_HEAD, retrieving)]
-    return "\n".join(lines) + "\n"
+    """Writes the comparison as Markdown."""
+    return markdown(comparison["table"], further_tables(comparison["methods"]))
+
+
+def further_tables(methods: Sequence[Mapping[str, Any]]) -> list[FurtherTable]:
+    """Makes the table of the methods, and that of their look-ups where any of them looks up."""
+    tables = [FurtherTable("Methods", METHODS, [_method_cells(method) for method in methods])]
+    if looking_up := [_retrieval_cells(method) for method in methods if method["retrieval"]]:
+        title = "Retrieval, in the first ten and in the last ten episodes"
+        tables.append(FurtherTable(title, RETRIEVAL, looking_up))
+    return tables
 
 
 def _method_cells(row: Mapping[str, Any]) -> list[str]:
-    """Texts of one method, in the order of `METHODS_HEAD`."""
+    """Texts of one method: its name, and the columns of `METHODS`."""
     other = row["better_than"]
     return [
         row["method"],
@@ -145,7 +136,7 @@ def _method_cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _retrieval_cells(row: Mapping[str, Any]) -> list[str]:
-    """Texts of one method, in the order of `RETRIEVAL_HEAD`."""
+    """Texts of one method: its name, and the columns of `RETRIEVAL`."""
     means = row["retrieval"]
     return [
         row["method"],

@@ -17,16 +17,6 @@ from maicc.files import ModelFiles
 COLLECT = "collect"  # name of the stage that makes a dataset by playing
 
 
-def model_stages(config: RunConfig, files: ModelFiles, workers: int | None = None) -> list[Stage]:
-    """Lists the stages from nothing to trained models.
-
-    Args:
-        files: Paths of the dataset and the checkpoints.
-        workers: Number of processes that collect; that of the configuration if None.
-    """
-    return [collect_stage(config, files, workers), *fit_stages(config, files)]
-
-
 def fit_stages(config: RunConfig, files: ModelFiles) -> list[Stage]:
     """Lists the stages from a dataset to trained models."""
     method, stages = method_of(config.method), []
@@ -38,10 +28,15 @@ def fit_stages(config: RunConfig, files: ModelFiles) -> list[Stage]:
 
 
 def collect_stage(config: RunConfig, files: ModelFiles, workers: int | None) -> Stage:
-    """Describes the stage that makes the dataset; arguments as in `model_stages`."""
+    """Describes the stage that makes the dataset.
+
+    Args:
+        files: Paths of the dataset and the checkpoints.
+        workers: Number of processes that collect; that of the configuration if None.
+    """
     options = config.collect if workers is None else replace(config.collect, workers=workers)
 
-    def make(before: float) -> None:
+    def make() -> None:
         collect(get_family(config.family), files.episodes, options, config.seed)
 
     def finish() -> None:
@@ -53,7 +48,7 @@ def collect_stage(config: RunConfig, files: ModelFiles, workers: int | None) -> 
 def _play_stage(fit: str, runs: Path, config: RunConfig, files: ModelFiles) -> Stage:
     """Describes the stage that plays the runs which a fit learns from."""
 
-    def make(before: float) -> None:
+    def make() -> None:
         from maicc.experiments.practice import play_practice
 
         play_practice(config, fit, runs, files)
@@ -63,7 +58,7 @@ def _play_stage(fit: str, runs: Path, config: RunConfig, files: ModelFiles) -> S
 
 def _fit_stage(fit: str, config: RunConfig, files: ModelFiles) -> Stage:
     """Describes the stage that trains one network of a method."""
-    return Stage(fit, files[fit], lambda before: fit_model(fit, config, files))
+    return Stage(fit, files[fit], lambda: fit_model(fit, config, files))
 
 
 def fit_model(name: str, config: RunConfig, files: ModelFiles) -> None:

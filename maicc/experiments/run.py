@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+
+from jsonargparse import dict_to_namespace
 
 from maicc import __version__
 from maicc.baselines import method_of
@@ -80,18 +81,13 @@ def _adapt_stage(config: RunConfig, out: Path, clock: Clock, *, held_out: bool) 
     name = "adapt" if held_out else "adapt (training tasks)"
     result = out / "adapt" / ("result.json" if held_out else "training.json")
 
-    def make(before: float) -> None:
+    def make() -> None:
         from maicc.evaluation.adapt import adapt_folder
 
         adapt_folder(
-            out,
-            config.adapt,
-            config.seed,
-            result,
-            config.device,
-            held_out=held_out,
-            seconds={**clock.seconds, name: before},
-        )
+            out, config.adapt, config.seed, result, config.device, held_out=held_out,
+            label=name, seconds=clock.seconds,
+        )  # fmt: skip
 
     return Stage(name, result, make)
 
@@ -104,7 +100,7 @@ def _report_stage(out: Path, files: ModelFiles) -> Stage:
     if report.exists() and report.stat().st_mtime_ns < newest:
         report.unlink()  # `maicc report` wrote it while some stages were not finished
 
-    def make(before: float) -> None:
+    def make() -> None:
         from maicc.report import write_replay, write_report
 
         if traces_of(out).exists():
@@ -139,7 +135,9 @@ def _same_configuration(
         return
     stored = read_json(path)
     before = {**parse_config(stored, str(path)).identity(), "tasks": stored.get("tasks")}
-    old, new = _dotted(before), _dotted({**config.identity(), "tasks": family.fingerprint})
+    now = {**config.identity(), "tasks": family.fingerprint}
+    # with the dotted names of all options
+    old, new = (dict(dict_to_namespace(of).items()) for of in (before, now))
     differ = [
         f"{key} {old.get(key)} -> {new.get(key)}"
         for key in sorted({*old, *new})
@@ -150,14 +148,3 @@ def _same_configuration(
             f"{path.parent} was made with another configuration ({'; '.join(differ[:4])}); "
             "choose another --out, or remove the folder"
         )
-
-
-def _dotted(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens nested options: values by their dotted paths."""
-    dotted: dict[str, Any] = {}
-    for key, part in options.items():
-        if isinstance(part, dict):
-            dotted.update(_dotted(part, f"{prefix}{key}."))
-        else:
-            dotted[f"{prefix}{key}"] = part
-    return dotted

@@ -22,15 +22,14 @@ class Stage:
     Args:
         name: Name that users read, and of the clock's entry.
         target: The file that the stage makes.
-        make: Function that makes the file. Its argument is the seconds that the stage has taken in
-            calls that were interrupted.
+        make: Function that makes the file.
         finish: Function that removes files which are needed only until `target` exists.
         on_device: Whether a network is trained or acts, on a GPU if there is one.
     """
 
     name: str
     target: Path
-    make: Callable[[float], object]
+    make: Callable[[], object]
     finish: Callable[[], object] = lambda: None
     on_device: bool = True
 
@@ -71,7 +70,7 @@ def run_stage(stage: Stage, clock: Clock, *, quiet: bool = False) -> None:
             return
         start = time.monotonic()
         try:
-            stage.make(clock.seconds.get(stage.name, 0.0))
+            stage.make()
         finally:
             clock.add(stage.name, time.monotonic() - start)
         stage.finish()

@@ -28,6 +28,8 @@ from maicc.files import ModelFiles, write_json
 from maicc.schema import check_options, from_json
 from maicc.types import Task, UserError
 
+_ADAPT = "adapt"  # name of the stage
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -78,7 +80,7 @@ class Unit:
 
     def stages(self, threads: int = 1) -> list[Stage]:
         """Lists the unit's stages in order; units may share stages."""
-        adapt = Stage("adapt", self.result, self._adapt, self._clean_up)
+        adapt = Stage(_ADAPT, self.result, self._adapt, self._clean_up)
         return [*self._dataset(threads), *fit_stages(self.config, self.files), adapt]
 
     def _dataset(self, threads: int) -> list[Stage]:
@@ -87,7 +89,7 @@ class Unit:
             source, target = self.hidden.files.episodes, self.files.episodes
             family = get_family(self.config.family)
 
-            def tell(before: float) -> None:
+            def tell() -> None:
                 reveal_dataset(source, family, target)
 
             stage = Stage("tell", target, tell, on_device=False)
@@ -127,10 +129,11 @@ class Unit:
         torch.set_num_threads(threads)
         run_stage(stage, Clock(self._clock(stage.target)), quiet=True)
 
-    def _adapt(self, before: float) -> None:
+    def _adapt(self) -> None:
         from maicc.evaluation.adapt import adapt
 
         config, family = self.config, get_family(self.config.family)
+        before = Clock(self._clock(self.result)).seconds.get(_ADAPT, 0.0)  # what was interrupted
         models = method_of(config.method).load(config, self.files, family.spec, config.device)
         start = time.monotonic()
         result = adapt(

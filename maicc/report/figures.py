@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 from maicc.envs.drawing import Drawing, Shape, agent_colour, rgb
-from maicc.evaluation.stats import WINDOW
+from maicc.evaluation.stats import WINDOW, mean_ci95
 from maicc.types import Behaviour
 
 COLOURS = ("#2563eb", "#9ca3af", "#dc2626", "#059669", "#d97706", "#7c3aed")
@@ -197,9 +197,7 @@ def _colour(i: int) -> Any:
 
 def _curve(axes: Any, returns: np.ndarray, *, color: Any, **line: Any) -> None:
     """Draws the mean of (runs, episodes) and its normal 95 % interval."""
-    x, mean = np.arange(1, returns.shape[1] + 1), returns.mean(0)
-    spread = returns.std(0, ddof=1) if len(returns) > 1 else np.zeros_like(mean)
-    half = 1.96 * spread / len(returns) ** 0.5
+    x, (mean, half) = np.arange(1, returns.shape[1] + 1), mean_ci95(returns)
     axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.12, linewidth=0)
     axes.plot(x, mean, color=color, **line)
 
@@ -225,13 +223,13 @@ def _running_mean(returns: np.ndarray) -> np.ndarray:
 
 def _separate(values: np.ndarray, gap: float) -> np.ndarray:
     """Moves values as little as possible so that neighbours are at least `gap` apart."""
-    from sklearn.isotonic import IsotonicRegression
+    from scipy.optimize import isotonic_regression
 
     order = np.argsort(values, kind="stable")
-    # isotonic regression: the nearest values that rise by at least `gap`
+    # the nearest values that rise by at least `gap`
     steps = gap * np.arange(len(values))
     placed = np.empty(len(values))
-    placed[order] = IsotonicRegression().fit_transform(steps, values[order] - steps) + steps
+    placed[order] = isotonic_regression(values[order] - steps).x + steps
     return placed
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from maicc.data.returns import COMPLETION_MARGIN, normalised, solved
-from maicc.evaluation.markdown import markdown_table
+from maicc.evaluation.markdown import markdown_legend, markdown_table
 from maicc.evaluation.stats import (
     bootstrap_ci95,
     crossed_ci95,
@@ -17,7 +17,6 @@ from maicc.evaluation.stats import (
     found_and_kept,
     iqm,
     mean_ci95,
-    regret,
 )
 from maicc.types import Task
 
@@ -33,13 +32,40 @@ RESAMPLED = (
     "runs on one task are independent; with one seed, runs within their task, where tasks have "
     "several"
 )
+# what the columns tell, in their order
+COLUMNS = {
+    "last": "mean return of the last episode",
+    "first 10, last 10": "mean return of the first and of the last ten episodes",
+    "±": "half of a normal 95 % interval over runs as if all were independent, which the runs of "
+    "one model are not: it is too narrow",
+    "IQM": f"interquartile mean with a 95 % bootstrap interval, for which {RESAMPLED}",
+    "solved": "share of the last ten episodes that reach the maximum, to within "
+    f"{100 * COMPLETION_MARGIN:.0f} %",
+    "found": "the episode by which half of the runs have reached it once",
+    "kept": "share of a run's episodes after its first solved one that are solved too, over the "
+    "runs that solve their task at all",
+    "regret": "what an episode misses to the maximum",
+    "more regret": "how much more regret a row has than the first on the same tasks, with a 95 % "
+    "bootstrap interval that resamples seeds and tasks: where it holds 0 the two can't be told "
+    "apart. With one seed it resamples tasks alone, and tells nothing of what another training "
+    "would give",
+    "to 85 %": "the first episode whose 5-episode mean has gone 85 % of the way from the lowest "
+    "return to the maximum",
+}
 
 
-COMPARED = (
-    "how much more regret a row has than the first on the same tasks, with a 95 % bootstrap "
-    "interval that resamples seeds and tasks: where it holds 0 the two can't be told apart. With "
-    "one seed it resamples tasks alone, and tells nothing of what another training would give"
-)
+class FurtherTable(NamedTuple):
+    """A further table that a comparison adds to the benchmark's.
+
+    Args:
+        title: Its title.
+        columns: What the columns tell, by their names, behind the first column of methods.
+        rows: Texts of the rows, with the method in front.
+    """
+
+    title: str
+    columns: Mapping[str, str]
+    rows: Sequence[Sequence[str]]
 
 
 def make_table(
@@ -128,17 +154,17 @@ def table_row(
     return {
         "runs": len(returns),
         "episodes": returns.shape[1],
-        "last": round(last, 4),
-        "last_ci95": round(last_ci, 4),
+        "last": round(float(last), 4),
+        "last_ci95": round(float(last_ci), 4),
         "first10": round(float(returns[:, :10].mean()), 4),
         "last10": round(float(last10.mean()), 4),
-        "last10_ci95": round(mean_ci95(last10)[1], 4),
+        "last10_ci95": round(float(mean_ci95(last10)[1]), 4),
         "last10_iqm": round(float(iqm(last10)), 4),
         "last10_iqm_ci95": interval,
         "solved_last10": round(float(reached[:, -10:].mean()), 4),
         "found": first_solved,
         "kept": None if solved_again is None else round(solved_again, 4),
-        "regret_per_episode": round(float(regret(returns, high).mean() / len(curve)), 4),
+        "regret_per_episode": round(float(high - returns.mean()), 4),
         "episodes_to_85": episodes_to(curve, low + 0.85 * (high - low)),
         "profile": {name: part.round(4).tolist() for name, part in profile.items()},
     }
@@ -167,20 +193,19 @@ def more_regret(
     }
 
 
-def markdown(table: Mapping[str, Any]) -> str:
-    """Writes the table as Markdown, after a paragraph that explains its columns."""
+def markdown(table: Mapping[str, Any], more: Sequence[FurtherTable] = ()) -> str:
+    """Writes the table as Markdown, after a list that explains its columns, and further tables."""
     lines = [
-        f"{table['family']}, seeds {table['seeds']}, {len(table['tasks'])} tasks each. The mean of "
-        "the last episode with its normal 95 % interval, as if all runs were independent; the "
-        f"interquartile mean of the last ten, with a 95 % bootstrap interval ({RESAMPLED}); the "
-        f"share of the last ten that reach the maximum, to within {COMPLETION_MARGIN:.0%}; the "
-        "episode by which half of the runs have reached it once (found), and the share of a run's "
-        "later episodes that reach it again (kept); regret per episode; the first episode whose "
-        "5-episode mean has gone 85 % of the way from the lowest return "
-        f"{table['return_min']:g} to the maximum {table['return_max']:g}. More regret: {COMPARED}.",
+        f"{table['family']}, seeds {table['seeds']}, {len(table['tasks'])} tasks each, returns "
+        f"from {table['return_min']:g} to {table['return_max']:g}.",
+        "",
+        *markdown_legend(COLUMNS),
         "",
         *markdown_table(HEAD, map(table_cells, table["rows"])),
     ]
+    for title, columns, rows in more:
+        head = ("method", *columns)
+        lines += ["", f"{title}:", "", *markdown_legend(columns), "", *markdown_table(head, rows)]
     return "\n".join(lines) + "\n"
 
 

@@ -30,7 +30,7 @@ from maicc.report.figures import (
     training_curves,
 )
 from maicc.report.pictures import drawings
-from maicc.report.table import COMPARED, HEAD, RESAMPLED, table_cells
+from maicc.report.table import COLUMNS, HEAD, RESAMPLED, FurtherTable, table_cells
 from maicc.types import UserError
 
 _POINTS = 1500  # keys in the map
@@ -186,7 +186,7 @@ def write_benchmark(
     table: Mapping[str, Any],
     curves: Mapping[str, np.ndarray],
     flat: Collection[str],
-    methods: Sequence[Mapping[str, Any]] = (),
+    more: Sequence[FurtherTable] = (),
 ) -> Path:
     """Writes the page of a benchmark or comparison, and its figures as curves.svg and profiles.svg.
 
@@ -195,7 +195,7 @@ def write_benchmark(
         table: The results, as the page shows them.
         curves: Returns (runs, episodes) of each variant.
         flat: Names of the curves that do not adapt.
-        methods: Descriptions of the methods of a comparison.
+        more: Further tables of the page.
     """
     figure = benchmark_curves(curves, flat, table["return_max"])
     write_text(folder / "curves.svg", figure)
@@ -208,9 +208,9 @@ def write_benchmark(
         cells=table_cells,
         figure=figure,
         profiles=profiles,
-        methods=methods,
+        columns=COLUMNS,
         resampled=RESAMPLED,
-        compared=COMPARED,
+        more=more,
     )
     path = folder / "report.html"
     write_text(path, html)
