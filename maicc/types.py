@@ -6,7 +6,7 @@ K retrieved trajectories, D embedding width, M trajectories (one agent's slice o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from operator import index
@@ -148,9 +148,13 @@ class Trajectories(NamedTuple):
         a, b, c, d = (np.zeros(shape, np.float32) for _ in range(4))
         return cls(observations, actions, a, b, c, d, step_mask)
 
+    def each(self, change: Callable[[Any], Any]) -> Trajectories:
+        """Applies a function to each array."""
+        return Trajectories(*map(change, self))
+
     def take(self, index: Any) -> Trajectories:
-        """Selects slices by the first dimension."""
-        return Trajectories(*(part[index] for part in self))
+        """Selects by an index of the leading dimensions, such as `np.s_[:, 3]`."""
+        return self.each(lambda part: part[index])
 
 
 class Candidates(NamedTuple):

@@ -81,7 +81,7 @@ class OnlineMemory:
     def __init__(
         self, rows: int, steps: int, width: int, observation_size: int, capacity: int = 0
     ) -> None:
-        self.count = np.zeros(rows, np.int64)  # trajectories that each row holds
+        self.count = 0  # trajectories that each row holds
         self.history = np.zeros((rows, 0), np.float32)  # team return of every episode played
         self._steps, self._width, self._observation_size = steps, width, observation_size
         self.capacity = capacity
@@ -125,11 +125,13 @@ class OnlineMemory:
         # first: an interrupted bounded memory is then known to be ahead of its saved state
         self.history = np.concatenate([self.history, team_return[:, None]], 1)
         n_slots = self.keys.shape[1]
-        full = self.capacity and self.count[0] == self.capacity
-        if not full and self.count.max() >= n_slots:
+        full = self.capacity and self.count == self.capacity
+        if not full and self.count >= n_slots:
             self._grow()
-        slot = np.lexsort((self.born, self.team_return))[:, 0] if full else self.count.copy()
-        index = (np.arange(len(self.count)), slot)
+        rows = len(self.history)
+        lowest = np.lexsort((self.born, self.team_return))[:, 0] if full else None
+        slot = np.full(rows, self.count) if lowest is None else lowest
+        index = (np.arange(rows), slot)
         self.keys[index] = keys
         for array, new in zip(self.trajectories, trajectories, strict=True):
             array[index] = new
@@ -146,14 +148,16 @@ class OnlineMemory:
         n_slots = self.keys.shape[1]
         n_grown = max(16, 2 * n_slots)
         larger = copy.copy(self)
-        larger._allocate(len(self.count), min(n_grown, self.capacity) if self.capacity else n_grown)
+        larger._allocate(
+            len(self.history), min(n_grown, self.capacity) if self.capacity else n_grown
+        )
         for name, array in larger._arrays().items():
             array[:, :n_slots] = self._arrays()[name]
         self.__dict__.update(larger.__dict__)
 
     def played(self, rows: np.ndarray, step: int) -> np.ndarray:
-        """Trajectories of these rows (Q,) that reached `step`: (Q, C) bool, C the largest count."""
-        return self.trajectories.step_mask[rows, : int(self.count.max(initial=0)), step]
+        """Trajectories of these rows (Q,) that reached `step`: (Q, C) bool, C the count."""
+        return self.trajectories.step_mask[rows, : self.count, step]
 
     def choose(self, n: int, alpha: float) -> np.ndarray:
         """Chooses which of its trajectories each row shows as its record, as `best_and_latest`.
@@ -164,10 +168,9 @@ class OnlineMemory:
         Returns:
             Slots (rows, C), where C is n, or fewer while there are fewer. The oldest come first.
         """
-        count = int(self.count.max(initial=0))
-        by_age = np.argsort(self.born[:, :count], axis=1, kind="stable")
+        by_age = np.argsort(self.born[:, : self.count], axis=1, kind="stable")
         utility = alpha * self.team_return + (1 - alpha) * self.individual_return
-        chosen = best_and_latest(np.take_along_axis(utility[:, :count], by_age, 1), n)
+        chosen = best_and_latest(np.take_along_axis(utility[:, : self.count], by_age, 1), n)
         return np.take_along_axis(by_age, chosen, 1)
 
     def latest(self, least: np.ndarray, n: int) -> np.ndarray:
@@ -179,9 +182,8 @@ class OnlineMemory:
         Returns:
             The latest first; -1 where there are fewer.
         """
-        count = int(self.count.max(initial=0))
-        worth = self.team_return[:, :count] >= least[:, None]
-        born = np.where(worth, self.born[:, :count], 0)  # the first was born in episode 1
+        worth = self.team_return[:, : self.count] >= least[:, None]
+        born = np.where(worth, self.born[:, : self.count], 0)  # the first was born in episode 1
         slots = np.argsort(-born, axis=1, kind="stable")[:, :n]
         slots = np.where(np.take_along_axis(born, slots, 1) > 0, slots, -1)
         return np.pad(slots, ((0, 0), (0, n - slots.shape[1])), constant_values=-1)
@@ -252,14 +254,14 @@ class OnlineMemory:
             raise ValueError("a bounded memory can't tell what it held before")
         arrays = {name: array[:, :episodes] for name, array in self._arrays().items()}
         return {
-            "count": np.minimum(self.count, episodes),
+            "count": np.array(min(self.count, episodes)),
             "history": self.history[:, :episodes],
             **arrays,
         }
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Takes over what `state` gave."""
-        self.count, self.history = state["count"].copy(), state["history"].copy()
-        self._allocate(len(self.count), state["keys"].shape[1])
+        self.count, self.history = int(state["count"]), state["history"].copy()
+        self._allocate(len(self.history), state["keys"].shape[1])
         for name, array in self._arrays().items():
             array[:] = state[name]

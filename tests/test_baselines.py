@@ -27,7 +27,7 @@ from maicc.training.chain_data import ChainData
 from maicc.training.episode_data import EpisodeData
 from maicc.training.fit import seeded
 from maicc.training.memories import Memories
-from maicc.types import ObsLayout, Trajectories, UserError
+from maicc.types import ObsLayout, UserError
 from tests.conftest import tiny_config
 from tests.rivals import FAMILY, METHODS, SMALL, chains, make, make_for, play, spied
 
@@ -48,7 +48,7 @@ def test_dpt_does_not_know_the_order_of_its_context(dataset):
     with seeded(0):
         net = DPTransformer(EpisodeFile(dataset).spec, DPTConfig(**SMALL)).eval()
     batch = chains(dataset)
-    context = transitions(Trajectories(*(part[:, :-1] for part in batch.chain)))
+    context = transitions(batch.chain.take(np.s_[:, :-1]))
     order = torch.randperm(context.mask.shape[1], generator=torch.Generator().manual_seed(0))
     query = batch.chain.observations[:, -1, :4]
     step = torch.arange(4).expand(5, 4)

@@ -92,7 +92,7 @@ def test_a_prefix_decides_as_the_whole_trajectory_does(slices, tokens):
     model = make(tokens=tokens)
     contexts, current = contexts_of(slices, [[4, 5, 6]]), slices.take(slice(0, 1))
     whole = model(current, contexts)
-    prefix = Trajectories(*(part[:, :7] for part in current))
+    prefix = current.take(np.s_[:, :7])
     assert torch.allclose(model(prefix, contexts)[:, -1], whole[:, 6], atol=1e-5)
 
 
@@ -176,7 +176,7 @@ def test_it_learns_to_copy_its_context(slices, tokens, context):
     adam = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(300):
         same = slices._replace(actions=torch.randint(6, slices.actions.shape))
-        contexts = Trajectories(*(part.unsqueeze(1) for part in same))
+        contexts = same.each(lambda part: part.unsqueeze(1))
         step = torch.zeros(18, dtype=torch.long)
         losses = model.loss(DecisionBatch(same, contexts, step, same.actions))
         adam.zero_grad()

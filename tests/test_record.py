@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -134,7 +135,7 @@ def test_steps_read_one_by_one_decide_as_the_whole_trajectory_does(slices, chang
     # all are encoded once, in another batch, as the team does it
     past = model.encode_contexts(slices).side_by_side(retrieved) if k else None
     for t in range(current.actions.shape[1]):
-        two = Trajectories(*(part[:, max(t - 1, 0) : t + 1] for part in current))
+        two = current.take(np.s_[:, max(t - 1, 0) : t + 1])
         encoded = model.encoders.observation(two.observations)
         if in_place and seen is not None and not seen.room:
             longest = 4 * FAMILY.spec.max_steps

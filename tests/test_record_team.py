@@ -17,7 +17,6 @@ from maicc.evaluation.context_value import context_value
 from maicc.experiments.run import run
 from maicc.files import ModelFiles
 from maicc.teams.choices import sample_alike
-from maicc.types import Trajectories
 from tests.conftest import tiny_config
 from tests.teams import FAMILY, SEEDS, check_lock_step, make_env, untrained
 
@@ -120,7 +119,7 @@ def test_a_team_decides_as_the_model_does_without_anything_kept(models, changes,
     now = env.reset([9] * 3)
     past, logits = team.online.trajectories, team.logits
     row, slot = np.arange(9)[:, None], team.online.choose(2, 1.0)
-    episodes = Trajectories(*(torch.from_numpy(part[row, slot]).flatten(0, 1) for part in past))
+    episodes = past.each(lambda part: torch.from_numpy(part[row, slot]).flatten(0, 1))
     shown = torch.arange(18).view(9, 2)
 
     def both(active):

@@ -40,14 +40,14 @@ def test_a_row_of_episodes_is_decided_step_by_step_as_at_once(dataset, method, o
     lengths = chain.step_mask.sum(-1)
     with torch.no_grad():
         whole = net(chain)
-        past = net.encode(Trajectories(*(part[:, :3] for part in chain)))
+        past = net.encode(chain.take(np.s_[:, :3]))
         seen = past
         for t in range(int(lengths[:, 3].min())):
-            current = Trajectories(*(part[:, 3, : t + 1] for part in chain))
+            current = chain.take(np.s_[:, 3, : t + 1])
             assert torch.allclose(net.decide(current, past, 3)[0], whole[:, 3, t], atol=1e-5)
             logits, seen = net.decide(current, seen, 3, t)
             assert torch.allclose(logits, whole[:, 3, t], atol=1e-5)
-        first = Trajectories(*(part[:, 0, :1] for part in chain))
+        first = chain.take(np.s_[:, 0, :1])
         assert torch.allclose(net.decide(first, None, 0)[0], whole[:, 0, 0], atol=1e-5)
 
 

@@ -18,7 +18,7 @@ from maicc.files import ModelFiles
 from maicc.teams.team import Team
 from maicc.training.fit import seeded
 from maicc.training.modules import DecisionModule
-from maicc.types import Retrieval, Trajectories, UserError
+from maicc.types import Retrieval, UserError
 from tests.teams import FAMILY, SEEDS, check_lock_step, make_env
 
 
@@ -123,7 +123,7 @@ def test_what_an_agent_stores_is_what_it_lived(models):
     assert np.allclose(memory.history[:, 0], np.repeat(returns, 3) / 2)
     assert (stored.done.sum(1) == 1).all()
     # keys made along the way are those of the finished trajectories
-    tensors = Trajectories(*(torch.from_numpy(np.ascontiguousarray(part)) for part in stored))
+    tensors = stored.each(lambda part: torch.from_numpy(np.ascontiguousarray(part)))
     keys = models.embedding.keys(tensors).vectors.numpy()
     assert np.allclose(memory.keys[:, 0][stored.step_mask], keys[stored.step_mask], atol=1e-5)
 
@@ -148,11 +148,11 @@ def test_cached_decisions_equal_uncached_ones(models, options):
             asked, retrieval = found[step]
             asking = np.isin(asked, rows)
             contexts = team.memory.contexts(rows, Retrieval(*(part[asking] for part in retrieval)))
-            flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in contexts))
+            flat = contexts.each(lambda part: part.reshape(-1, *part.shape[2:]))
             read = team.decision.encode_contexts(team._tensors(flat))
             number = torch.arange(len(rows) * 3).view(-1, 3)
             first = max(step - 1, 0)
-            two = Trajectories(*(x[:, : step - first + 1] for x in team._current(rows, first)))
+            two = team._current(rows, first).take(np.s_[:, : step - first + 1])
             anew, seen = team.decision.extend(
                 two, team.decision.encoders.observation(two.observations), step, seen,
                 read.side_by_side(number),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from maicc.baselines.sequence import SequenceModule, latest
 from maicc.config import OptimiserConfig
 from maicc.data.returns import COMPLETION_MARGIN
 from maicc.memory import OnlineMemory
+from maicc.models.batching import tensors
 from maicc.models.tokens import ACTION, OBSERVATION, OUTCOME, RETURN_TO_GO
 from maicc.training.chain_data import ChainBatch, reordered
 from maicc.types import Spec, Trajectories
@@ -89,7 +89,7 @@ class ATModule(SequenceModule):
         episodes = latest(online, self.config.episodes - 1)
         if episodes is None:
             return None
-        chain = Trajectories(*(torch.from_numpy(np.ascontiguousarray(p)) for p in episodes))
+        chain = tensors(episodes)
         chain = reordered(chain, chain.rewards.sum(-1))
         best = torch.full((len(chain.actions),), float(self.spec.bounds[1]))
-        return Trajectories(*(part.numpy() for part in relabelled(chain, best, self.spec)))
+        return relabelled(chain, best, self.spec).each(lambda part: part.numpy())

@@ -27,7 +27,7 @@ from maicc.models.tokens import TokenEncoders, scaled_embedding
 from maicc.models.transformer import Transformer
 from maicc.training.chain_data import ChainBatch, ChainData
 from maicc.training.memories import Memories
-from maicc.types import Spec, Trajectories
+from maicc.types import Spec
 
 
 class DPTransformer(nn.Module):
@@ -80,9 +80,9 @@ class DPTTeam(BaselineTeam):
 
     def on_episode_start(self) -> None:
         """Encodes the set: the steps of the latest episodes."""
-        count, set_episodes = int(self.online.count[0]), self.module.config.set_episodes
+        count, set_episodes = self.online.count, self.module.config.set_episodes
         latest = slice(max(count - set_episodes, 0), count)
-        episodes = Trajectories(*(part[:, latest] for part in self.online.trajectories))
+        episodes = self.online.trajectories.take(np.s_[:, latest])
         context = packed(transitions(self._tensors(episodes)))
         with torch.no_grad():
             self._past = self.net.tokens(context).read(self.net.transformer)
@@ -169,8 +169,8 @@ class DPTModule(BaselineModule):
 
     def losses(self, batch: ChainBatch) -> dict[str, Tensor]:
         """Computes the loss of the expert's actions, given sets of random sizes."""
-        context = packed(transitions(Trajectories(*(part[:, :-1] for part in batch.chain))))
-        query = Trajectories(*(part[:, -1] for part in batch.chain))
+        context = packed(transitions(batch.chain.take(np.s_[:, :-1])))
+        query = batch.chain.take(np.s_[:, -1])
         chance = torch.Generator().manual_seed(self.step_seed())
         B, C = context.mask.shape
         share = torch.rand(B, 1, generator=chance)

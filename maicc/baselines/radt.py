@@ -155,7 +155,7 @@ class RADTTeam(BaselineTeam):
             for part in (net.retriever, net.decision)
         ]
         for episode in range(len(self._past_outputs), self.episode):
-            past = Trajectories(*(part[:, episode] for part in self.online.trajectories))
+            past = self.online.trajectories.take(np.s_[:, episode])
             self._past_outputs.append(net.read(self._tensors(past)))
 
     def logits(self, active: np.ndarray) -> np.ndarray:
@@ -201,7 +201,7 @@ class RADTTeam(BaselineTeam):
         Returns:
             (Q,) number of the piece's episode, -1 if there is none; (Q,) step at which it ends.
         """
-        count = int(self.online.count[0])
+        count = self.online.count
         if count == 0:
             return np.full(len(rows), -1), np.zeros(len(rows), np.int64)
         valid = ends(self.online.trajectories.step_mask[rows, :count], self.module.config.window)

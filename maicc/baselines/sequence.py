@@ -166,7 +166,7 @@ class SequenceTransformer(nn.Module):
             The logits, and the past of the next step, which holds the new tokens as well.
         """
         step = max(steps_read - 1, 0)
-        chain = one_episode(Trajectories(*(part[:, step:] for part in current)))
+        chain = one_episode(current.take(np.s_[:, step:]))
         x, encoded, before = self.tokens(chain, place, step, before=past.before if past else None)
         x = rearrange(x, "b 1 t m d -> b (t m) d")
         to_acting = self.acting + 1  # tokens of a step up to the one that gives the action
@@ -216,7 +216,7 @@ def of_the_step_before(x: Tensor, played: Tensor, before: Tensor | None) -> Tens
 
 def one_episode(slices: Trajectories) -> Trajectories:
     """Makes chains of one episode each of trajectories: (B, T, ...) -> (B, 1, T, ...)."""
-    return Trajectories(*(part.unsqueeze(1) for part in slices))
+    return slices.each(lambda part: part.unsqueeze(1))
 
 
 class SequenceTeam(BaselineTeam):
@@ -306,8 +306,8 @@ class SequenceModule(BaselineModule):
 
 def latest(online: OnlineMemory, episodes: int) -> Trajectories | None:
     """Picks up to that many latest episodes of each row, the oldest first: (rows, C, T, ...)."""
-    count = int(online.count[0])
+    count = online.count
     first = max(count - episodes, 0)
     if first == count:
         return None
-    return Trajectories(*(part[:, first:count] for part in online.trajectories))
+    return online.trajectories.take(np.s_[:, first:count])

@@ -13,7 +13,7 @@ from maicc.training.checkpoints import load_module
 from maicc.training.modules import DecisionModule
 from maicc.training.record_data import RecordData
 from maicc.training.retrieval_data import RetrievalData
-from maicc.types import Trajectories, UserError
+from maicc.types import UserError
 
 _SEED, _QUERIES = 90, 48
 
@@ -67,7 +67,7 @@ def context_value(
     with torch.no_grad():
         for _ in range(batches):
             batch = next(stream)
-            others = Trajectories(*(part.roll(shift, 0) for part in batch.contexts))
+            others = batch.contexts.each(lambda part: part.roll(shift, 0))
             for name, contexts in zip(results, (batch.contexts, others), strict=True):
                 losses = net.loss(batch._replace(contexts=contexts))
                 results[name].append((float(losses.actions), float(losses.accuracy)))

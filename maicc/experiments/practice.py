@@ -18,7 +18,6 @@ from maicc.evaluation.adapt import play_episode
 from maicc.files import ModelFiles
 from maicc.streams import Stream
 from maicc.training.practice_data import PracticeRuns
-from maicc.types import Trajectories
 
 
 def play_practice(config: RunConfig, fit: str, path: Path, files: ModelFiles) -> None:
@@ -62,7 +61,7 @@ def play_practice(config: RunConfig, fit: str, path: Path, files: ModelFiles) ->
     finally:
         env.close()
     stored = team.online.trajectories
-    trajectories = Trajectories(*(part[:, : adapt.episodes] for part in stored))
+    trajectories = stored.take(np.s_[:, : adapt.episodes])
     PracticeRuns(trajectories, expert, task[np.nonzero(exists)[0]]).save(path)
 
 

@@ -14,7 +14,7 @@ _GROUPS = 4
 
 def tensors(arrays: Trajectories) -> Trajectories:
     """Makes tensors of trajectories that are NumPy arrays."""
-    return Trajectories(*(torch.from_numpy(part) for part in arrays))
+    return arrays.each(torch.from_numpy)
 
 
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def trimmed(t: Trajectories) -> Trajectories:
     """
     lead = t.step_mask.ndim - 1
     T = max(int(t.step_mask.sum(-1).max()) if t.step_mask.numel() else 0, 1)
-    return Trajectories(*(part.narrow(lead, 0, T) for part in t))
+    return t.each(lambda part: part.narrow(lead, 0, T))
 
 
 def split_by_length(length: Tensor) -> list[Tensor]:

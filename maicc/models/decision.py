@@ -139,7 +139,7 @@ class DecisionTransformer(nn.Module):
         if remembered is not None and shown is not None:
             past = remembered.side_by_side(shown)
         if K:
-            read = self.encode_contexts(Trajectories(*(part.flatten(0, 1) for part in contexts)))
+            read = self.encode_contexts(contexts.each(lambda part: part.flatten(0, 1)))
             rows = torch.arange(len(read.visible), device=read.visible.device).unflatten(0, (-1, K))
             past = read.side_by_side(rows).behind(past)
         x = self._current_tokens(current, encoded)
@@ -166,7 +166,7 @@ class DecisionTransformer(nn.Module):
             n rows of T tokens, or of as many as that share.
         """
         assert self.following is not None
-        steps = transitions(Trajectories(*(part.unsqueeze(1) for part in episodes)))
+        steps = transitions(episodes.each(lambda part: part.unsqueeze(1)))
         most = self.most_steps
         too_long = steps.mask.shape[1] > most
         if too_long:

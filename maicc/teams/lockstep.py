@@ -283,7 +283,7 @@ class LockStepTeam(ABC):
         trajectories.done[:, t] = self._each_agent(self._ended)
         trajectories.completed[:, t] = self._each_agent(at_maximum)
         trajectories.step_mask[:, t] = self._each_agent(was_active)
-        self.on_step(Trajectories(*(part[:, t] for part in trajectories)))
+        self.on_step(trajectories.take(np.s_[:, t]))
         self._step += 1
         self._awaits_observe = False
         if self._ended.all():
@@ -396,12 +396,12 @@ class LockStepTeam(ABC):
         return per_agent[self._run, self._column]
 
     def _tensors(self, arrays: Trajectories) -> Trajectories:
-        return Trajectories(*(self._tensor(part) for part in arrays))
+        return arrays.each(self._tensor)
 
     def _current(self, rows: np.ndarray, first: int = 0) -> Trajectories:
         """The running trajectories of these rows, from `first` to the running step, as tensors."""
         steps = slice(first, self._step + 1)
-        return self._tensors(Trajectories(*(part[rows, steps] for part in self._now)))
+        return self._tensors(self._now.take(np.s_[rows, steps]))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         if array.dtype == np.float64:

@@ -143,7 +143,7 @@ class Team(LockStepTeam):
         """Lets the model read these rows too: their record and the steps so far, each once."""
         t, seen = self._step, self._past_episodes(rows)
         if t:
-            steps = Trajectories(*(part[:, :t] for part in self._current(rows)))
+            steps = self._current(rows).take(np.s_[:, :t])
             encoded = EncodedObservations(*(part[:, :t] for part in self._encoder.take(rows)))
             seen = self.decision.catch_up(steps, encoded, seen)
         reading = np.concatenate([self._reading, rows])
@@ -160,7 +160,7 @@ class Team(LockStepTeam):
 
         def episodes(place: np.ndarray) -> Trajectories:
             index = row.flat[place], slot.flat[place]
-            return self._tensors(Trajectories(*(part[index] for part in self.online.trajectories)))
+            return self._tensors(self.online.trajectories.take(index))
 
         return self.encoded_episodes.side_by_side(own_ids(row, slot), episodes)
 
@@ -174,7 +174,7 @@ class Team(LockStepTeam):
             row, column = np.unravel_index(place, item.shape)
             parts = (x[row, column, None] if x.ndim == 2 else x[row] for x in retrieval)
             found = self.memory.contexts(rows[row], Retrieval(*parts))
-            return self._tensors(Trajectories(*(part[:, 0] for part in found)))
+            return self._tensors(found.take(np.s_[:, 0]))
 
         return self.encoded_contexts.side_by_side(np.where(item >= 0, ids, -1), contexts)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
@@ -28,7 +27,7 @@ from maicc.files import (
     store,
 )
 from maicc.memory import KeyIndex, OfflineMemory
-from maicc.models.batching import trimmed
+from maicc.models.batching import tensors, trimmed
 from maicc.models.embedding import Embedding
 from maicc.training.checkpoints import weights_hash
 from maicc.types import Spec, Trajectories, UserError
@@ -139,8 +138,8 @@ def embed(
     with tqdm(desc="keys", unit="trajectory", total=len(order)) as bar:
         for start in range(0, len(order), _BATCH):
             items = order[start : start + _BATCH]
-            batch = trimmed(Trajectories(*(torch.from_numpy(x) for x in trajectories.take(items))))
-            keys = embedding.keys(Trajectories(*(part.to(device) for part in batch)))
+            batch = trimmed(tensors(trajectories.take(items)))
+            keys = embedding.keys(batch.each(lambda part: part.to(device)))
             vectors[items, : batch.actions.shape[1]] = keys.vectors.cpu().numpy()
             individual_return[items] = keys.individual_reward.sum(1).cpu().numpy()
             bar.update(len(items))

@@ -71,7 +71,7 @@ class PracticeData(RecordData):
         self.first_of_runs = len(self.length)
         trained_on = np.isin(runs.task, self.task[~self.held])  # others are held back whole
         self.runs_trained_on = np.flatnonzero(trained_on)
-        flat = Trajectories(*(part.reshape(-1, *part.shape[2:]) for part in runs.trajectories))
+        flat = runs.trajectories.each(lambda part: part.reshape(-1, *part.shape[2:]))
         expert = runs.expert.reshape(-1, s.max_steps)
         self.stored = stored.followed_by(flat, expert, np.repeat(runs.task, self.episodes))
         self.team_return = self.stored.trajectories.return_to_go[:, 0]
