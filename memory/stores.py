@@ -115,7 +115,7 @@ class OnlineMemory:
         Args:
             keys: (rows, T, D).
             trajectories: (rows, T, ...).
-            team_return: (rows,) in [0, 1] on the family's scale.
+            team_return: (rows,) on the family's scale, which it may leave.
             individual_return: (rows,) predicted, times the number of agents, on the same scale.
             order: (rows,) in [0, 1), random, for ties.
 

@@ -497,6 +497,11 @@ def test_the_memory_of_a_run_is_told():
     before = gibibytes("what the teams live through")
     config.adapt.episodes *= 1000
     assert gibibytes("what the teams live through") > 100 * before
+    config.adapt.traces = 2
+    agents_steps = 2 * config.adapt.episodes * 1000 * 30
+    assert gibibytes("traces (adapt.traces)") == pytest.approx(
+        agents_steps * (4 * 2 + 5 * 3 + 8) / 2**30, abs=0.06
+    )
 
 
 @pytest.mark.parametrize("method", ["maicc", "madt", "at", "radt", "ad", "dpt", "hissd"])

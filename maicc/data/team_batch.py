@@ -11,6 +11,10 @@ from torch import Tensor
 from maicc.data.episodes import EpisodeBatch, outcomes
 from maicc.types import Trajectories
 
+_OF_STEPS = (
+    "actions", "rewards", "done", "terminated", "completed", "return_to_go", "step_mask", "alive",
+)  # fields (B, T, ...)  # fmt: skip
+
 
 class TeamBatch(NamedTuple):
     """Whole episodes as tensors."""
@@ -30,16 +34,11 @@ class TeamBatch(NamedTuple):
     def trimmed(self) -> TeamBatch:
         """Cuts steps that no episode has, and agents that no team has."""
         T, N = int(self.step_mask.sum(1).max()), int(self.agent_mask.sum(1).max())
+        cut = {name: getattr(self, name)[:, :T] for name in _OF_STEPS}
+        cut |= {name: cut[name][:, :, :N] for name in ("actions", "alive")}
         return self._replace(
+            **cut,
             observations=self.observations[:, : T + 1, :N],
-            actions=self.actions[:, :T, :N],
-            rewards=self.rewards[:, :T],
-            done=self.done[:, :T],
-            terminated=self.terminated[:, :T],
-            completed=self.completed[:, :T],
-            return_to_go=self.return_to_go[:, :T],
-            step_mask=self.step_mask[:, :T],
-            alive=self.alive[:, :T, :N],
             agent_mask=self.agent_mask[:, :N],
         )
 
@@ -49,15 +48,8 @@ class TeamBatch(NamedTuple):
         played = observed[:, :-1]
         row = torch.arange(len(first), device=first.device)[:, None]
         return self._replace(
+            **{name: getattr(self, name)[row, played] for name in _OF_STEPS},
             observations=self.observations[row, observed],
-            actions=self.actions[row, played],
-            rewards=self.rewards[row, played],
-            done=self.done[row, played],
-            terminated=self.terminated[row, played],
-            completed=self.completed[row, played],
-            return_to_go=self.return_to_go[row, played],
-            step_mask=self.step_mask[row, played],
-            alive=self.alive[row, played],
             first=self.first + first,
         )
 

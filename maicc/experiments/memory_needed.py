@@ -54,8 +54,10 @@ def memory_needed(config: RunConfig, family: TaskFamily, dataset: EpisodeFile | 
     ]
     if cache := _cache(config, spec, key):
         parts.append((cache, "of cache (adapt.memory.cache_gib)"))
+    if traces := _traces(config, spec):
+        parts.append((traces, "for traces (adapt.traces)"))
     # a fit and an adaptation are not at work at the same time
-    total = program + offline + max(training, teams + cache)
+    total = program + offline + max(training, teams + cache + traces)
     listed = ", ".join(f"{part / _GIB:.1f} {what}" for part, what in parts)
     return (
         f"memory: about {total / _GIB:.1f} GiB: {listed}. Observations and action masks, up to "
@@ -143,6 +145,13 @@ def _cache(config: RunConfig, spec: Spec, key: int) -> float:
     own = rows * episodes * spec.max_steps * _keys_and_values(model) * (model.record > 0)
     most = memory.cache_gib * _GIB
     return (most if key else 0.0) + min(own, most)
+
+
+def _traces(config: RunConfig, spec: Spec) -> float:
+    """Bytes of the traces of an adaptation, see `maicc.evaluation.traces`."""
+    adapt = config.adapt
+    agents_steps = adapt.traces * adapt.episodes * spec.max_steps * spec.n_agents
+    return agents_steps * (4 * spec.observation_size + 5 * spec.n_actions + 8)
 
 
 def _lived(config: RunConfig, spec: Spec) -> tuple[int, int]:

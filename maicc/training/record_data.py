@@ -25,7 +25,7 @@ from maicc.training.memories import Memories
 from maicc.training.offline_keys import OfflineKeys
 from maicc.training.retrieval_data import RetrievalData
 
-_MARGIN = MemoryConfig().margin
+_USUAL = MemoryConfig()  # how a team looks up its own, unless it is told otherwise
 
 
 class Drawn(NamedTuple):
@@ -142,11 +142,11 @@ class RecordData(RetrievalData):
         if len(reached):
             similarity = self.vectors[reached, step] @ self.vectors[query, step]
             returns = normalised(self.team_return[reached], *self.spec.bounds)
-            score = hybrid_utility(similarity[None], returns[None], np.zeros((1, 1)), alpha=1.0)
+            score = hybrid_utility(similarity[None], returns[None], np.zeros((1, 1)), _USUAL.alpha)
             short = max(self.k - len(reached), 0)
             reached = np.pad(reached, (0, short), constant_values=-1)
             score = np.pad(score, ((0, 0), (0, short)))
-            chosen = reached[top_k(score, reached[None], self.k, _MARGIN)[0]]
+            chosen = reached[top_k(score, reached[None], self.k, _USUAL.margin)[0]]
         return chosen
 
     def _shown(self, memories: list[np.ndarray]) -> np.ndarray:
