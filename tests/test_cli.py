@@ -19,7 +19,8 @@ import yaml
 from maicc import load_team
 from maicc.cli import main
 from maicc.cli.commands import COMMANDS
-from maicc.cli.options import _variants
+from maicc.cli.options import _variants, shipped_run
+from maicc.config import CollectConfig
 from maicc.envs import get_family, registry
 from maicc.experiments.memory_needed import memory_needed
 from maicc.experiments.units import with_overrides
@@ -328,6 +329,19 @@ def test_adapt_refuses_what_cannot_work(capsys, tiny_run, tmp_path):
     out = f"--out={tmp_path / 'a.json'}"
     said = refused(capsys, "adapt", str(tiny_run), out, "--memory.max_episodes=-1")
     assert "max_episodes=-1 must be at least 0" in said
+
+
+def test_collect_plays_what_run_does_unless_told_otherwise(monkeypatch):
+    played = []
+    monkeypatch.setattr(
+        "maicc.cli.making._play", lambda family, config, seed, out: played.append(config)
+    )
+    main(["collect", "--seed", "3", "lbf_levels"])
+    main(["collect", "lbf_levels", "--episodes=7"])
+    main(["collect", "lbf_7x7"])
+    levels = shipped_run("lbf_levels").collect
+    assert levels != CollectConfig()
+    assert played == [levels, dataclasses.replace(levels, episodes=7), CollectConfig()]
 
 
 def test_the_run_that_adapts_is_no_value_of_an_option(capsys, tmp_path, monkeypatch):

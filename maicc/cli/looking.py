@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
-from maicc.cli.options import DEVICE, make_parser, run_options
+from maicc.cli.options import DEVICE, make_parser, shipped_run
 from maicc.config import MaiccRun
 from maicc.types import UserError
 
@@ -43,7 +43,7 @@ def bench_command(argv: list[str]) -> None:
     require_writable(out / f"{name}.json")
     result: Any
     if options.part in ("models", "shipped"):
-        shipped = _shipped(options.family) if options.part == "shipped" else None
+        shipped = _maiccs(options.family) if options.part == "shipped" else None
         family = shipped.family if shipped else options.family
         result = speed.bench(family, options.device, shipped)
         text = speed.markdown(result)
@@ -61,15 +61,13 @@ def bench_command(argv: list[str]) -> None:
     print(text)
 
 
-def _shipped(name: str) -> MaiccRun:
+def _maiccs(name: str) -> MaiccRun:
     """Reads the configuration that `maicc run NAME` has.
 
     Raises:
         UserError: it is that of another method.
     """
-    parser = make_parser("run", "")
-    parser.add_argument("--config", action="config")
-    run, _ = run_options(parser, [name])
+    run = shipped_run(name)
     if not isinstance(run, MaiccRun):
         raise UserError(f"{name} has method={run.method}, and MAICC's models are timed")
     return run

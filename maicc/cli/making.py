@@ -12,7 +12,9 @@ from maicc.cli.options import (
     folder_name,
     given_data,
     make_parser,
+    positional,
     run_options,
+    shipped_run,
     variant_options,
 )
 from maicc.types import UserError
@@ -58,7 +60,10 @@ def _split(word: str) -> list[str]:
 def collect_command(argv: list[str]) -> None:
     from maicc.config import CollectConfig
 
-    parser = make_parser("collect", "Make the dataset of a task family.")
+    parser = make_parser(
+        "collect",
+        "Make the dataset of a task family. Settings that are not given are those of `maicc run`.",
+    )
     parser.add_argument("family", type=str, help="task family; `maicc tasks` lists them")
     parser.add_argument("--out", type=str, default=None, help="file; runs/FAMILY.h5 by default")
     parser.add_argument("--seed", type=int, default=0, help="every random choice follows from it")
@@ -80,6 +85,8 @@ def collect_command(argv: list[str]) -> None:
     )  # fmt: skip
     parser.add_argument("--data", type=str, default=None, help="dataset for --to-minari")
     parser.add_class_arguments(CollectConfig)
+    if (name := next(positional(argv), None)) is not None:
+        parser.set_defaults(asdict(shipped_run(name).collect))
     options = parser.parse_args(argv)
 
     from maicc.envs import get_family
@@ -228,9 +235,8 @@ def adapt_command(argv: list[str]) -> None:
     parser.add_argument(
         "--tasks", type=Literal["held_out", "training"], default="held_out", help="which"
     )
-    values = {i + 1 for i, word in enumerate(argv) if word.startswith("-") and "=" not in word}
-    words = (word for i, word in enumerate(argv) if i not in values and not word.startswith("-"))
-    run = next((word for word in words if Path(word).is_dir() or word.endswith(BUNDLE)), None)
+    named = (word for word in positional(argv) if Path(word).is_dir() or word.endswith(BUNDLE))
+    run = next(named, None)
     settings: Any = read_config(run).adapt if run else MaiccAdapt()
     # --runs is the number of runs on held-out tasks and on training tasks alike
     parser.add_class_arguments(type(settings), skip={"training_runs"})

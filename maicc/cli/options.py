@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_type_hints
@@ -115,6 +115,27 @@ def run_options(parser: ArgumentParser, argv: Sequence[str]) -> tuple[RunConfig,
         method.config(**{k: value for k, value in values.items() if k not in command_names}),
         {k: value for k, value in values.items() if k in command_names},
     )
+
+
+def shipped_run(name: str) -> RunConfig:
+    """Reads the configuration that `maicc run NAME` has.
+
+    Raises:
+        UserError: there is no such family or configuration.
+    """
+    parser = make_parser("run", "")
+    parser.add_argument("--config", action="config")
+    return run_options(parser, [name])[0]
+
+
+def positional(argv: Sequence[str]) -> Iterator[str]:
+    """Yields the words that are neither options nor their values."""
+    before = ""
+    for word in argv:
+        is_value = before.startswith("-") and "=" not in before
+        if not is_value and not word.startswith("-"):
+            yield word
+        before = word
 
 
 def _require_sections(options: Any, kind: Any, path: str = "") -> None:

@@ -55,6 +55,10 @@ class FamilyData(L.LightningDataModule):
         with locked(self.path):
             if not self.path.exists():
                 check_family(self.family)
+                print(
+                    f"{self.path} is not there, and is collected with settings that suit any "
+                    f"family; `maicc collect {self.family.name} --out FILE` has this family's own"
+                )
                 collect(self.family, self.path, CollectConfig(), self.seed)
         dataset = EpisodeFile(self.path)
         dataset.require(self.spec)
