@@ -1,7 +1,8 @@
 """Names of the random streams: two users of one seed draw from different streams.
 
-A stream is `numpy.random.default_rng([seed, Stream.NAME, ...])`. A number is never changed or used
-again: data and results follow from it.
+A stream is `numpy.random.default_rng([seed, Stream.NAME, ...])`. NumPy takes missing numbers for 0:
+`[seed, 30]` and `[seed, 30, 0]` are the same stream. A number is never changed or used again: data
+and results follow from it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ class Stream(IntEnum):
     """Numbers of the streams.
 
     Agents draw from `[seed, number of the agent, episode]`, without a stream, unless they share
-    their draws. In a team of more than 50 agents, agent 50 shares its numbers with `ADAPT_RESET`,
-    which does no harm.
+    their draws. In a team of more than 50 agents, agents 50 to 54, and 70 beside an explorer, share
+    numbers with the streams of these names, which does no harm.
     """
 
     # of one episode that a behaviour policy plays, behind the episode's own seed

@@ -131,9 +131,9 @@ def test_steps_read_one_by_one_decide_as_the_whole_trajectory_does(slices, chang
     contexts = slices.take(retrieved)
     record = record_of(slices, [[10, 11], [12, 13]]) if model.config.record else {}
     whole = model(current, contexts, **record)
-    seen = model.encode_record(slices).side_by_side(record["shown"]) if record else None
+    seen = model.encode_record(slices).joined(record["shown"]) if record else None
     # all are encoded once, in another batch, as the team does it
-    past = model.encode_contexts(slices).side_by_side(retrieved) if k else None
+    past = model.encode_contexts(slices).joined(retrieved) if k else None
     for t in range(current.actions.shape[1]):
         two = current.take(np.s_[:, max(t - 1, 0) : t + 1])
         encoded = model.encoders.observation(two.observations)

@@ -57,7 +57,7 @@ def test_what_follows_a_seeded_episode_is_seeded_too():
     assert (third(1) != third(2)).any()
 
 
-def test_games_side_by_side_equal_games_alone():
+def test_games_joined_equal_games_alone():
     changes = [{}, {"race": "zerg", "allies": 5, "enemies": 6}, {"vary": True, "allies": 12}]
     together, rng = batch(*changes), np.random.default_rng(0)
     alone = [Smax(**{**FIXED, **c}) for c in changes]

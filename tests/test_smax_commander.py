@@ -113,7 +113,7 @@ def test_reveal_tells_the_commander_by_the_bits_that_agents_see():
     assert reveal({**BATTLE, "commander": 6}) == [-1.0, 1.0, 1.0, -1.0]
 
 
-def test_games_side_by_side_equal_games_alone_and_follow_from_their_seed():
+def test_games_joined_equal_games_alone_and_follow_from_their_seed():
     tasks = [dict(FAMILY.training_tasks[i].parameters) for i in (0, -1)]
     games, alone = batch(*tasks), [Commander(**p) for p in tasks]
     rng = np.random.default_rng(0)

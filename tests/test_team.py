@@ -155,7 +155,7 @@ def test_cached_decisions_equal_uncached_ones(models, options):
             two = team._current(rows, first).take(np.s_[:, : step - first + 1])
             anew, seen = team.decision.extend(
                 two, team.decision.encoders.observation(two.observations), step, seen,
-                read.side_by_side(number),
+                read.joined(number),
             )  # fmt: skip
         assert np.allclose(kept, anew.numpy()[np.isin(rows, active)], atol=1e-5)
         checked.append(len(active))
@@ -274,7 +274,7 @@ def test_the_best_of_the_dataset_stands_in_for_the_maximum(models, monkeypatch):
 
 
 @pytest.mark.slow
-def test_teams_of_different_size_side_by_side(models):
+def test_teams_of_different_size_joined(models):
     """Two agents in one run and three in another act as they would with nobody beside them."""
     env = make_env(2)
     there = np.array([[True, True, False], [True, True, True]])

@@ -23,6 +23,7 @@ from maicc.memory import OnlineMemory
 from maicc.models.batching import concat_by_length, take_where, trimmed
 from maicc.models.heads import ActionHead, hidden_errors, hidden_head
 from maicc.models.observations import EncodedObservations
+from maicc.models.past import Past, read_on
 from maicc.models.tokens import (
     ACTION,
     OBSERVATION,
@@ -31,7 +32,7 @@ from maicc.models.tokens import (
     TokenEncoders,
     scaled_embedding,
 )
-from maicc.models.transformer import KeyValues, Transformer, take_tokens
+from maicc.models.transformer import Transformer, take_tokens
 from maicc.training.chain_data import ChainBatch
 from maicc.types import Spec, Trajectories
 
@@ -143,57 +144,49 @@ class SequenceTransformer(nn.Module):
         position = (played.cumsum(1) - 1).clamp(min=0)[:, self.acting :: self.per_step]
         return take_tokens(y, position).unflatten(1, chain.actions.shape[1:]), encoded
 
-    def encode(self, contexts: Trajectories) -> Past:
+    def encode(self, contexts: Trajectories) -> Read:
         """Encodes past episodes (B, C, T, ...), for the running one to look back at."""
         x, played, _, before = self.row(contexts)
         played = torch.arange(x.shape[1], device=x.device) < played.sum(1, keepdim=True)
-        return Past(self.transformer(x)[1], played, before)
+        return Read(Past(self.transformer(x)[1], played), before)
 
     def decide(
-        self, current: Trajectories, past: Past | None, place: int, steps_read: int = 0
-    ) -> tuple[Tensor, Past]:
+        self, current: Trajectories, read: Read | None, place: int, steps_read: int = 0
+    ) -> tuple[Tensor, Read]:
         """Computes logits (B, A) of the last step of running episodes.
 
         Args:
             current: (B, T, ...) the running episodes, whole.
-            past: Tokens that were read before: those of `place` past episodes and of `steps_read`
-                steps of the running one. None if there are none.
-            place: Number of past episodes in `past`.
-            steps_read: Number of steps of the running episode in `past`. Of the last of them only
-                the tokens up to its observation were read.
+            read: What was read before: `place` past episodes and `steps_read` steps of the running
+                one. None if there are none.
+            place: Number of past episodes that were read.
+            steps_read: Number of steps of the running episode that were read. Of the last of them
+                only the tokens up to its observation were.
 
         Returns:
-            The logits, and the past of the next step, which holds the new tokens as well.
+            The logits, and what has been read at the next step.
         """
         step = max(steps_read - 1, 0)
         chain = one_episode(current.take(np.s_[:, step:]))
-        x, encoded, before = self.tokens(chain, place, step, before=past.before if past else None)
+        x, encoded, before = self.tokens(chain, place, step, before=read.before if read else None)
         x = rearrange(x, "b 1 t m d -> b (t m) d")
         to_acting = self.acting + 1  # tokens of a step up to the one that gives the action
         x = x[:, to_acting if steps_read else 0 : x.shape[1] - self.per_step + to_acting]
-        B, L = x.shape[:2]
-        played = torch.ones(B, L, dtype=torch.bool, device=x.device)
-        last = slice(L - 1, L)
-        if past is None:
-            z, kv = self.transformer(x, positions=last)
-        else:
-            z, kv = self.transformer.extend(x, past.kv, past.played, last)
-            played = torch.cat([past.played, played], 1)
+        last = slice(x.shape[1] - 1, x.shape[1])
+        z, past = read_on(self.transformer, x, read.past if read else None, last)
         logits = self.head(z[:, 0], encoded.attack_targets[:, 0, -1])
-        return logits, Past(kv, played, before)
+        return logits, Read(past, before)
 
 
-class Past(NamedTuple):
-    """Tokens that were read, for later tokens to look back at."""
+class Read(NamedTuple):
+    """What was read of a chain, for later tokens to look back at."""
 
-    kv: KeyValues
-    played: Tensor  # (B, tokens) bool, False where a token stands for a step that was not played
+    past: Past
     before: Tensor | None = None  # (B, D) the last action and outcome, where tokens are fused
 
-    def take(self, rows: Tensor) -> Past:
+    def take(self, rows: Tensor) -> Read:
         """Picks these rows."""
-        kv = [(keys[rows], values[rows]) for keys, values in self.kv]
-        return Past(kv, self.played[rows], None if self.before is None else self.before[rows])
+        return Read(self.past.take(rows), None if self.before is None else self.before[rows])
 
 
 def of_the_step_before(x: Tensor, played: Tensor, before: Tensor | None) -> Tensor:
@@ -229,29 +222,29 @@ class SequenceTeam(BaselineTeam):
         """Encodes the past episodes that the method shows."""
         contexts = self.module.contexts(self.online) if self.episode else None
         self._place = 0
-        self._before: Past | None = None  # the past episodes of all rows
+        self._contexts: Read | None = None  # the past episodes of all rows
         if contexts is not None:
             self._place = contexts.actions.shape[1]
             with torch.no_grad():
-                self._before = self.net.encode(trimmed(self._tensors(contexts)))
-        self._past: Past | None = None  # of the rows `_asked`, with all steps before this one
+                self._contexts = self.net.encode(trimmed(self._tensors(contexts)))
+        self._read: Read | None = None  # of the rows `_asked`, with all steps before this one
         self._asked = np.zeros(0, np.int64)
 
     def logits(self, active: np.ndarray) -> np.ndarray:
         """Computes the logits (Q, A) of the `active` rows at the running step."""
         if self._step and np.isin(active, self._asked).all():
-            # the other rows are dead or done; their past is dropped with many of them at a time
+            # the other rows are dead or done; what was read is dropped of many of them at a time
             if len(active) < 0.8 * len(self._asked):
-                assert self._past is not None
+                assert self._read is not None
                 rows = torch.from_numpy(np.flatnonzero(np.isin(self._asked, active)))
-                self._past, self._asked = self._past.take(rows.to(self.device)), active
-            steps_read, past = self._step, self._past
+                self._read, self._asked = self._read.take(rows.to(self.device)), active
+            steps_read, read = self._step, self._read
         else:
-            steps_read, past, self._asked = 0, self._before, active
-            if past is not None and len(active) < len(self._run):
-                past = past.take(torch.from_numpy(active).to(self.device))
+            steps_read, read, self._asked = 0, self._contexts, active
+            if read is not None and len(active) < len(self._run):
+                read = read.take(torch.from_numpy(active).to(self.device))
         current = self.module.running(self._current(self._asked))
-        logits, self._past = self.net.decide(current, past, self._place, steps_read)
+        logits, self._read = self.net.decide(current, read, self._place, steps_read)
         is_active = np.isin(self._asked, active)
         return logits.double().cpu().numpy()[is_active]
 

@@ -26,10 +26,10 @@ from maicc.models.heads import (
     imitation_losses,
 )
 from maicc.models.observations import EncodedObservations
-from maicc.models.past import Past
+from maicc.models.past import Past, read_on
 from maicc.models.record import packed, paid_in_between, step_tokens, transitions
 from maicc.models.tokens import TokenEncoders, scaled_embedding
-from maicc.models.transformer import Positions, Transformer, take_tokens
+from maicc.models.transformer import Transformer, take_tokens
 from maicc.types import Spec, Trajectories, UserError
 
 
@@ -137,13 +137,13 @@ class DecisionTransformer(nn.Module):
             return self._concatenated(current, encoded, contexts)
         past = None
         if remembered is not None and shown is not None:
-            past = remembered.side_by_side(shown)
+            past = remembered.joined(shown)
         if K:
             read = self.encode_contexts(contexts.each(lambda part: part.flatten(0, 1)))
             rows = torch.arange(len(read.visible), device=read.visible.device).unflatten(0, (-1, K))
-            past = read.side_by_side(rows).behind(past)
+            past = read.joined(rows).after(past)
         x = self._current_tokens(current, encoded)
-        return self._read(x, past, self._action_positions)[0]
+        return read_on(self.transformer, x, past, self._action_positions)[0]
 
     def encode_record(self, episodes: Trajectories) -> Past | None:
         """Encodes past episodes (n, T, ...) as `encode_episodes` does; None where there are none.
@@ -154,7 +154,7 @@ class DecisionTransformer(nn.Module):
             return None
         groups = split_by_length(episodes.step_mask.sum(1))
         read = [self.encode_episodes(trimmed(episodes.take(group))) for group in groups]
-        return reduce(Past.beside, read).take(torch.cat(groups).argsort())
+        return reduce(Past.with_rows_of, read).take(torch.cat(groups).argsort())
 
     def encode_episodes(self, episodes: Trajectories) -> Past:
         """Encodes past episodes (n, T, ...), each on its own.
@@ -221,19 +221,19 @@ class DecisionTransformer(nn.Module):
         new = slice(-1, None) if self.config.tokens == "fused" else slice(-6 if number else 0, -2)
         x = x[:, new]
         L = x.shape[1]
-        in_place = None if seen is None or not seen.front else seen
+        with_front = None if seen is None or not seen.front else seen
         past = seen
         if contexts is not None:
-            past = in_place.showing(contexts) if in_place else contexts.behind(seen)
-        y, after = self._read(x, past, slice(L - 1, L))
+            past = with_front.showing(contexts) if with_front else contexts.after(seen)
+        y, read = read_on(self.transformer, x, past, slice(L - 1, L))
         logits = self.head(y, encoded.attack_targets[:, -1:])[:, 0]
         # the next step has contexts of its own
-        if in_place:
+        if with_front:
             assert contexts is not None
-            after = in_place._replace(room=after.room)
+            read = with_front._replace(room=read.room)
         elif contexts is not None:
-            after = after.latest(L).behind(seen)
-        return logits, after
+            read = read.latest(L).after(seen)
+        return logits, read
 
     def catch_up(
         self, steps: Trajectories, encoded: EncodedObservations, seen: Past | None
@@ -251,20 +251,7 @@ class DecisionTransformer(nn.Module):
         x = self._current_tokens(steps, encoded)
         if self.config.tokens == "four":
             x = x[:, :-2]  # the last action and outcome are read with the running step
-        return self._read(x, seen, None)[1]
-
-    def _read(
-        self, x: Tensor, past: Past | None, positions: Positions | None
-    ) -> tuple[Tensor, Past]:
-        """Reads tokens (Q, L, D) that see the past, if there is any, and causally each other.
-
-        Returns:
-            Outputs at `positions`, and the past with these tokens behind it.
-        """
-        if past is None:
-            y, kv = self.transformer(x, positions=positions)
-            return y, Past(kv, torch.ones(*x.shape[:2], dtype=torch.bool, device=x.device))
-        return past.extend(self.transformer, x, positions)
+        return read_on(self.transformer, x, seen, None)[1]
 
     def _concatenated(
         self, current: Trajectories, encoded: EncodedObservations, contexts: Trajectories

@@ -67,7 +67,7 @@ class Past(NamedTuple):
         kv = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.kv]
         return Past(kv, self.visible[rows], self.room, self.front)
 
-    def side_by_side(self, rows: Tensor) -> Past:
+    def joined(self, rows: Tensor) -> Past:
         """Joins the tokens of several rows each, without places that are empty in all.
 
         Args:
@@ -88,7 +88,7 @@ class Past(NamedTuple):
 
         return Past([(picked(k), picked(v)) for k, v in self.kv], visible.gather(1, order))
 
-    def beside(self, others: Past) -> Past:
+    def with_rows_of(self, others: Past) -> Past:
         """Adds the rows of others below these; who sees fewer tokens gets some that are hidden."""
         assert not self.front
         assert not others.front
@@ -112,9 +112,23 @@ class Past(NamedTuple):
         kv = [(k[:, :, -tokens:], v[:, :, -tokens:]) for k, v in self.kv]
         return Past(kv, self.visible[:, -tokens:])
 
-    def behind(self, first: Past | None) -> Past:
-        """Joins these tokens to others that come first."""
+    def after(self, first: Past | None) -> Past:
+        """Puts the tokens of others before these."""
         if first is None:
             return self
         assert not first.room
         return Past(append(first.kv, self.kv), torch.cat([first.visible, self.visible], 1))
+
+
+def read_on(
+    transformer: Transformer, x: Tensor, past: Past | None, positions: Positions | None
+) -> tuple[Tensor, Past]:
+    """Reads tokens (Q, L, D) that see the past, if there is any, and causally each other.
+
+    Returns:
+        Outputs at `positions`, and the past with these tokens behind it, see `Past.extend`.
+    """
+    if past is not None:
+        return past.extend(transformer, x, positions)
+    y, kv = transformer(x, positions=positions)
+    return y, Past(kv, torch.ones(*x.shape[:2], dtype=torch.bool, device=x.device))

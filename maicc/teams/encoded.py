@@ -55,9 +55,7 @@ class Encoded:
         """Memory of the slots that are taken."""
         return self.n_used * self.trajectory_bytes
 
-    def side_by_side(
-        self, ids: np.ndarray, trajectories: Callable[[np.ndarray], Trajectories]
-    ) -> Past:
+    def joined(self, ids: np.ndarray, trajectories: Callable[[np.ndarray], Trajectories]) -> Past:
         """Gives the tokens of several trajectories for each query.
 
         Args:
@@ -80,7 +78,7 @@ class Encoded:
         assert self.slots is not None
         slots = np.array([self.slot_of[i] for i in ids.reshape(-1).tolist()])
         rows = torch.from_numpy(slots.reshape(ids.shape)).to(self.slots.visible.device)
-        return self.slots.side_by_side(rows)
+        return self.slots.joined(rows)
 
     def forget(self, ids: np.ndarray) -> None:
         """Forgets the trajectories with these ids (n,), which others have from now on."""

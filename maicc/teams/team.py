@@ -149,7 +149,7 @@ class Team(LockStepTeam):
         reading = np.concatenate([self._reading, rows])
         if seen is not None and self._seen is not None:
             order = torch.from_numpy(np.argsort(reading)).to(self.device)
-            seen = self._seen.beside(seen).take(order)
+            seen = self._seen.with_rows_of(seen).take(order)
         self._seen, self._reading = seen, np.sort(reading)
 
     def _past_episodes(self, rows: np.ndarray) -> Past | None:
@@ -162,7 +162,7 @@ class Team(LockStepTeam):
             index = row.flat[place], slot.flat[place]
             return self._tensors(self.online.trajectories.take(index))
 
-        return self.encoded_episodes.side_by_side(own_ids(row, slot), episodes)
+        return self.encoded_episodes.joined(own_ids(row, slot), episodes)
 
     def _retrieved(self, rows: np.ndarray, retrieval: Retrieval) -> Past:
         """Gives the contexts that these rows (Q,) have retrieved, as encoded."""
@@ -176,7 +176,7 @@ class Team(LockStepTeam):
             found = self.memory.contexts(rows[row], Retrieval(*parts))
             return self._tensors(found.take(np.s_[:, 0]))
 
-        return self.encoded_contexts.side_by_side(np.where(item >= 0, ids, -1), contexts)
+        return self.encoded_contexts.joined(np.where(item >= 0, ids, -1), contexts)
 
     def kept_bytes(self) -> int:
         """Memory of the keys and values of trajectories that were read."""
