@@ -60,16 +60,10 @@ class BaselineTeam(LockStepTeam):
     def on_episode_start(self) -> None:
         """Prepares nothing; a rival that needs something of past episodes overrides this."""
 
-    def replayable(self) -> np.ndarray:
-        """Finds the latest own trajectories that reached the maximum."""
-        if not self.replay:
-            return super().replayable()
-        return self.reaching(self.goal)
-
     def sampling(self) -> np.ndarray | float:
         """Probability of sampling an action, for each row or for all, as `explore` says."""
         if self.explore == "until_solved":
-            return self.until_solved(self.goal, MemoryConfig().window, 0.0).sample
+            return self.until_goal(MemoryConfig().window, 0.0).sample
         last = max(min(GREEDY, self.episodes // 2), 1)
         return float(self.explore == "sample" and self.episode < self.episodes - last)
 

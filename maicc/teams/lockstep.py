@@ -86,6 +86,10 @@ class LockStepTeam(ABC):
         self.online = OnlineMemory(
             len(self._run), spec.max_steps, key_width, spec.observation_size, max_episodes
         )
+        # team return on the family's scale that is striven for, None for a run's own best one, and
+        # whether actions are repeated that reached it
+        self.goal: float | None = 1.0
+        self.replay = False
         self.lookups: LookupStats | None = None  # in the last episode, where a method retrieves
         # for traces: how the last step's actions came about, the slots (rows, C) of the record, and
         # who retrieved what in the last step
@@ -122,34 +126,25 @@ class LockStepTeam(ABC):
         """Finds the best team return of the latest episodes (rows,), on the family's scale."""
         return self.online.history[:, -window:].max(1, initial=0.0)
 
-    def replayable(self) -> np.ndarray:
-        """Slots (rows, n) of own trajectories that are worth repeating; none by default."""
-        return np.zeros((len(self._run), 0), np.int64)
-
-    def until_solved(self, goal: float | None, window: int, floor: float) -> schedule.Mixture:
-        """Samples until a goal is reached, see `schedule`.
-
-        Args:
-            goal: Team return on the family's scale; None for a run's own best return.
-            window, floor: Those of the schedule.
-        """
-        if goal is None:
+    def until_goal(self, window: int, floor: float) -> schedule.Mixture:
+        """Samples until the goal is reached; `window` and `floor` are those of the schedule."""
+        if self.goal is None:
             return schedule.until_settled(self.online.history, window, floor, COMPLETION_MARGIN)
         best = self.best_of_latest(window)
-        return schedule.until_solved(best, goal, floor, COMPLETION_MARGIN)
+        return schedule.until_solved(best, self.goal, floor, COMPLETION_MARGIN)
 
-    def reaching(self, goal: float | None) -> np.ndarray:
-        """Finds slots (rows, n) of the latest own trajectories that reached a goal.
+    def replayable(self) -> np.ndarray:
+        """Finds slots (rows, n) of the latest own trajectories that reached the goal.
 
-        Args:
-            goal: Team return on the family's scale; None for the best one that a run has had, if it
-                is above the lowest.
+        A run whose goal is its own best return has reached it if that is above the lowest.
         """
-        if goal is None:
+        if not self.replay:
+            return np.zeros((len(self._run), 0), np.int64)
+        if self.goal is None:
             best = self.online.history.max(1, initial=0.0)
             least = np.where(best > COMPLETION_MARGIN, best - COMPLETION_MARGIN, np.inf)
         else:
-            least = np.full(len(self._run), goal * (1.0 - COMPLETION_MARGIN))
+            least = np.full(len(self._run), self.goal * (1.0 - COMPLETION_MARGIN))
         return self.online.latest(least, _REPLAYED)
 
     def on_step(self, step: Trajectories) -> None:  # noqa: B027 - most methods need nothing

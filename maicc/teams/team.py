@@ -90,10 +90,11 @@ class Team(LockStepTeam):
         )
         self.config, self.episodes = memory, episodes
         unknown = not states_bounds and memory.schedule == "until_solved"
-        self._own_goal = memory.goal == "own" or (memory.goal == "auto" and unknown)
-        self._goal = 1.0  # otherwise, on the family's scale
-        if memory.goal == "dataset":
-            self._goal = max(float(offline.team_return.max()), 1e-3)
+        self.replay = memory.replay
+        if memory.goal == "own" or (memory.goal == "auto" and unknown):
+            self.goal = None
+        elif memory.goal == "dataset":
+            self.goal = max(float(offline.team_return.max()), 1e-3)
         self.embedding = embedding.to(device).eval() if embedding else None
         self.decision = decision.to(device).eval()
         self.memory = BlendedMemory(
@@ -186,10 +187,10 @@ class Team(LockStepTeam):
         """Probabilities in this episode, as the schedule gives them; those of a run are equal."""
         c, rows = self.config, len(self._run)
         if c.schedule == "until_solved":
-            goal = None if self._own_goal else self._goal
-            return self.until_solved(goal, c.window, c.floor)
+            return self.until_goal(c.window, c.floor)
         if c.schedule == "evidence":
-            return schedule.evidence(self.best_of_latest(c.window), self._goal, c.floor)
+            assert self.goal is not None  # `check_schedule` refuses a run's own
+            return schedule.evidence(self.best_of_latest(c.window), self.goal, c.floor)
         assert self.episodes is not None  # the constructor refuses these schedules without it
         if c.schedule == "decay":
             return schedule.decay(self.episode, self.episodes, c.decay, rows)
@@ -257,12 +258,6 @@ class Team(LockStepTeam):
             draws.tie[rows, t],
             draws.extra[rows, t],  # a control draws its trajectories with them
         )
-
-    def replayable(self) -> np.ndarray:
-        """Finds the latest own trajectories that reached the goal."""
-        if not self.config.replay:
-            return super().replayable()
-        return self.reaching(None if self._own_goal else self._goal)
 
     def sampling(self) -> np.ndarray:
         """Probability of sampling the action, as the schedule gives it."""
