@@ -43,9 +43,10 @@ Every table on this page is made of the raw returns in docs/results/, one file f
 `python docs/results.py write`; a test makes them again. The command above a table makes its returns
 anew. Below it is the commit at which its rows were played, and which were played at another. All
 are from two CPU cores of an AMD EPYC or an Intel Xeon, one thread for each unit; which of the two
-it was has not been noted, but for rows of commits `31ffb6e`, `7112e6d`, `073660e` and `9f2134e`,
-which are from the EPYC. A sum depends on the processor, and after thousands of steps so does a
-model: where two tables of a family do not share their models, MAICC differs a little between them.
+it was has not been noted, but for rows of commits `31ffb6e`, `7112e6d`, `073660e`, `9f2134e` and
+`660e02e`, which are from the EPYC. A sum depends on the processor, and after thousands of steps so
+does a model: where two tables of a family do not share their models, MAICC differs a little between
+them.
 
 The [README](../README.md#words) explains the words run, task and held-out. It and the pages of the
 [families](families/README.md) tell of other episodes of the same returns too, such as the first
@@ -158,12 +159,20 @@ def tables(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray
     return make_table(raw["family"], raw["seeds"], tasks, results, bounds)
 
 
-def played_at(commits: Mapping[str, str | list[str]]) -> str:
-    """Says at which commits the lines of a table were played: one of a line, or of each seed."""
+def played_at(commits: Mapping[str, str | list[str]], seeds: Sequence[int]) -> str:
+    """Says at which commits the lines of a table were played: one for all seeds, or several."""
     lines: dict[str, list[str]] = {}
     for line, commit in commits.items():
-        each = " and ".join(f"`{one}`" for one in _each(commit, 1))
-        lines.setdefault(each, []).append(f"`{line}`")
+        of_seeds: dict[str, list[int]] = {}
+        for seed, one in zip(seeds, _each(commit, len(seeds)), strict=True):
+            of_seeds.setdefault(one, []).append(seed)
+        each = [f"`{one}`" for one in of_seeds]
+        if len(each) > 1:
+            each = [
+                f"{one} (seed{'s' * (len(of) > 1)} {', '.join(map(str, of))})"
+                for one, of in zip(each, of_seeds.values(), strict=True)
+            ]
+        lines.setdefault(" and ".join(each), []).append(f"`{line}`")
     (first, _), *others = lines.items()
     told = [f"{' and '.join(names)} at {commit}" for commit, names in others]
     return "; ".join([f"commit {first}", *told])
@@ -180,7 +189,7 @@ def section(claim: Mapping[str, Any]) -> list[str]:
         shown = markdown_table(HEAD, map(table_cells, table["rows"]))
     seeds = ", ".join(map(str, raw["seeds"]))
     tasks = f"{len(raw['tasks'])} {claim.get('tasks', 'held-out tasks')} each"
-    told = f"Seeds {seeds}; {tasks}; {played_at(raw['commits'])}."
+    told = f"Seeds {seeds}; {tasks}; {played_at(raw['commits'], raw['seeds'])}."
     return [
         f"## {claim['title']}", "",
         fill(f"**{claim['claim']}**", 100), "",

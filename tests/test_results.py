@@ -64,7 +64,7 @@ def shown_of(name):
 def test_readme_shows_what_the_results_give():
     text = (DOCS.parent / "README.md").read_text()
     boards = text[text.index("| board | method |") :].split("\n\n")[0].splitlines()[2:]
-    rivals = text[text.index("| 7x7, 20 teams each |") :].split("\n\n")[0].splitlines()[2:]
+    rivals = text[text.index("| 7x7, 30 teams each |") :].split("\n\n")[0].splitlines()[2:]
     lines = {"MAICC": "default"}  # and the scripted explorer has its own name
     rows = [
         (f"lbf_{board}", lines.get(line, line), numbers)
@@ -150,15 +150,16 @@ def test_what_is_kept_of_a_benchmark_gives_its_table(tmp_path, monkeypatch):
     table = benchmark(tiny_config(), variants, seeds=2, tasks=2, out=out)
     results.keep("tiny", out, "0123abc")
     raw = read_json(tmp_path / "tiny.json")
-    assert results.played_at(raw["commits"]) == "commit `0123abc`"
+    assert results.played_at(raw["commits"], raw["seeds"]) == "commit `0123abc`"
     result = next((out / "results" / "no_context").glob(f"seed{raw['seeds'][1]}-*.json"))
     changed = read_json(result)
     changed["runs"][0]["returns"][0] += 0.5
     write_json(result, changed)
     results.keep("tiny", out, "4567def")
     commits = read_json(tmp_path / "tiny.json")["commits"]
-    anew = "`no_context` at `0123abc` and `4567def`"
-    assert results.played_at(commits) == f"commit `0123abc`; {anew}"
+    first, second = raw["seeds"]
+    anew = f"`no_context` at `0123abc` (seed {first}) and `4567def` (seed {second})"
+    assert results.played_at(commits, raw["seeds"]) == f"commit `0123abc`; {anew}"
     again, curves = results.tables(raw)
     lines = [row for row in table["rows"] if not row["variant"].startswith("behaviour")]
     assert [row["variant"] for row in lines] == [
