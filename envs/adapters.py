@@ -24,7 +24,7 @@ RESET = ("observations", "infos")
 STEP = ("observations", "rewards", "terminations", "truncations", "infos")
 
 
-def called(env: Any, **arguments: Any) -> Any:
+def reset_env(env: Any, **arguments: Any) -> Any:
     """Calls `env.reset`.
 
     Raises:
@@ -124,7 +124,7 @@ class _Mapped(BaseParallelWrapper):
         return np.asarray(self._change(seen), np.float32)
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
-        result = called(self.env, seed=seed, options=options)
+        result = reset_env(self.env, seed=seed, options=options)
         observations, infos = parts_of(self.env, "reset", result, RESET)
         return self._changed(observations), infos
 
@@ -183,7 +183,7 @@ class TupleEnv(ParallelEnv):
         return self._action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
-        result = called(self.env, seed=seed, options=options)
+        result = reset_env(self.env, seed=seed, options=options)
         if not isinstance(result, tuple) or len(result) != 2:
             raise UserError(f"{name_of(self)}: reset must return observations and infos")
         observations, _ = result

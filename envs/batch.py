@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from maicc.envs.adapters import RESET, STEP, called, parts_of
+from maicc.envs.adapters import RESET, STEP, parts_of, reset_env
 from maicc.envs.rules import (
     number,
     numbers,
@@ -124,7 +124,7 @@ class BatchEnv:
         self.crashed[:] = False
         self._steps = 0
         for b, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
-            parts = parts_of(env, "reset", called(env, seed=int(seed)), RESET)
+            parts = parts_of(env, "reset", reset_env(env, seed=int(seed)), RESET)
             observations, infos = parts
             require_every_agent(env, self.rosters[b], observations)
             require_known_agents(env, self.rosters[b], [observations])

@@ -9,7 +9,15 @@ import numpy as np
 from pettingzoo import ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
 
-from maicc.envs.adapters import RESET, STEP, ResetResult, StepResult, as_parallel, called, parts_of
+from maicc.envs.adapters import (
+    RESET,
+    STEP,
+    ResetResult,
+    StepResult,
+    as_parallel,
+    parts_of,
+    reset_env,
+)
 from maicc.envs.spaces import name_of, roster_of
 from maicc.streams import Stream
 from maicc.types import UserError
@@ -35,7 +43,7 @@ class _WithPartners(BaseParallelWrapper):
     def reset(self, seed: int | None = None, options: dict | None = None) -> ResetResult:
         if seed is not None:
             self._rng = np.random.default_rng([seed, Stream.PARTNERS])
-        result = called(self.env, seed=seed, options=options)
+        result = reset_env(self.env, seed=seed, options=options)
         return self._ours(parts_of(self.env, "reset", result, RESET))
 
     def step(self, actions: dict[str, int]) -> StepResult:

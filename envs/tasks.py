@@ -183,7 +183,7 @@ class TaskFamily:
         env = as_parallel(self.make(**task.parameters))
         if not self.tells:
             return env
-        size, told = self.observed, self.hidden_part(task)
+        size, told = self.plain_size, self.hidden_part(task)
         return map_observations(
             env, lambda seen: np.concatenate([seen, np.zeros(size - len(seen)), told])
         )
@@ -209,7 +209,7 @@ class TaskFamily:
         return np.asarray(self.reveal(task.parameters) if self.reveal else (), np.float32)
 
     @property
-    def observed(self) -> int:
+    def plain_size(self) -> int:
         """Length of an observation without what is revealed. Scripted policies see no more."""
         return self.sizes[1] if self.tells and self.sizes else self.spec.observation_size
 

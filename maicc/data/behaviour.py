@@ -136,7 +136,7 @@ def _check_choice(
 
 def _chooser(family: TaskFamily, policy: str, env: BatchEnv) -> Chooser:
     """Makes the function of `chooser`, without checks."""
-    rosters, expert, sight = env.rosters, family.expert, family.observed
+    rosters, expert, sight = env.rosters, family.expert, family.plain_size
     if policy == "explorer":
         assert family.explorer is not None
         teams = [[family.explorer() for _ in roster] for roster in rosters]

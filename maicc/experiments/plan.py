@@ -52,7 +52,7 @@ class Plan:
         return {u.variant for u in self.units if not method_of(u.config.method).adapts}
 
     @property
-    def yardstick(self) -> Unit:
+    def behaviours_unit(self) -> Unit:
         """Unit whose dataset's behaviours are yardsticks: the first, but not of annealed levels."""
         return next((u for u in self.units if not u.config.collect.anneal), self.units[0])
 

@@ -39,7 +39,7 @@ def run_explorers(work: Plan) -> None:
 def _run_explorer(work: Plan, name: str, replay: tuple[float, float] | None) -> None:
     """Plays an explorer on every task with every seed; it replays if it is given the bounds."""
     path, described = work.out / "results" / name, _explored(work)
-    if yardstick(path, described):
+    if read_if_same(path, described):
         return
     again = [(seed, i) for seed in work.seeds for i in range(len(work.tasks))]
     runs = [
@@ -108,7 +108,7 @@ class _Replaying:
 def run_random(work: Plan) -> None:
     """Plays random legal actions on the same tasks, as many episodes as a team has."""
     path, described = work.out / "results" / RANDOM, played_on(work)
-    if yardstick(path, described):
+    if read_if_same(path, described):
         return
     runs = []
     for i, task in enumerate(work.tasks):
@@ -122,13 +122,13 @@ def run_behaviours(work: Plan) -> None:
     """Plays the dataset's behaviour policies, which teams could imitate, on the same tasks."""
     family, tasks = work.family, work.tasks
     path = work.out / "results" / "behaviours.json"
-    episodes = EpisodeFile(work.yardstick.files.episodes)
+    episodes = EpisodeFile(work.behaviours_unit.files.episodes)
     description = {
         "dataset": episodes.fingerprint,
         "episodes": _BEHAVIOUR_EPISODES,
         "tasks": [task.to_json() for task in tasks],
     }
-    if yardstick(path, description):
+    if read_if_same(path, description):
         return
     rows = {}
     for behaviour in episodes.behaviours:
@@ -164,15 +164,15 @@ def read_yardsticks(work: Plan) -> dict[str, list[Any]]:
         ("scripted explorer", EXPLORER),
         ("scripted explorer, replay", EXPLORER_REPLAY),
     ):
-        if played := yardstick(results / file, described):
+        if played := read_if_same(results / file, described):
             runs = played["runs"]
             rows[name] = [{"runs": [r for r in runs if r["seed"] == s]} for s in work.seeds]
-    if played := yardstick(results / RANDOM, played_on(work)):
+    if played := read_if_same(results / RANDOM, played_on(work)):
         rows["random actions"] = [played]
     behaviours = results / "behaviours.json"
     if behaviours.exists():
         played = read_json(behaviours)
-        dataset = work.yardstick.files.episodes
+        dataset = work.behaviours_unit.files.episodes
         fingerprint = EpisodeFile(dataset).fingerprint if dataset.exists() else None
         same_tasks = played["described"]["tasks"] == [task.to_json() for task in work.tasks]
         if same_tasks and fingerprint in (None, played["described"]["dataset"]):
@@ -194,7 +194,7 @@ def _explored(work: Plan) -> dict[str, Any]:
     return {**played_on(work), "seeds": work.seeds}
 
 
-def yardstick(path: Path, description: Mapping[str, Any]) -> Any:
+def read_if_same(path: Path, description: Mapping[str, Any]) -> Any:
     """Reads a yardstick's result; None if it is not there, or was played on something else."""
     played = read_json(path) if path.exists() else None
     return played if played and played["described"] == description else None
