@@ -47,9 +47,7 @@ class KeyIndex:
         self.steps = steps
 
     @classmethod
-    def build(
-        cls, vectors: np.ndarray, played: np.ndarray, factory: str = "Flat", seed: int = 0
-    ) -> KeyIndex:
+    def build(cls, vectors: np.ndarray, played: np.ndarray, factory: str = "Flat") -> KeyIndex:
         """Builds the index of M trajectories.
 
         Args:
@@ -58,12 +56,11 @@ class KeyIndex:
             factory: A FAISS index_factory string; `Flat` is exact. Search parameters may follow
                 a semicolon: `IVF256,Flat;nprobe=16`. A step with few distinct keys is searched
                 exactly where the index would have to be trained on them.
-            seed: Draws the order of the trajectories that share a key.
 
         Raises:
             UserError: FAISS is not installed, or can't make such an index.
         """
-        rng = np.random.default_rng([seed, Stream.KEY_ORDER])
+        rng = np.random.default_rng([0, Stream.KEY_ORDER])  # of those that share a key
         steps = []
         for t in range(vectors.shape[1]):
             keys, sizes, members = _grouped(vectors, played, t, rng)
@@ -71,7 +68,7 @@ class KeyIndex:
             steps.append(_Step(index, np.concatenate([[0], sizes.cumsum()]), members))
         return cls(steps)
 
-    def add(self, vectors: np.ndarray, played: np.ndarray, first: int, seed: int = 0) -> None:
+    def add(self, vectors: np.ndarray, played: np.ndarray, first: int) -> None:
         """Adds the keys of more trajectories, without building or training an index anew.
 
         A key that equals an older one is stored beside it. A copy made by `on_gpu` before does not
@@ -81,7 +78,6 @@ class KeyIndex:
             vectors: (M, T, D) float32, unit norm.
             played: (M, T) bool; only these get keys.
             first: Number of the first of these trajectories; those that follow are numbered on.
-            seed: As in `build`.
 
         Raises:
             ValueError: the trajectories have another number of steps than the index, or it is on a
@@ -91,7 +87,7 @@ class KeyIndex:
             raise ValueError(f"keys of {vectors.shape[1]} steps, the index has {len(self.steps)}")
         if not all(hasattr(step.index, "add") for step in self.steps):
             raise ValueError("keys can't be added on a GPU: add them before `on_gpu`")
-        rng = np.random.default_rng([seed, Stream.KEY_ORDER])
+        rng = np.random.default_rng([0, Stream.KEY_ORDER])
         for t, step in enumerate(self.steps):
             keys, sizes, members = _grouped(vectors, played, t, rng)
             if len(keys):

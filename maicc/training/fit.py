@@ -36,6 +36,7 @@ from maicc.training.modules import MaiccModule
 from maicc.types import UserError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_KEPT_EVERY, _SHOWN_EVERY = 200, 10  # steps until a state is kept, and the bar moves
 
 
 def resolve_device(device: str) -> str:
@@ -114,24 +115,24 @@ def handlers_restored() -> Iterator[None]:
 
 
 class Resumable(Interruptible):
-    """Keeps the state of a fit at `path`, every `every_n_steps`, on Ctrl-C and on SIGTERM."""
+    """Keeps the state of a fit at `path` from time to time, on Ctrl-C and on SIGTERM."""
 
-    def __init__(self, path: str | Path, every_n_steps: int = 200) -> None:
+    def __init__(self, path: str | Path) -> None:
         super().__init__()
-        self.path, self.every_n_steps = Path(path), every_n_steps
+        self.path = Path(path)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Keeps the state when it is time."""
         super().on_train_batch_end(trainer)
-        if self.interrupted or trainer.global_step % self.every_n_steps == 0:
+        if self.interrupted or trainer.global_step % _KEPT_EVERY == 0:
             save(trainer, self.path)
 
 
 class Progress(Callback):
     """One bar over the whole fit, with the latest losses."""
 
-    def __init__(self, label: str, every_n_steps: int = 10) -> None:
-        self.label, self.every_n_steps = label, every_n_steps
+    def __init__(self, label: str) -> None:
+        self.label = label
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Opens the bar, at the step that a resumed fit has reached."""
@@ -141,7 +142,7 @@ class Progress(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Moves the bar."""
-        if trainer.global_step % self.every_n_steps == 0:
+        if trainer.global_step % _SHOWN_EVERY == 0:
             losses = trainer.progress_bar_metrics
             self.bar.set_postfix({k: f"{v:.3f}" for k, v in losses.items()}, refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)

@@ -20,6 +20,8 @@ from lightning.pytorch.loggers import (
 
 from maicc.files import read_metrics
 
+_ROW_EVERY = 10  # steps from row to row; the last step has one too
+_HELD_BACK_EVERY = 200  # steps from row to row with losses on held-back episodes; so have the ends
 HELD_BACK = "held_back_"  # before the name of a loss on held-back episodes
 
 
@@ -31,16 +33,10 @@ class Metrics(Callback):
     Args:
         path: Checkpoint of the fit.
         logger: See `RunConfig`.
-        every_n_steps: Steps from row to row; the last step has one too.
-        held_back_every: Steps until the losses on held-back episodes are computed again. The first
-            row and the last have them too.
     """
 
-    def __init__(
-        self, path: Path, logger: str, every_n_steps: int = 10, held_back_every: int = 200
-    ) -> None:
+    def __init__(self, path: Path, logger: str) -> None:
         self.path, self.logger = path, logger
-        self.every_n_steps, self.held_back_every = every_n_steps, held_back_every
         self.loggers: list[Logger] = []
         self.runs: dict[str, str] = {}  # what a logger calls the fit, by the logger's name
 
@@ -78,13 +74,13 @@ class Metrics(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         """Logs a row when it is time."""
         step, last = trainer.global_step, trainer.global_step == trainer.max_steps
-        if not self.loggers or (step % self.every_n_steps and not last):
+        if not self.loggers or (step % _ROW_EVERY and not last):
             return
         since, start = self.latest
         row = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["steps_per_second"] = (step - since) / (time.monotonic() - start)
-        if step == self.every_n_steps or step % self.held_back_every == 0 or last:
+        if step == _ROW_EVERY or step % _HELD_BACK_EVERY == 0 or last:
             row |= self._on_held_back(trainer, module)
         for logger in self.loggers:
             logger.log_metrics(row, step)
