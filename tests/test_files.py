@@ -123,6 +123,11 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 def test_a_full_disk_is_named_by_its_file(tmp_path):
     with pytest.raises(OSError, match=r"No space left on device: .*data\.h5"):
         write_to_full(tmp_path / "data.h5")
+    raised = pytest.raises(OSError, match=r"No space left on device: .*a\.ckpt'$")
+    with raised as error, whole_file(tmp_path / "a.ckpt") as temporary:
+        # as of a copy, which names both files
+        raise OSError(errno.ENOSPC, "No space", "/tmp/other", None, str(temporary))
+    assert error.value.filename2 is None
     assert list(tmp_path.iterdir()) == []
 
 
