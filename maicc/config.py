@@ -416,13 +416,29 @@ class MaiccRun(RunConfig):
 
 
 def check_schedule(memory: MemoryConfig, name: str) -> None:
-    """Refuses a goal that the schedule does not know, and changed options that it does not read.
+    """Refuses a goal that the schedule does not know.
 
     Args:
         name: Name of the section of options.
 
     Raises:
         UserError: names both options.
+    """
+    if memory.goal == "own" and memory.schedule != "until_solved":
+        raise UserError(
+            f"{name}.goal=own needs {name}.schedule=until_solved, not {memory.schedule}: no other "
+            "schedule waits for a run to settle"
+        )
+
+
+def check_read(memory: MemoryConfig, name: str) -> None:
+    """Refuses changed options that the schedule does not read.
+
+    Args:
+        name: Name of the section of options.
+
+    Raises:
+        UserError: names the option and the schedules that read it.
     """
     read_by = {"beta": ("fixed",), "decay": ("decay",), "window": ("until_solved", "evidence")}
     for option, schedules in read_by.items():
@@ -432,11 +448,6 @@ def check_schedule(memory: MemoryConfig, name: str) -> None:
                 f"{name}.{option} is read with {name}.schedule={' or '.join(schedules)}, not with "
                 f"{memory.schedule}: set the schedule too, or leave {option} out"
             )
-    if memory.goal == "own" and memory.schedule != "until_solved":
-        raise UserError(
-            f"{name}.goal=own needs {name}.schedule=until_solved, not {memory.schedule}: no other "
-            "schedule waits for a run to settle"
-        )
 
 
 def check_logger(logger: str) -> None:

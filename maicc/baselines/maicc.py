@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maicc.baselines.method import HIDDEN_PART, WHOSE_EPISODES, Method, Trained
-from maicc.config import MaiccRun, MemoryConfig, RetrievalConfig, check_schedule
+from maicc.config import MaiccRun, MemoryConfig, RetrievalConfig, check_read, check_schedule
 from maicc.data.behaviour import informed
 from maicc.envs import get_family
 from maicc.files import ModelFiles
@@ -161,6 +161,7 @@ class MAICC(Method):
         check_candidates("decision.retrieval", d.retrieval.candidates, d.model.k)
         check_candidates("adapt.memory", config.adapt.memory.candidates, d.model.k)
         check_schedule(config.adapt.memory, "adapt.memory")
+        check_read(config.adapt.memory, "adapt.memory")
         memory, usual = config.adapt.memory, MemoryConfig()
         options = ("alpha", "score", "margin")
         if d.retrieval.source == "own" and any(
