@@ -87,7 +87,6 @@ def plan(
         UserError: an option or the dataset is wrong, or the family breaks its contract.
     """
     family, out = get_family(config.family), out.resolve()
-    check_family(family)
     told = f"{family.name}{REVEALED}"  # its dataset is made of the other one
     dataset = EpisodeFile(data) if data else None
     fingerprint = dataset.fingerprint if dataset else ""
@@ -97,22 +96,24 @@ def plan(
             raise UserError(
                 f"variant {name} sets {taken[0]}, which is the same for all variants: leave it out"
             )
+        try:
+            own = with_overrides(config, overrides)
+        except UserError as error:
+            raise UserError(f"variant {name}: {error}") from None
+        if own.family not in (family.name, told):
+            raise UserError(
+                f"variant {name} sets family={own.family}; all play {family.name}, or {told}"
+            )
+    if dataset is not None:
+        dataset.require_family(family)
+    check_family(family)
     for seed in range(config.seed, config.seed + seeds):
         for name, overrides in variants.items():
-            try:
-                own = with_overrides(config, {"seed": seed, **overrides})
-            except UserError as error:
-                raise UserError(f"variant {name}: {error}") from None
-            if own.family not in (family.name, told):
-                raise UserError(
-                    f"variant {name} sets family={own.family}; all play {family.name}, or {told}"
-                )
+            own = with_overrides(config, {"seed": seed, **overrides})
             if data:
                 _take_given(name, overrides, own, data, say=seed == config.seed)
             frozen = frozen_tasks(get_family(own.family), tasks, draw)
             units.append(Unit(name, own, tuple(frozen), out, fingerprint))
-    if dataset is not None:
-        dataset.require_family(family)
     for unit in units:
         check(unit.config, get_family(unit.config.family), dataset)
     if data:
