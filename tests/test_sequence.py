@@ -60,9 +60,9 @@ def test_what_was_seen_is_kept_whoever_is_asked(dataset, method):
     kept, asked = team.logits, []
 
     def both(active):
-        before = team._before
-        before = None if before is None else before.take(torch.from_numpy(active))
-        whole, _ = team.net.decide(module.running(team._current(active)), before, team._place)
+        contexts = team._contexts
+        contexts = contexts and contexts.take(torch.from_numpy(active))
+        whole, _ = team.net.decide(module.running(team._current(active)), contexts, team._place)
         found = kept(active)
         assert np.allclose(found, whole.numpy(), atol=1e-4)
         asked.append(len(active))
