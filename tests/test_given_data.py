@@ -181,7 +181,7 @@ def test_what_does_not_fit_is_refused_before_work(mine, tmp_path, monkeypatch):
             benchmark(own, {"default": {}}, **OPTIONS, out=out, data=data)
     for overrides, message in (
         ({"collect.explorer": True}, r"variant x sets collect\.explorer"),
-        ({"family": "lbf_9x9"}, "all play lbf_7x7, or"),
+        ({"family": "lbf_9x9"}, "all play lbf_7x7: leave it out"),
     ):
         with pytest.raises(UserError, match=message):
             benchmark(config, {"x": overrides}, **OPTIONS, out=out, data=mine)

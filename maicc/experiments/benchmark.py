@@ -111,8 +111,7 @@ def write_files(
         more: Further tables of the report.
     """
     write_json(work.out / "benchmark.json", table)
-    names = dict.fromkeys(unit.variant for unit in work.units)
-    results = {name: work.results(name) for name in names}
+    results = {name: work.results(name) for name in work.variants}
     write_json(work.out / "marl_eval.json", marl_eval(work.family.name, results))
     write_text(work.out / "benchmark.md", markdown(table))
     write_benchmark(work.out, table, curves, work.flat, more)
@@ -124,8 +123,7 @@ def gather(work: Plan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     Returns:
         The table, and the returns (runs, episodes) by name, without behaviour policies.
     """
-    names = dict.fromkeys(unit.variant for unit in work.units)
-    results = {name: work.results(name) for name in names} | read_yardsticks(work)
+    results = {name: work.results(name) for name in work.variants} | read_yardsticks(work)
     bounds = work.family.return_bounds or _widest_bounds(work, results)
     table, curves = make_table(work.family.name, work.seeds, work.tasks, results, bounds)
     return table, {name: curve for name, curve in curves.items() if not name.startswith(BEHAVIOUR)}

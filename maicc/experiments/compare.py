@@ -75,7 +75,7 @@ def _methods(
     work: Plan, table: Mapping[str, Any], curves: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """Describes each method: what a comparison adds to the table."""
-    methods = list(dict.fromkeys(unit.variant for unit in work.units))
+    methods = work.variants
     names = np.array([task.name for task in work.tasks] * len(work.seeds))
     last10 = {name: curves[name][:, -10:].mean(1) for name in methods}
     rows = []

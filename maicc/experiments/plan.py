@@ -47,6 +47,11 @@ class Plan:
         return sorted({unit.config.seed for unit in self.units})
 
     @property
+    def variants(self) -> list[str]:
+        """Names of the variants, in their order."""
+        return list(dict.fromkeys(unit.variant for unit in self.units))
+
+    @property
     def flat(self) -> set[str]:
         """Names of variants that do not adapt: they play alike in every episode."""
         return {u.variant for u in self.units if not method_of(u.config.method).adapts}
@@ -102,7 +107,7 @@ def plan(
             raise UserError(f"variant {name}: {error}") from None
         if own.family not in (family.name, told):
             raise UserError(
-                f"variant {name} sets family={own.family}; all play {family.name}, or {told}"
+                f"variant {name} sets family={own.family}, and all play {family.name}: leave it out"
             )
     if dataset is not None:
         dataset.require_family(family)
