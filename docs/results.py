@@ -140,9 +140,17 @@ def _each(commits: str | list[str], seeds: int) -> list[str]:
     return [commits] * seeds if isinstance(commits, str) else commits
 
 
-def tables(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Makes a benchmark's table, and the returns (runs, episodes) of its lines, of raw returns."""
-    tasks = [Task(raw["family"], name, {}) for name in raw["tasks"]]
+def tables(
+    raw: Mapping[str, Any], alike: str = "(.*)"
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Makes a benchmark's table, and the returns (runs, episodes) of its lines, of raw returns.
+
+    Args:
+        alike: What the names of tasks have in common that are resampled as one: the group of a
+            regular expression. The whole name by default.
+    """
+    names = [re.match(alike, name)[1] for name in raw["tasks"]]
+    tasks = [Task(raw["family"], name, {}) for name in names]
     results = {
         line: [
             {
@@ -181,7 +189,7 @@ def played_at(commits: Mapping[str, str | list[str]], seeds: Sequence[int]) -> s
 def section(claim: Mapping[str, Any]) -> list[str]:
     """Writes one claim with its command and its table."""
     raw = read_json(RAW / f"{claim['results']}.json")
-    table, curves = tables(raw)
+    table, curves = tables(raw, claim.get("alike", "(.*)"))
     if claim["table"] == "proof":
         proof = make_proof(table, curves)
         shown = markdown_table(PROOF_HEAD, map(cells, proof["rows"]))

@@ -50,7 +50,7 @@ COLUMNS = {
     "apart. With one seed it resamples tasks alone, and tells nothing of what another training "
     "would give",
     "to 85 %": "the first episode whose 5-episode mean has gone 85 % of the way from the lowest "
-    "return to the maximum",
+    "return to the maximum; 5 is the least",
 }
 
 
