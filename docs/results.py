@@ -44,9 +44,9 @@ Every table on this page is made of the raw returns in docs/results/, one file f
 anew. Below it is the commit at which its rows were played, and which were played at another. All
 are from two CPU cores of an AMD EPYC or an Intel Xeon, one thread for each unit; which of the two
 it was has not been noted, but for rows of commits `31ffb6e`, `7112e6d`, `073660e`, `9f2134e`,
-`660e02e` and `78f0051`, which are from the EPYC. A sum depends on the processor, and after thousands of steps so
-does a model: where two tables of a family do not share their models, MAICC differs a little between
-them.
+`660e02e` and `78f0051`, which are from the EPYC. A sum depends on the processor, and after
+thousands of steps so does a model: where two tables of a family do not share their models, MAICC
+differs a little between them.
 
 The [README](../README.md#words) explains the words run, task and held-out. It and the pages of the
 [families](families/README.md) tell of other episodes of the same returns too, such as the first
