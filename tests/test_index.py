@@ -87,6 +87,8 @@ def test_trajectories_that_share_a_key_are_taken_in_turn():
     assert (counts[:10] > 60).all()  # 120 each on average
     everything = index.search(0, shared[None], 12, np.array([0.5])).item[0]
     assert sorted(everything) == list(range(12))
+    first = index.search(0, shared[None], 10, np.zeros(1)).item[0].tolist()
+    assert first != sorted(first)  # where one stands in the dataset tells nothing
 
 
 def test_the_example_of_the_docstring_of_search():

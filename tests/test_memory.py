@@ -71,6 +71,37 @@ def test_equal_keys_online_are_taken_in_turn():
     assert set(first) == set(range(6))
 
 
+def test_keys_online_that_agree_to_four_decimals_are_equal():
+    memory, query = OnlineMemory(1, T, D, O), np.eye(1, D, dtype=np.float32)
+    for second, order in ((0.0, 0.6), (1e-3, 0.2), (0.1, 0.0)):  # cosines 1, 1 - 5e-7 and 0.995
+        key = np.zeros((1, T, D), np.float32)
+        key[..., 0], key[..., 1] = np.sqrt(1 - second**2), second
+        memory.store(key, slices(1), np.zeros(1), np.zeros(1), np.array([order]))
+    found = [
+        memory.search(np.array([0]), 0, query, 3, np.array([tie])).item[0].tolist()
+        for tie in (0.0, 0.5)
+    ]
+    assert found == [[1, 0, 2], [0, 1, 2]]
+
+
+def test_a_record_weighs_team_and_individual_return():
+    memory, rng = OnlineMemory(1, T, D, O), np.random.default_rng(0)
+    for team, individual in ((0.9, 0.0), (0.1, 0.8), (0.0, 0.0), (0.0, 0.0)):
+        parts = np.full(1, team), np.full(1, individual), rng.random(1)
+        memory.store(unit(rng, 1, T, D), slices(1), *parts)
+    assert memory.choose(2, 1.0).tolist() == [[0, 3]]
+    assert memory.choose(2, 0.2).tolist() == [[1, 3]]
+
+
+def test_the_latest_of_a_bounded_memory_are_those_that_were_played_last():
+    memory, rng = OnlineMemory(1, T, D, O, 2), np.random.default_rng(0)
+    for team in (0.5, 0.8, 0.9, 0.95):  # the third takes the first one's place
+        memory.store(unit(rng, 1, T, D), slices(1), np.full(1, team), np.zeros(1), rng.random(1))
+    assert memory.born.tolist()[0][:2] == [3, 4]
+    memory.store(unit(rng, 1, T, D), slices(1), np.full(1, 0.99), np.zeros(1), rng.random(1))
+    assert memory.latest(np.zeros(1), 2).tolist() == [[0, 1]]
+
+
 def test_state_is_everything():
     rng = np.random.default_rng(0)
     memory, _ = online_with(rng)
@@ -163,6 +194,39 @@ def test_score_is_similarity_and_return(blended):
     order = np.argsort(-score, axis=1)[:, :2]
     assert np.array_equal(result.item, np.take_along_axis(candidates.item, order, 1))
     assert np.allclose(result.score, np.take_along_axis(score, order, 1))
+
+
+def test_the_weight_of_individual_returns_and_the_authors_score(blended):
+    offline = blended.offline
+    offline.individual_return = np.random.default_rng(3).random(30)
+    blended.online.individual_return[:] = np.random.default_rng(4).random((2, 1))
+    blended.alpha = 0.3
+    for form in ("paper", "code"):
+        blended.score = form
+        result, _ = ask(blended, [True, False])
+        for row, (memory, at) in enumerate(((offline, ()), (blended.online, (1,)))):
+            item = result.item[row]
+            team, individual = memory.team_return[at][item], memory.individual_return[at][item]
+            cosine = result.similarity[row]
+            expected = cosine + 0.3 * team + 0.7 * individual
+            if form == "code":  # individual returns of own episodes alone
+                expected = (cosine + 1) / 2 + 0.3 * team + 0.7 * individual * row
+            assert np.allclose(result.score[row], expected, atol=1e-6)
+
+
+def test_an_absent_trajectory_shows_nothing(blended):
+    played = np.ones((30, T), bool)
+    played[np.arange(30) != 7, 1] = False  # one alone reached step 1
+    vectors = unit(np.random.default_rng(0), 30, T, D)
+    blended.offline.index = KeyIndex.build(vectors, played)
+    blended.online, _ = online_with(np.random.default_rng(0), episodes=1)
+    blended.margin = 0.3
+    result, _ = ask(blended, [True, False])
+    assert np.unique(result.item).tolist() == [0, 7]  # what there is, once more
+    blended.margin = np.inf
+    result, _ = ask(blended, [True, True])
+    assert result.item.tolist() == [[7, -1], [7, -1]]
+    assert blended.contexts(np.arange(2), result).step_mask.any(2).tolist() == [[True, False]] * 2
 
 
 def test_with_too_little_of_its_own_an_agent_asks_offline(blended):

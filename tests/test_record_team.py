@@ -82,6 +82,8 @@ def test_agents_who_share_their_draws_need_no_message(models, redraw):
     assert (np.ptp(drawn, axis=-1) == 0).all() == (redraw == "episode")
     targets = team._draws.target.reshape(3, 3, -1)
     assert (targets == targets[:, :1]).all()
+    play_episode(team, env, [0] * 3)
+    assert (team._draws.action != drawn[0]).all()  # of no two episodes
 
 
 def test_agents_with_the_same_numbers_choose_alike_and_as_their_model_says():

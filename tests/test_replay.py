@@ -94,6 +94,25 @@ def test_a_model_reads_what_a_repeating_agent_passed_over_once_it_is_asked(token
     assert late[0] < late[-1]  # some were asked in the middle of the episode
 
 
+def test_an_action_that_is_illegal_now_is_not_repeated():
+    small = DecisionConfig(width=16, layers=1, heads=2, record=2)
+    nothing = Trajectories(*(np.zeros((1, 1)) for _ in range(7)))
+    dataset = OfflineMemory(None, nothing, *[np.ones(1)] * 2, *[np.zeros(1)] * 3)
+    model = DecisionTransformer(FAMILY.spec, small)
+    team = Team(FAMILY.spec, None, model, dataset, MemoryConfig(), [0])
+    legal, played = np.ones((3, 6), bool), np.array([4, 4, 4])
+    for reward in (3.0, 2.0):  # more than the family's highest return, and that
+        team.act(np.ones((3, 8)), legal)
+        team.observe(played, reward, True)
+    assert team.returns.tolist() == [[3.0, 2.0]]
+    assert team.act(np.ones((3, 8)), legal).tolist() == [4, 4, 4]
+    team.abandon()
+    legal[0, 4] = False
+    actions = team.act(np.ones((3, 8)), legal)
+    assert actions[0] != 4
+    assert actions[1:].tolist() == [4, 4]
+
+
 @pytest.mark.parametrize("replay", [True, False])
 def test_a_team_that_was_shown_the_way_repeats_it(replay):
     """By a model that has learned nothing."""

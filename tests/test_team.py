@@ -53,6 +53,13 @@ def test_the_seed_gives_the_actions(models):
     assert actions(SEEDS) == actions(SEEDS) != actions([1, 2, 3])
 
 
+def test_a_team_looks_up_as_its_options_say(models):
+    how = MemoryConfig(schedule="evidence", score="code", alpha=0.3, margin=0.1, candidates=20)
+    memory = models.team([1], MaiccAdapt(10, memory=how)).memory
+    told = memory.score, memory.alpha, memory.margin, memory.candidates, memory.own_only
+    assert told == ("code", 0.3, 0.1, 20, False)
+
+
 def test_only_legal_actions(models):
     team, env = models.team(SEEDS), make_env()
     for episode in range(2):

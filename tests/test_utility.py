@@ -33,7 +33,7 @@ def test_similarity_alone():
 
 
 def test_training_utility_prefers_no_copies_that_are_no_better():
-    similarity = np.array([[0.99, 0.99, 0.5, 0.5]])
+    similarity = np.array([[0.9, 0.9, 0.5, 0.5]])  # a near-copy from s_max on
     returns = np.array([[1.0, 2.0, 1.0, 2.0]])
     score = training_utility(similarity, returns, np.array([1.0]), s_max=0.9)
     best = top_k(score, np.arange(4)[None], 4)
