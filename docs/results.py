@@ -3,6 +3,8 @@
     python docs/results.py keep NAME FOLDER --commit HASH    # a benchmark's, over what is there
     python docs/results.py write                             # docs/results.md
     python docs/results.py episodes NAME 1-5 41-50           # means of these episodes
+    python docs/results.py teams NAME 0.3                    # how many solve, and how many end low
+    python docs/results.py regret NAME LINE --of OTHER       # more regret than this line of OTHER
 
 docs/results/claims.yaml lists the tables of the page in their order, with what is said of each.
 """
@@ -51,7 +53,9 @@ differs a little between them.
 The [README](../README.md#words) explains the words run, task and held-out. It and the pages of the
 [families](families/README.md) tell of other episodes of the same returns too, such as the first
 five: `python docs/results.py episodes lbf_levels 1-5 6-10` prints their means and the shares that
-are solved.
+are solved. `python docs/results.py teams lbf_levels_rivals 0.3` counts the teams that ever solve
+their task and those that end below 0.3. `python docs/results.py regret lbf_8x8_retrieval decay`
+compares with another row than the first, and `--of lbf_partners` with a row of another table.
 """
 GAP = {
     "of the gap": "how far a line has come from memoryless, 0 %, to the oracle, 100 %, which are "
@@ -216,9 +220,7 @@ def episodes(name: str, windows: Sequence[str]) -> list[str]:
     Raises:
         SystemExit: there is no such file, or it has no such episodes.
     """
-    if name not in (kept := sorted(path.stem for path in RAW.glob("*.json"))):
-        raise SystemExit(f"no results of {name}; there are {', '.join(kept)}")
-    raw = read_json(RAW / f"{name}.json")
+    raw = _raw(name)
     bounds = raw["return_min"], raw["return_max"]
     rows = []
     for line, returns in tables(raw)[1].items():
@@ -232,6 +234,54 @@ def episodes(name: str, windows: Sequence[str]) -> list[str]:
             row.append(f"{shown.mean():.2f}, {solved(shown, bounds).mean():.0%}")
         rows.append(row)
     return markdown_table(["line", *windows], rows)
+
+
+def teams(name: str, below: float) -> list[str]:
+    """Makes a table of the teams that ever solve their task, and of those that end below a return.
+
+    Args:
+        below: What the mean return of the last ten episodes is compared with.
+    """
+    raw = _raw(name)
+    bounds = raw["return_min"], raw["return_max"]
+    rows = []
+    for line, returns in tables(raw)[1].items():
+        once, low = solved(returns, bounds).any(1), returns[:, -10:].mean(1) < below
+        rows.append([line, *map(str, (len(returns), once.sum(), low.sum()))])
+    return markdown_table(["line", "teams", "solve once", f"end below {below:g}"], rows)
+
+
+def regret(name: str, first: str, of: str | None = None) -> list[str]:
+    """Makes a table of how much more regret the lines have than one of them.
+
+    Args:
+        first: The line with which they are compared.
+        of: Another file that this line is taken from, of the same tasks and seeds.
+
+    Raises:
+        SystemExit: there is no such line, or the two files are of other tasks or seeds.
+    """
+    raw, other = _raw(name), _raw(of or name)
+    if first not in other["returns"]:
+        raise SystemExit(f"no line {first}; there are {', '.join(other['returns'])}")
+    if any(raw[key] != other[key] for key in ("tasks", "seeds")):
+        raise SystemExit(f"{name} and {of} are not of the same tasks and seeds")
+    lines = {line: x for line, x in raw["returns"].items() if of or line != first}
+    compared = {f"{first} of {of}" if of else first: other["returns"][first], **lines}
+    rows = tables({**raw, "returns": compared})[0]["rows"]
+    shown = [table_cells(row)[HEAD.index("more regret")] for row in rows]
+    return markdown_table(["line", "more regret"], zip(compared, shown, strict=True))
+
+
+def _raw(name: str) -> dict[str, Any]:
+    """Reads the raw returns of docs/results/NAME.json.
+
+    Raises:
+        SystemExit: there is no such file.
+    """
+    if name not in (kept := sorted(path.stem for path in RAW.glob("*.json"))):
+        raise SystemExit(f"no results of {name}; there are {', '.join(kept)}")
+    return read_json(RAW / f"{name}.json")
 
 
 def page() -> str:
@@ -249,6 +299,13 @@ def main() -> None:
     of_episodes = commands.add_parser("episodes")
     of_episodes.add_argument("name")
     of_episodes.add_argument("windows", nargs="+")
+    of_teams = commands.add_parser("teams")
+    of_teams.add_argument("name")
+    of_teams.add_argument("below", type=float)
+    of_regret = commands.add_parser("regret")
+    of_regret.add_argument("name")
+    of_regret.add_argument("line")
+    of_regret.add_argument("--of")
     of_run = commands.add_parser("keep")
     of_run.add_argument("name")
     of_run.add_argument("folder", type=Path)
@@ -258,6 +315,10 @@ def main() -> None:
         keep(options.name, options.folder, options.commit)
     elif options.command == "episodes":
         print("\n".join(episodes(options.name, options.windows)))
+    elif options.command == "teams":
+        print("\n".join(teams(options.name, options.below)))
+    elif options.command == "regret":
+        print("\n".join(regret(options.name, options.line, options.of)))
     else:
         write_text(PAGE, page())
 

@@ -73,11 +73,13 @@ def other_device() -> Iterator[str]:
 
 def _run(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Computes an operation on the CPU; its result is on the device that it would be on."""
-    name, tensors = op._schema.name, [x for x in tree_leaves((args, kwargs)) if _is_tensor(x)]
-    _refuse_mixed(name, tensors)
-    there = bool(tensors) and isinstance(tensors[0], OtherTensor)
-    if name not in _COPIES | _INDEXING:
-        there = any(isinstance(x, OtherTensor) for x in tensors)
+    name, leaves = op._schema.name, tree_leaves((args, kwargs))
+    are_there = [isinstance(x, OtherTensor) for x in leaves if isinstance(x, Tensor)]
+    if name in _COPIES:
+        there = are_there[0]
+    else:
+        _refuse_mixed(name, leaves)
+        there = any(are_there)
     asked = kwargs.get("device")
     if asked is not None:
         there = torch.device(asked).type == DEVICE
@@ -90,14 +92,13 @@ def _run(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return made if asked is not None else return_and_correct_aliasing(op, args, kwargs, made)
 
 
-def _refuse_mixed(name: str, tensors: list[Tensor]) -> None:
-    """Raises RuntimeError where an accelerator would not take tensors of two devices."""
-    there = [isinstance(x, OtherTensor) for x in tensors]
-    if name in _COPIES or (name in _INDEXING and there[0]):
-        return  # a number of a row may be in the CPU's memory
-    if any(there) and not all(on or x.ndim == 0 for x, on in zip(tensors, there, strict=True)):
+def _refuse_mixed(name: str, leaves: list[Any]) -> None:
+    """Raises RuntimeError where an accelerator would not take tensors of two devices.
+
+    It takes single numbers of the CPU's, and indices of a tensor of its own.
+    """
+    tensors = [x for x in leaves if isinstance(x, Tensor)]
+    there = [x for x in tensors if isinstance(x, OtherTensor)]
+    here = [x for x in tensors if not isinstance(x, OtherTensor) and x.ndim > 0]
+    if there and here and not (name in _INDEXING and tensors[0] is there[0]):
         raise RuntimeError(f"{name}: tensors on two devices")
-
-
-def _is_tensor(x: Any) -> bool:
-    return isinstance(x, Tensor)

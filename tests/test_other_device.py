@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 import numpy as np
@@ -88,15 +87,11 @@ def test_teams_of_rivals(method, encoder):
 )
 def test_teams_of_maicc(changes, tiny_run):
     def make(device):
-        models = copy.copy(models_of(tiny_run))
+        models = TrainedMAICC(ModelFiles.in_folder(tiny_run), FAMILY.spec, "cpu")
+        if "encoder" in changes:
+            models.spec = WITH_LAYOUT
         models.decision, models.device = untrained(models.spec, **changes), device
         return models.team([5, 6], MaiccAdapt(10, memory=MemoryConfig(schedule="evidence")))
-
-    def models_of(folder):
-        models = TrainedMAICC(ModelFiles.in_folder(folder), FAMILY.spec, "cpu")
-        if changes.get("encoder") == "entities":
-            models.spec = WITH_LAYOUT
-        return models
 
     check_alike(make)
 

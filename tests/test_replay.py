@@ -59,13 +59,18 @@ def test_the_latest_that_reached_the_goal_is_repeated_in_the_same_situation():
     assert actions.tolist() == repeated.tolist() == [-1, -1]
 
 
+def team_of(model: DecisionTransformer, seeds: list[int] = SEEDS, **memory) -> Team:
+    """A team that looks nothing up, whose dataset holds nothing."""
+    nothing = Trajectories(*(np.zeros((1, 1)) for _ in range(7)))
+    dataset = OfflineMemory(None, nothing, *[np.ones(1)] * 2, *[np.zeros(1)] * 3)
+    return Team(FAMILY.spec, None, model, dataset, MemoryConfig(**memory), seeds)
+
+
 @pytest.mark.parametrize("tokens", ["fused", "four"])
 def test_a_model_reads_what_a_repeating_agent_passed_over_once_it_is_asked(tokens):
     """It acts as one that has read every step, and reads nothing while all agents repeat."""
     model = untrained(FAMILY.spec, record=2, labels="expert", tokens=tokens)
-    nothing = Trajectories(*(np.zeros((1, 1)) for _ in range(7)))
-    dataset = OfflineMemory(None, nothing, *[np.ones(1)] * 2, *[np.zeros(1)] * 3)
-    lazy, eager = (Team(FAMILY.spec, None, model, dataset, MemoryConfig(), SEEDS) for _ in range(2))
+    lazy, eager = team_of(model), team_of(model)
     eager.traced = np.arange(9)
     known, elsewhere = make_env(), FAMILY.draw_tasks(6, 0)[3:]
     other = BatchEnv([FAMILY.make_env(task) for task in elsewhere], "sum", 15)
@@ -96,10 +101,7 @@ def test_a_model_reads_what_a_repeating_agent_passed_over_once_it_is_asked(token
 
 def test_an_action_that_is_illegal_now_is_not_repeated():
     small = DecisionConfig(width=16, layers=1, heads=2, record=2)
-    nothing = Trajectories(*(np.zeros((1, 1)) for _ in range(7)))
-    dataset = OfflineMemory(None, nothing, *[np.ones(1)] * 2, *[np.zeros(1)] * 3)
-    model = DecisionTransformer(FAMILY.spec, small)
-    team = Team(FAMILY.spec, None, model, dataset, MemoryConfig(), [0])
+    team = team_of(DecisionTransformer(FAMILY.spec, small), [0])
     legal, played = np.ones((3, 6), bool), np.array([4, 4, 4])
     for reward in (3.0, 2.0):  # more than the family's highest return, and that
         team.act(np.ones((3, 8)), legal)
@@ -117,12 +119,7 @@ def test_an_action_that_is_illegal_now_is_not_repeated():
 def test_a_team_that_was_shown_the_way_repeats_it(replay):
     """By a model that has learned nothing."""
     small = DecisionConfig(width=16, layers=1, heads=2, record=2)
-    nothing = Trajectories(*(np.zeros((1, 1)) for _ in range(7)))
-    dataset = OfflineMemory(None, nothing, *[np.ones(1)] * 2, *[np.zeros(1)] * 3)
-    team = Team(
-        FAMILY.spec, None, DecisionTransformer(FAMILY.spec, small), dataset,
-        MemoryConfig(replay=replay), SEEDS,
-    )  # fmt: skip
+    team = team_of(DecisionTransformer(FAMILY.spec, small), replay=replay)
     env, returns = make_env(), []
     expert = chooser(FAMILY, "expert", env)
     for episode in range(4):

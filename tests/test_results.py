@@ -142,6 +142,29 @@ def test_episodes_that_a_table_does_not_have_are_refused(window):
         results.episodes("nothing", ["1-5"])
 
 
+def test_teams_that_solve_and_that_end_low_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RAW", tmp_path)
+    results.keep("tiny", a_benchmark(tmp_path / "run", {"maicc": [1, 2], "dpt": [1, 2]}), "0123abc")
+    counted = results.teams("tiny", 1.0)[2:]  # returns of a team: its seed, then 0 or 1/3
+    assert counted == ["| maicc | 4 | 2 | 2 |", "| dpt | 4 | 2 | 2 |"]
+
+
+def test_any_line_can_be_the_one_that_others_are_compared_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RAW", tmp_path)
+    first = a_benchmark(tmp_path / "first", {"maicc": [0, 1], "dpt": [0, 1]})
+    results.keep("first", first, "0123abc")
+    results.keep("second", a_benchmark(tmp_path / "second", {"ad": [0, 1]}), "0123abc")
+    results.keep("fewer", a_benchmark(tmp_path / "fewer", {"ad": [0]}), "0123abc")
+    same = "+0.00 [+0.00, +0.00]"
+    assert results.regret("first", "dpt")[2:] == ["| dpt |  |", f"| maicc | {same} |"]
+    rows = ["| maicc of first |  |", f"| ad | {same} |"]
+    assert results.regret("second", "maicc", "first")[2:] == rows
+    with pytest.raises(SystemExit, match="no line at; there are maicc, dpt"):
+        results.regret("first", "at")
+    with pytest.raises(SystemExit, match="not of the same tasks and seeds"):
+        results.regret("first", "ad", "fewer")
+
+
 @pytest.mark.slow
 def test_what_is_kept_of_a_benchmark_gives_its_table(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RAW", tmp_path)
